@@ -1,0 +1,117 @@
+"""Accuracy by generating: does the model reach the right answer?"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypedDict
+
+from mofo.measure.scoring import inference, pad
+
+SAMPLES = 4
+"""How many examples are returned to be read."""
+
+
+class Problem(TypedDict):
+    """A tokenised prompt and the reference answer, worked or not."""
+
+    prompt_ids: list[int]
+    answer: str
+
+
+def answer_accuracy(
+    model: Any, tokenizer: Any, examples: list[Problem], *, max_new_tokens: int = 256, batch_size: int = 32
+) -> dict[str, Any]:
+    """Share of problems whose greedily generated answer is the reference's, by exact match of the final answer.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer.
+        examples: Prompts and reference answers.
+        max_new_tokens: Where an answer that does not end is cut off.
+        batch_size: Problems that are answered side by side.
+
+    Returns:
+        `accuracy`; `answers`, how many were generated; `samples`, the first few with `prompt`, `expected`,
+        `generated` and `correct`.
+
+    Raises:
+        ValueError: There are no examples.
+    """
+    if not examples:
+        raise ValueError("no examples: there is no accuracy to measure")
+    generated: dict[int, str] = {}
+    # like lengths together, so that little is spent on padding
+    order = sorted(range(len(examples)), key=lambda row: len(examples[row]["prompt_ids"]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        answers = generate(model, tokenizer, [examples[row]["prompt_ids"] for row in rows], max_new_tokens)
+        generated.update(zip(rows, answers, strict=True))
+    correct = [is_correct(generated[row], example["answer"]) for row, example in enumerate(examples)]
+    samples = [
+        {
+            "prompt": tokenizer.decode(example["prompt_ids"]),
+            "expected": example["answer"],
+            "generated": generated[row],
+            "correct": correct[row],
+        }
+        for row, example in enumerate(examples[:SAMPLES])
+    ]
+    return {"accuracy": sum(correct) / len(correct), "answers": len(correct), "samples": samples}
+
+
+def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+    """Continue each prompt greedily until it ends and return the new text."""
+    from transformers import GenerationConfig
+
+    end = end_tokens(model, tokenizer)
+    # Every setting that a model's own generation_config may bring is named: greedy is to mean greedy for all models.
+    greedy = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end,
+        pad_token_id=end[0],
+    )
+    inputs = pad(prompts, end[0], side="left")
+    lengths = [len(prompt) for prompt in prompts]
+    mask = pad([[1] * length for length in lengths], 0, side="left")
+    with inference(model):
+        output = model.generate(
+            input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
+        )
+    return tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's, and those the model was published with."""
+    published = model.generation_config.eos_token_id
+    published = published if isinstance(published, list) else [published]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *published]) if token is not None]
+
+
+def is_correct(generated: str, reference: str) -> bool:
+    """Compare final answers: after the last `####` where the reference has one, the whole text where it has none.
+
+    A generated text without `####` is wrong where the reference has it: the model is asked to learn to end
+    that way, and to look for a number anywhere in its text would count what it never gave as its answer.
+    """
+    if "####" not in reference:
+        return normalise(generated) == normalise(reference)
+    if "####" not in generated:
+        return False
+    return normalise(final_answer(generated).partition("\n")[0]) == normalise(final_answer(reference))
+
+
+def final_answer(text: str) -> str:
+    """Return what follows the last `####`."""
+    return text.rpartition("####")[2].strip()
+
+
+def normalise(text: str) -> str:
+    """Put aside what does not change an answer: case, white space, a final period, and commas inside numbers."""
+    text = " ".join(text.casefold().split()).removesuffix(".").rstrip()
+    return re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)

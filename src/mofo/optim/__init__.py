@@ -1,0 +1,6 @@
+"""The optimizer; it needs torch alone and knows nothing of the workbench."""
+
+from mofo.optim.groups import param_groups
+from mofo.optim.mofo import MoFO
+
+__all__ = ["MoFO", "param_groups"]

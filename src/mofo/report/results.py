@@ -1,0 +1,206 @@
+"""Reading `results.json` (docs/results.md): load, check, merge, and the look-ups that the report shares."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mofo.errors import UserError
+
+SCHEMA = 1
+# What may differ between results that are drawn as one: which runs were made, not what they were made on.
+FREE_IN_MERGE = {"methods", "learning_rates", "fractions", "seeds", "output"}
+
+Results = dict[str, Any]
+Run = dict[str, Any]
+
+
+class Measure(NamedTuple):
+    """One number of one probe, such as ("text", "loss")."""
+
+    probe: str
+    metric: str
+
+
+class Setting(NamedTuple):
+    """A method with its options; the runs of a setting differ in their seed alone."""
+
+    method: str
+    options: tuple[tuple[str, Any], ...]
+
+
+# The distance is no probe, but it is compared at equal learning in the same way.
+DISTANCE = Measure("distance from the base", "l2")
+
+_REQUIRED = {
+    "recipe": dict,
+    "base": {"learned": {"loss": (int, float)}, "forgotten": dict},
+    "runs": [
+        {
+            "name": str,
+            "method": str,
+            "settings": dict,
+            "seed": int,
+            "points": [
+                {"step": int, "learned": {"loss": (int, float, type(None))}, "forgotten": dict},
+            ],
+        }
+    ],
+}
+
+
+def load_results(folder: str | Path) -> Results:
+    """Read and check the `results.json` of an output folder.
+
+    Results of an unfinished comparison (`"complete": false`, fewer runs or points) are accepted.
+
+    Raises:
+        UserError: The file is missing, unreadable, not JSON, of another schema, or lacks a needed field.
+    """
+    path = Path(folder) / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give the output folder of a `mofo compare` run.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}): run the command that made it again, it goes on where it was."
+        ) from None
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} has schema {schema!r}, expected {SCHEMA}: draw it with the version of mofo that wrote it."
+        )
+    problem = _problem(results, _REQUIRED, "")
+    if problem:
+        raise UserError(f"{path} is damaged: {problem}; make the results again.")
+    if finite(results["base"]["learned"]["loss"]) is None:
+        raise UserError(f"{path}: the base's held-out loss is not finite, so nothing can be compared with it.")
+    return results
+
+
+def merge(parts: list[Results], names: list[str]) -> Results:
+    """Join results of the same base and data into one, `names` being the folders to show in errors.
+
+    Raises:
+        UserError: The recipes differ in more than methods, learning rates, fractions and seeds, the base was
+            measured differently, or the same run is in two of them.
+    """
+    first = parts[0]
+    runs: dict[tuple[Setting, int], str] = {}
+    for part, name in zip(parts, names, strict=True):
+        fixed = [{k: v for k, v in p["recipe"].items() if k not in FREE_IN_MERGE} for p in (first, part)]
+        differ = sorted(key for key in fixed[0].keys() | fixed[1].keys() if fixed[0].get(key) != fixed[1].get(key))
+        if differ:
+            raise UserError(
+                f"{names[0]} and {name} cannot be drawn as one: their recipes differ in {', '.join(differ)}."
+            )
+        if not _same_base(first["base"], part["base"]):
+            raise UserError(f"{names[0]} and {name} cannot be drawn as one: their bases were measured differently.")
+        for run in part["runs"]:
+            where = runs.setdefault((setting_of(run), run["seed"]), name)
+            if where != name:
+                raise UserError(f"The run {run['name']} is in both {where} and {name}: remove it from one of them.")
+    lists = {
+        key: list(dict.fromkeys(value for part in parts for value in part["recipe"].get(key) or []))
+        for key in ("methods", "learning_rates", "fractions", "seeds")
+    }
+    return {
+        **first,
+        "complete": all(is_complete(part) for part in parts),
+        "recipe": {**first["recipe"], **{key: values for key, values in lists.items() if values}},
+        "runs": [run for part in parts for run in part["runs"]],
+    }
+
+
+def is_complete(results: Results) -> bool:
+    """Whether every run of the recipe has been made and measured."""
+    return bool(results.get("complete", False))
+
+
+def finite(number: float | None) -> float | None:
+    """The number itself, or None if it is missing, infinite or NaN."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def measures(results: Results) -> list[Measure]:
+    """Every number that the probes give, in the order of the base's measurement."""
+    return [Measure(probe, metric) for probe, metrics in results["base"]["forgotten"].items() for metric in metrics]
+
+
+def headlines(results: Results) -> list[Measure]:
+    """One number per probe; of choice probes the log-probability, finer than the accuracy of a few hundred answers."""
+    return [m for m in measures(results) if m.metric != "accuracy"]
+
+
+def setting_of(run: Run) -> Setting:
+    """The setting of a run: its method and its options without empty ones."""
+    return Setting(run["method"], tuple((k, v) for k, v in sorted(run["settings"].items()) if v is not None))
+
+
+def settings(results: Results) -> dict[Setting, list[Run]]:
+    """Measured runs by setting: methods in the order of the recipe, options in ascending order."""
+    order = list(results["recipe"].get("methods") or [])
+    groups: dict[Setting, list[Run]] = {}
+    for run in measured_runs(results):
+        groups.setdefault(setting_of(run), []).append(run)
+        if run["method"] not in order:
+            order.append(run["method"])
+
+    def key(setting: Setting) -> tuple[Any, ...]:
+        options = dict(setting.options)
+        lr, fraction = options.pop("learning_rate", 0), options.pop("fraction", 0)
+        return order.index(setting.method), lr, fraction, sorted(map(str, options.items()))
+
+    return {setting: groups[setting] for setting in sorted(groups, key=key)}
+
+
+def methods(results: Results) -> list[str]:
+    """Methods with at least one measured run, in the order of the recipe."""
+    return list(dict.fromkeys(setting.method for setting in settings(results)))
+
+
+def measured_runs(results: Results) -> list[Run]:
+    """Runs that have reached their first measurement."""
+    return [run for run in results["runs"] if run["points"]]
+
+
+def last_step(results: Results) -> int:
+    """The step at which methods are compared at equal steps: the last that any run reached."""
+    return max((run["points"][-1]["step"] for run in measured_runs(results)), default=0)
+
+
+def _same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    numbers = [dict(_numbers({"learned": x["learned"], "forgotten": x["forgotten"]})) for x in (a, b)]
+    return numbers[0].keys() == numbers[1].keys() and all(
+        math.isclose(value, numbers[1][key], rel_tol=1e-3, abs_tol=1e-4) for key, value in numbers[0].items()
+    )
+
+
+def _numbers(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], float]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, (*path, key))
+        elif value is not None:
+            yield (*path, key), value
+
+
+def _problem(value: Any, shape: Any, where: str) -> str | None:
+    """What is wrong with `value`, or None: `shape` holds dicts of needed fields, one-item lists, and types."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{where or 'the whole'} should be an object"
+        missing = [key for key in shape if key not in value]
+        if missing:
+            return f"{where or 'the whole'} lacks {', '.join(missing)}"
+        problems = (_problem(value[key], inner, f"{where}.{key}".lstrip(".")) for key, inner in shape.items())
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{where} should be a list"
+        problems = (_problem(item, shape[0], f"{where}[{i}]") for i, item in enumerate(value))
+    else:
+        return None if isinstance(value, shape) else f"{where} is {value!r}"
+    return next((problem for problem in problems if problem), None)

@@ -1,0 +1,1 @@
+"""Fine-tuning: recipes, models, data and methods, on trl and transformers."""
