@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
 from mofo.errors import UserError
 from mofo.measure.scoring import IGNORED, batches, inference, pad, token_log_probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GENERAL_KNOWLEDGE = Path(__file__).with_name("choice_questions.jsonl")
 """The project's own questions."""
@@ -79,7 +82,7 @@ def tokenize(question: Question, tokenizer: Any) -> tuple[list[int], list[list[i
     return shared, [whole[len(shared) :] for whole in ids[1:]]
 
 
-def score(model: Any, prompts: Any, choices: Any) -> list[list[float]]:
+def score(model: Any, prompts: Sequence[list[int]], choices: Sequence[list[list[int]]]) -> list[list[float]]:
     """Log-probability per token of each choice of each question.
 
     Each prompt runs once. Its last position predicts the first token of every choice; for the others the
@@ -94,22 +97,24 @@ def score(model: Any, prompts: Any, choices: Any) -> list[list[float]]:
         One list of scores in nats for each question.
     """
     device = model.device
-    owner = torch.tensor([row for row, group in enumerate(choices) for _ in group], device=device)
+    owner = [row for row, group in enumerate(choices) for _ in group]
     flat = [choice for group in choices for choice in group]
-    targets = pad(flat, IGNORED).to(device)
-    longest = targets.shape[1]
 
-    output = model(input_ids=torch.tensor(prompts, device=device), logits_to_keep=1, use_cache=longest > 1)
+    output = model(input_ids=torch.tensor(prompts, device=device), logits_to_keep=1, use_cache=True)
     first = output.logits[:, -1].float().log_softmax(dim=-1)
-    total = first[owner, targets[:, 0]].double()
-    if longest > 1:
+    totals = first[owner, [choice[0] for choice in flat]].double()
+
+    longer = [row for row, choice in enumerate(flat) if len(choice) > 1]
+    if longer:
         cache = output.past_key_values
-        cache.batch_select_indices(owner)
-        inputs = pad([choice[:-1] for choice in flat], 0)[:, : longest - 1].to(device)
+        cache.batch_select_indices(torch.tensor([owner[row] for row in longer], device=device))
+        inputs = pad([flat[row][:-1] for row in longer], 0).to(device)
+        targets = pad([flat[row][1:] for row in longer], IGNORED).to(device)
         logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
-        total += token_log_probabilities(logits, targets[:, 1:]).sum(dim=1, dtype=torch.float64)
-    means = (total / (targets != IGNORED).sum(dim=1)).tolist()
-    return [[means.pop(0) for _ in group] for group in choices]
+        totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
+
+    means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))
+    return [[next(means) for _ in group] for group in choices]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -119,7 +124,7 @@ def read_questions(path: Path) -> list[Question]:
         UserError: The file is missing, empty or not UTF-8, or a row is malformed; its number is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the choice questions cannot be read from {path}: {error}") from error
     questions = [parse(line, f"{path}, row {row}") for row, line in enumerate(lines, 1) if line.strip()]

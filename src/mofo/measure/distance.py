@@ -63,7 +63,7 @@ def distance(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[st
     )
     return {
         "l2": math.sqrt(square),
-        "relative": math.sqrt(square / base_square) if base_square else 0.0,
+        "relative": math.sqrt(square / base_square),
         "moved": moved / parameters,
         "layers": [
             {
@@ -84,10 +84,10 @@ def compare(base: Tensor, tuned: Tensor) -> tuple[float, int, float]:
     for old, new in zip(base.reshape(-1).split(CHUNK), tuned.reshape(-1).split(CHUNK), strict=True):
         old = old.to(new)
         moved += int(torch.count_nonzero(old != new))
-        old, new = old.double(), new.double()
+        old = old.double()
+        difference = new.double() - old
+        square += float(difference.dot(difference))
         length += float(old.dot(old))
-        new -= old
-        square += float(new.dot(new))
     return square, moved, length
 
 
@@ -107,7 +107,8 @@ def comparable_names(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) ->
     problems = [f"`{name}` is only in the base" for name in sorted(base_names - tuned_names)]
     problems += [f"`{name}` is only in the tuned model" for name in sorted(tuned_names - base_names)]
     refuse(problems)
-    return [name for name in tuned if name not in left_out]
+    # sorted, so that the sums do not depend on the order in which a model is stored
+    return sorted(tuned_names)
 
 
 def refuse(problems: list[str]) -> None:

@@ -41,7 +41,7 @@ def write_texts(base: Any, tokenizer: Any, *, texts: int = 16, tokens: int = 128
 
 
 def first_token(tokenizer: Any) -> int:
-    """Return the token that stands before the first one of a text: the start token, or else the end of the text before."""
+    """Return the token that stands before the first one of a text: the start token, or else an end token."""
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 

@@ -103,12 +103,12 @@ def is_correct(generated: str, reference: str) -> bool:
         return normalise(generated) == normalise(reference)
     if "####" not in generated:
         return False
-    return normalise(final_answer(generated).partition("\n")[0]) == normalise(final_answer(reference))
+    return normalise(final_answer(generated)) == normalise(final_answer(reference))
 
 
 def final_answer(text: str) -> str:
-    """Return what follows the last `####`."""
-    return text.rpartition("####")[2].strip()
+    """Return what follows the last `####` on its line."""
+    return text.rpartition("####")[2].strip().partition("\n")[0]
 
 
 def normalise(text: str) -> str:

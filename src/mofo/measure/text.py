@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mofo.errors import UserError
-from mofo.measure.scoring import held_out_loss
+from mofo.measure.scoring import IGNORED, Example, held_out_loss
 
 WINDOW = 256
 WINDOWS = 16
@@ -40,8 +40,10 @@ class TextProbe:
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) < 2:
             raise UserError(f"the text of probe `{name}` has {len(ids)} tokens, but at least 2 are needed")
-        windows = [start + ids[first : first + WINDOW] for first in window_starts(len(ids))]
-        self._examples = [{"input_ids": window, "labels": window} for window in windows]
+        windows = [ids[first : first + WINDOW] for first in window_starts(len(ids))]
+        self._examples: list[Example] = [
+            {"input_ids": start + window, "labels": [IGNORED] * len(start) + window} for window in windows
+        ]
 
     def measure(self, model: Any) -> dict[str, float]:
         """Return `loss` in nats per token; lower is better."""

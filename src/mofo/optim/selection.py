@@ -12,30 +12,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Score = Literal["momentum", "gradient", "momentum_over_rms", "random"]
-SCORES: tuple[Score, ...] = get_args(Score)
+SCORES: tuple[str, ...] = get_args(Score)
 
 
-def scores(kind: Score, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, seed: int, step: int) -> Tensor:
-    """What ranks the entries: a non-negative number for each, of the shape of ``exp_avg``.
+def noise_like(exp_avg: Tensor, seed: int, step: int) -> Tensor:
+    """Uniform noise of the shape and type of ``exp_avg`` that depends on ``seed`` and ``step`` alone.
 
-    ``"momentum"`` is |m| (Algorithm 1), ``"gradient"`` |g|, ``"momentum_over_rms"`` |m|/√v with 0/0 = 0 (the bias
-    corrections are the same for all entries and do not change the order), ``"random"`` uniform noise drawn from
-    ``seed`` and ``step`` alone.
+    torch's global generators are neither read nor moved.
+    """
+    # A string seeds Python's generator through SHA-512, which is the same in every version and process.
+    mixed = random.Random(f"{seed}/{step}").getrandbits(32)
+    generator = torch.Generator(exp_avg.device).manual_seed(mixed)
+    return torch.rand(exp_avg.shape, generator=generator, dtype=exp_avg.dtype, device=exp_avg.device)
 
-    An entry whose momentum is not finite scores infinity, and no other does.
+
+def scores(kind: Score, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, noise: Tensor | None) -> Tensor:
+    """What ranks the entries: a non-negative number for each, element by element.
+
+    ``"momentum"`` is |m| (Algorithm 1); ``"gradient"`` is |g|; ``"momentum_over_rms"`` is |m|/√v with 0/0 = 0
+    (the bias corrections of m̂/√v̂ are the same for all entries and do not change their order); ``"random"`` is
+    ``noise``, which only it needs.
+
+    An entry whose momentum is not finite scores infinity, and no other does: a non-finite gradient stays in the
+    momentum for good, and such an entry must move for it to be seen.
     """
     if kind == "momentum":
         score = exp_avg.abs()
     elif kind == "gradient":
         score = grad.abs()
     elif kind == "momentum_over_rms":
-        largest = torch.finfo(exp_avg.dtype).max  # v may underflow to 0 where m does not
+        largest = torch.finfo(exp_avg.dtype).max  # v underflows to 0 before m does
         score = exp_avg.abs().div_(exp_avg_sq.sqrt()).nan_to_num_(nan=0.0, posinf=largest)
     else:
-        # A string seeds Python's generator through SHA-512, the same in every version and process.
-        mixed = random.Random(f"{seed}/{step}").getrandbits(32)
-        generator = torch.Generator(exp_avg.device).manual_seed(mixed)
-        score = torch.rand(exp_avg.shape, generator=generator, dtype=torch.float32, device=exp_avg.device)
+        assert noise is not None
+        score = noise.clone()
     return score.masked_fill_(~exp_avg.isfinite(), math.inf)
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from mofo.optim.blocks import as_blocks, block_size, selected_count
-from mofo.optim.selection import scores, select_top_k
+from mofo.optim.selection import noise_like, scores, select_top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mofo.optim.selection import Score
 
+Decay = Literal["selected", "all"]
+
 
 def update(
-    param: Tensor,  # any floating type, any strides
-    grad: Tensor,  # as param
-    exp_avg: Tensor,  # m: shape of param; float32 or float64
+    param: Tensor,  # θ: any floating type, any strides
+    grad: Tensor,  # g: as param
+    exp_avg: Tensor,  # m: shape of param, float32 or float64
     exp_avg_sq: Tensor,  # v: as exp_avg
-    step: Tensor,  # t: scalar float32
+    step: Tensor,  # t: scalar, number of steps before this one
+    seed: int,  # only for score="random"
     *,
-    seed: int,
     lr: float | Tensor,
     fraction: float,
     betas: tuple[float, float],
@@ -30,12 +32,13 @@ def update(
     weight_decay: float,
     blocks: int,
     score: Score,
-    decay: str,
+    decay: Decay,
     maximize: bool,
 ) -> None:
-    """Algorithm 1 of the paper with the decoupled weight decay of AdamW; changes its tensors in place.
+    """Algorithm 1 of the paper (section 3.2) with AdamW's decoupled weight decay; works in place.
 
-    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(foreach=False)`` in their order.
+    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(foreach=False)`` in their order, so that
+    every bit is the same.
     """
     beta1, beta2 = betas
     step += 1
@@ -46,18 +49,20 @@ def update(
     exp_avg.lerp_(grad, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
-    # Filter: the k entries of each block with the highest score
+    # Filter: in each block the k entries with the highest score
     n = block_size(param, blocks)
     k = selected_count(fraction, n)
     if k < n:
-        ranking = scores(score, grad, exp_avg, exp_avg_sq, seed=seed, step=int(t))
+        noise = noise_like(exp_avg, seed, int(t)) if score == "random" else None
+        ranking = scores(score, grad, exp_avg, exp_avg_sq, noise)
         selected = select_top_k(as_blocks(ranking, blocks), k).view(param.shape)
     else:
         selected = torch.ones_like(param, dtype=torch.bool)
 
-    # Update: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), where m̂ = m/(1−β1^t) and v̂ = v/(1−β2^t)
-    decayed = param.to(exp_avg.dtype) * float(1 - lr * weight_decay)
+    # Update of the selected: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), with m̂ = m/(1−β1^t) and v̂ = v/(1−β2^t)
+    old = param.to(exp_avg.dtype)
+    decayed = old * float(1 - lr * weight_decay)
     denominator = (exp_avg_sq.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
-    moved = decayed.addcdiv(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
-    kept = decayed if decay == "all" and weight_decay else param.to(exp_avg.dtype)
+    moved = torch.addcdiv(decayed, exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
+    kept = decayed if decay == "all" else old
     param.copy_(torch.where(selected, moved, kept))

@@ -5,7 +5,7 @@ its checkpoints. Two methods are compared where their paths reach the same held-
 look better by having learned less. Everything here is pure: results in, numbers out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -13,6 +13,7 @@ from typing import Any
 
 from mofo.report.results import DISTANCE, Measure, Results, Run, Setting, finite, methods, settings
 
+Path = list[tuple[float, float]]
 HIGHER_IS_BETTER = {"accuracy", "log_probability"}
 SHARES = (1.0, 0.95, 0.9, 0.8)  # of the learning that all methods have in common
 
@@ -72,7 +73,7 @@ def forgotten(base: dict[str, Any], point: dict[str, Any], probe: str, metric: s
     return before - after if metric in HIGHER_IS_BETTER else after - before
 
 
-def path(base: dict[str, Any], run: Run, probe: str, metric: str) -> list[tuple[float, float]]:
+def path(base: dict[str, Any], run: Run, probe: str, metric: str) -> Path:
     """The points (held-out loss, forgotten) of a run in order of time, the base first."""
     points = [(base["learned"]["loss"], 0.0)]
     for point in run["points"]:
@@ -82,23 +83,18 @@ def path(base: dict[str, Any], run: Run, probe: str, metric: str) -> list[tuple[
     return points
 
 
-def at_loss(base: dict[str, Any], run: Run, target: float, probe: str, metric: str) -> float | None:
-    """What a run had forgotten when it first reached a held-out loss, linear between checkpoints.
-
-    None if the run never reached the loss.
-    """
-    points = path(base, run, probe, metric)
+def at_loss(points: Path, target: float) -> float | None:
+    """What was forgotten where a path first reaches a held-out loss, linear between checkpoints; None if never."""
     if points[0][0] <= target:
-        return 0.0
+        return points[0][1]
     for before, after in pairwise(points):
         if after[0] <= target:
             return _between(before, after, target)
     return None
 
 
-def least_at_loss(base: dict[str, Any], run: Run, target: float, probe: str, metric: str) -> float | None:
-    """The least that a run had forgotten anywhere at a held-out loss of `target` or lower; None if never there."""
-    points = path(base, run, probe, metric)
+def least_at_loss(points: Path, target: float) -> float | None:
+    """The least that was forgotten anywhere on a path at a held-out loss of `target` or lower; None if never there."""
     amounts = [amount for loss, amount in points if loss <= target]
     for before, after in pairwise(points):
         if min(before[0], after[0]) < target < max(before[0], after[0]):
@@ -119,18 +115,19 @@ def front(results: Results, method: str, probe: str, metric: str, resolution: in
         metric: The metric of the probe.
         resolution: Number of evenly spaced losses, besides those that were measured.
     """
-    base = results["base"]
-    groups = [runs for setting, runs in settings(results).items() if setting.method == method]
-    losses = {loss for runs in groups for run in runs for loss, _ in path(base, run, probe, metric)}
-    start, end = base["learned"]["loss"], min(losses)
+    groups = [
+        [path(results["base"], run, probe, metric) for run in runs] for runs in _settings(results, method).values()
+    ]
+    losses = {loss for paths in groups for points in paths for loss, _ in points}
+    start, end = results["base"]["learned"]["loss"], min(losses)
     losses |= {start + (end - start) * i / resolution for i in range(resolution + 1)}
-    points = []
+    envelope = []
     for loss in sorted((loss for loss in losses if loss <= start), reverse=True):
-        pooled = [_over_seeds(least_at_loss, base, runs, loss, probe, metric) for runs in groups]
-        reached = [amount for amount in pooled if amount is not None]
+        amounts = [[least_at_loss(points, loss) for points in paths] for paths in groups]
+        reached = [over_seeds for over_seeds in amounts if None not in over_seeds]
         if reached:
-            points.append((loss, min(reached, key=lambda amount: amount.mean)))
-    return points
+            envelope.append((loss, pool(min(reached, key=fmean))))
+    return envelope
 
 
 def lowest_loss(results: Results, method: str) -> float:
@@ -141,8 +138,7 @@ def lowest_loss(results: Results, method: str) -> float:
         losses = [finite(point["learned"]["loss"]) for point in run["points"]]
         return min([base_loss, *(loss for loss in losses if loss is not None)])
 
-    groups = [runs for setting, runs in settings(results).items() if setting.method == method]
-    return min(max(lowest(run) for run in runs) for runs in groups)
+    return min(max(lowest(run) for run in runs) for runs in _settings(results, method).values())
 
 
 def common_loss(results: Results, of: Sequence[str] | None = None) -> float | None:
@@ -166,40 +162,25 @@ def equal_learning(results: Results, target: float, measures: Sequence[Measure])
     A setting counts only if all of its seeds reached the target: leaving out those that did not would flatter it.
     Where a method has settings with checkpoints on both sides of the target, the others are not considered.
     """
-    base = results["base"]
     best: dict[tuple[str, Measure], Best] = {}
     for method in methods(results):
-        groups = {setting: runs for setting, runs in settings(results).items() if setting.method == method}
+        groups = _settings(results, method)
         for measure in measures:
             reached = []
             for setting, runs in groups.items():
-                amount = _over_seeds(at_loss, base, runs, target, *measure)
-                if amount is not None:
-                    reached.append((any(_passed_early(base, run, target, *measure) for run in runs), amount, setting))
+                paths = [path(results["base"], run, *measure) for run in runs]
+                amounts = [at_loss(points, target) for points in paths]
+                if None not in amounts:
+                    from_base = any(len(points) > 1 and points[1][0] < target for points in paths)
+                    reached.append((from_base, pool(amounts), setting))
             if reached:
                 from_base, amount, setting = min(reached, key=lambda entry: (entry[0], entry[1].mean))
                 best[method, measure] = Best(setting, amount, len(reached), len(groups), from_base)
     return EqualLearning(target, best)
 
 
-def _over_seeds(
-    function: Callable[..., float | None],
-    base: dict[str, Any],
-    runs: list[Run],
-    target: float,
-    probe: str,
-    metric: str,
-) -> Pooled | None:
-    """A number of each run pooled over seeds; None unless every run has it."""
-    values = [function(base, run, target, probe, metric) for run in runs]
-    known = [value for value in values if value is not None]
-    return pool(known) if len(known) == len(values) else None
-
-
-def _passed_early(base: dict[str, Any], run: Run, target: float, probe: str, metric: str) -> bool:
-    """Whether the first checkpoint lies below the target already."""
-    points = path(base, run, probe, metric)
-    return len(points) > 1 and points[1][0] < target
+def _settings(results: Results, method: str) -> dict[Setting, list[Run]]:
+    return {setting: runs for setting, runs in settings(results).items() if setting.method == method}
 
 
 def _between(before: tuple[float, float], after: tuple[float, float], target: float) -> float:

@@ -3,7 +3,6 @@
 import base64
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from mofo.report.results import (
     load_results,
     measured_runs,
     measures,
-    merge,
     methods,
+    planned_methods,
     settings,
 )
 from mofo.report.tables import compared, cost_rows, end_columns, end_rows, equal_learning_table, heads
@@ -28,31 +27,24 @@ from mofo.report.text import listed, loss_text, method_name, option_value, optio
 from mofo.report.verdict import verdict
 
 
-def write_report(folder: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Path:
+def write_report(folder: str | Path) -> Path:
     """Draw `report.html` and `plots/*.png` from the `results.json` of an output folder.
 
     Args:
-        folder: An output folder, or several that measured the same base and data, drawn as one.
-        output: Where to write; by default into the folder. Needed for several.
+        folder: An output folder of `mofo compare`.
 
     Returns:
         The path of `report.html`.
 
     Raises:
-        UserError: Results are missing or damaged, do not belong together, or the report cannot be written.
-            Nothing is written then.
+        UserError: Results are missing or damaged, or the report cannot be written. Nothing is written then.
     """
-    folders = [folder] if isinstance(folder, str | Path) else list(folder)
-    if not folders or (len(folders) > 1 and output is None):
-        raise UserError("Give one output folder, or several and the folder to write their report to.")
-    parts = [load_results(one) for one in folders]
-    results = merge(parts, [str(one) for one in folders]) if len(parts) > 1 else parts[0]
-    target = Path(output if output is not None else folders[0])
+    results = load_results(folder)
     drawn = figures(results)
     files = {f"plots/{name}.png": png(panels) for name, panels in drawn.items()}
     files["report.html"] = _page(results, drawn).encode()
-    _write(target, files)
-    return target / "report.html"
+    _write(Path(folder), files)
+    return Path(folder) / "report.html"
 
 
 def _page(results: Results, drawn: dict[str, list[Panel]]) -> str:
@@ -89,7 +81,7 @@ def _page(results: Results, drawn: dict[str, list[Panel]]) -> str:
 def _progress(results: Results) -> str:
     """How much of an unfinished comparison is there."""
     done = sum(run["points"][-1]["step"] == last_step(results) for run in measured_runs(results))
-    missing = [m for m in results["recipe"].get("methods") or [] if m not in methods(results)]
+    missing = [method for method in planned_methods(results) if method not in methods(results)]
     text = f"{done} runs have reached step {last_step(results)}, {len(results['runs']) - done} have not"
     return f"{text}; {listed([method_name(m) for m in missing])}: not measured yet" if missing else text
 

@@ -65,6 +65,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.solid_capstyle": "round",
+    "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
     "svg.hashsalt": "mofo",  # the same ids, and so the same file, whenever it is drawn again
 }
 _WIDTH = 4.8  # inches, of a panel
@@ -117,6 +118,7 @@ def _save(panels: Sequence[Panel], kind: str) -> bytes:
 
 def _forgetting(results: Results, measure: Measure, styles: Styles) -> Callable[[Axes], None]:
     """Forgotten against held-out loss: thin lines for runs, bold for each method's front."""
+    envelopes = {method: front(results, method, *measure) for method in methods(results)}
 
     def draw(axes: Axes) -> None:
         base = results["base"]
@@ -128,7 +130,7 @@ def _forgetting(results: Results, measure: Measure, styles: Styles) -> Callable[
             dots = {"color": colour, "alpha": 0.7, "ms": 4.2, "mec": "white", "mew": 0.5}
             axes.plot(losses[1:], amounts[1:], marker, zorder=5, **dots)
         for method in methods(results):
-            losses, pooled = zip(*front(results, method, *measure), strict=True)
+            losses, pooled = zip(*envelopes[method], strict=True)
             means = [shown(measure, amount.mean) for amount in pooled]
             spread = [shown(measure, amount.std or 0.0) for amount in pooled]
             low, high = ([m + sign * s for m, s in zip(means, spread, strict=True)] for sign in (-1, 1))

@@ -1,8 +1,7 @@
-"""Reading `results.json` (docs/results.md): load, check, merge, and the look-ups that the report shares."""
+"""Reading `results.json` (docs/results.md): load, check, and the look-ups that the report shares."""
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ from mofo.errors import UserError
 
 SCHEMA = 1
 # What may differ between results that are drawn as one: which runs were made, not what they were made on.
-FREE_IN_MERGE = {"methods", "learning_rates", "fractions", "seeds", "output"}
 
 Results = dict[str, Any]
 Run = dict[str, Any]
@@ -82,40 +80,6 @@ def load_results(folder: str | Path) -> Results:
     return results
 
 
-def merge(parts: list[Results], names: list[str]) -> Results:
-    """Join results of the same base and data into one, `names` being the folders to show in errors.
-
-    Raises:
-        UserError: The recipes differ in more than methods, learning rates, fractions and seeds, the base was
-            measured differently, or the same run is in two of them.
-    """
-    first = parts[0]
-    runs: dict[tuple[Setting, int], str] = {}
-    for part, name in zip(parts, names, strict=True):
-        fixed = [{k: v for k, v in p["recipe"].items() if k not in FREE_IN_MERGE} for p in (first, part)]
-        differ = sorted(key for key in fixed[0].keys() | fixed[1].keys() if fixed[0].get(key) != fixed[1].get(key))
-        if differ:
-            raise UserError(
-                f"{names[0]} and {name} cannot be drawn as one: their recipes differ in {', '.join(differ)}."
-            )
-        if not _same_base(first["base"], part["base"]):
-            raise UserError(f"{names[0]} and {name} cannot be drawn as one: their bases were measured differently.")
-        for run in part["runs"]:
-            where = runs.setdefault((setting_of(run), run["seed"]), name)
-            if where != name:
-                raise UserError(f"The run {run['name']} is in both {where} and {name}: remove it from one of them.")
-    lists = {
-        key: list(dict.fromkeys(value for part in parts for value in part["recipe"].get(key) or []))
-        for key in ("methods", "learning_rates", "fractions", "seeds")
-    }
-    return {
-        **first,
-        "complete": all(is_complete(part) for part in parts),
-        "recipe": {**first["recipe"], **{key: values for key, values in lists.items() if values}},
-        "runs": [run for part in parts for run in part["runs"]],
-    }
-
-
 def is_complete(results: Results) -> bool:
     """Whether every run of the recipe has been made and measured."""
     return bool(results.get("complete", False))
@@ -143,7 +107,7 @@ def setting_of(run: Run) -> Setting:
 
 def settings(results: Results) -> dict[Setting, list[Run]]:
     """Measured runs by setting: methods in the order of the recipe, options in ascending order."""
-    order = list(results["recipe"].get("methods") or [])
+    order = planned_methods(results)
     groups: dict[Setting, list[Run]] = {}
     for run in measured_runs(results):
         groups.setdefault(setting_of(run), []).append(run)
@@ -163,6 +127,12 @@ def methods(results: Results) -> list[str]:
     return list(dict.fromkeys(setting.method for setting in settings(results)))
 
 
+def planned_methods(results: Results) -> list[str]:
+    """Methods that the recipe names; an entry with a grid of its own names its method inside."""
+    entries = results["recipe"].get("methods") or []
+    return list(dict.fromkeys(entry["method"] if isinstance(entry, dict) else entry for entry in entries))
+
+
 def measured_runs(results: Results) -> list[Run]:
     """Runs that have reached their first measurement."""
     return [run for run in results["runs"] if run["points"]]
@@ -171,21 +141,6 @@ def measured_runs(results: Results) -> list[Run]:
 def last_step(results: Results) -> int:
     """The step at which methods are compared at equal steps: the last that any run reached."""
     return max((run["points"][-1]["step"] for run in measured_runs(results)), default=0)
-
-
-def _same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    numbers = [dict(_numbers({"learned": x["learned"], "forgotten": x["forgotten"]})) for x in (a, b)]
-    return numbers[0].keys() == numbers[1].keys() and all(
-        math.isclose(value, numbers[1][key], rel_tol=1e-3, abs_tol=1e-4) for key, value in numbers[0].items()
-    )
-
-
-def _numbers(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], float]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, (*path, key))
-        elif value is not None:
-            yield (*path, key), value
 
 
 def _problem(value: Any, shape: Any, where: str) -> str | None:

@@ -1,6 +1,5 @@
 """Tables: what was measured as rows of text, for the terminal (rich) and for the page."""
 
-import re
 from dataclasses import dataclass
 
 from rich import box
@@ -37,6 +36,13 @@ from mofo.report.text import (
 )
 from mofo.report.verdict import pair_loss
 
+_SYLLABLES = {
+    "fraction": "frac-\ntion",
+    "held-out loss": "held-\nout",
+    "divergence": "diver-\ngence",
+    "accuracy %": "acc.\n%",
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -66,39 +72,53 @@ class EqualRow:
 
 
 def summary_table(results: Results) -> Table:
-    """The end of training as a short table for the terminal: a row per setting, seeds as mean ± standard deviation."""
+    """The end of training as a short table for the terminal: a row per setting, seeds as mean ± standard deviation.
+
+    Made for 80 columns: a narrow terminal breaks heads, names and spreads, but never a number.
+    """
     chosen = headlines(results)
     rows = end_rows(results, chosen)
+    counts = sorted({row.seeds for row in rows})
     options = list(dict.fromkeys(name for row in rows for name, _ in row.setting.options))
     options.sort(key=lambda name: name != "learning_rate")
-    several = any(row.seeds > 1 for row in rows)
-    seeds = ["seeds"] if several else []
-    probes = ["\n".join(measure_name(m).replace("log-probability", "log-prob.").rsplit(" ", 1)) for m in chosen]
-    columns = ["method", *map(option_name, options), *seeds, "held-out\nloss", "accuracy", *probes]
-    columns += ["L2", "moved", "s/step"]
+    heads = ["method", *map(option_name, options), *(["n"] if len(counts) > 1 else []), "held-out loss", "accuracy %"]
+    heads += [*map(measure_name, chosen), "L2", "moved %", "s/step"]
+    lines = []
+    for row in rows:
+        values = dict(row.setting.options)
+        cells = [cell.removesuffix(" %") for cell in row.cells]
+        means = [*cells[-2:], pooled(_a_step(settings(results)[row.setting]))]
+        lines.append(
+            [
+                method_name(row.setting.method),
+                *(option_value(values[name]) if name in values else "" for name in options),
+                *([str(row.seeds)] if len(counts) > 1 else []),
+                *cells[:-2],
+                *(cell.split(" ± ")[0] for cell in means),
+            ]
+        )
+    seeds = f"{counts[0]} seed{'s' if counts[0] > 1 else ''}. " if len(counts) == 1 else "n: seeds. "
     table = Table(
         title=f"After step {last_step(results)}",
-        caption=(
-            f"{listed([measure_name(m) for m in chosen]) or 'No probe'}: change from the base, positive is worse. "
-            "L2, moved: distance from the base. s/step: in the optimizer."
-        ),
+        caption=f"{seeds}{listed([measure_name(m) for m in chosen]) or 'No probe'}: change from the base, positive is "
+        "worse. L2, moved: distance from the base. s/step: in the optimizer.",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        show_edge=False,
         collapse_padding=True,
+        pad_edge=False,
     )
-    for column in columns:
-        table.add_column(Text(column), justify="left" if column == "method" else "right", vertical="bottom")
-    for i, row in enumerate(rows):
-        values = dict(row.setting.options)
-        means = [*row.cells[-2:], pooled(_a_step(settings(results)[row.setting]))]
-        table.add_row(
-            Text(method_name(row.setting.method)),
-            *(Text(option_value(values[name]) if name in values else "") for name in options),
-            *([str(row.seeds)] if several else []),
-            *map(Text, row.cells[:-2]),
-            *(re.sub(" ± [^ ]+", "", cell) for cell in means),
-            end_section=i + 1 < len(rows) and rows[i + 1].setting.method != row.setting.method,
+    for i, head in enumerate(heads):
+        longest = max((len(word) for line in lines for word in line[i].split()), default=0)
+        table.add_column(
+            Text(_SYLLABLES.get(head) or head.replace("log-probability", "log-p").replace(" ", "\n")),
+            justify="right" if i else "left",
+            vertical="bottom",
+            overflow="fold",
+            min_width=longest if i else None,
         )
+    for i, line in enumerate(lines):
+        ends = i + 1 < len(rows) and rows[i + 1].setting.method != rows[i].setting.method
+        table.add_row(*map(Text, line), end_section=ends)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -60,11 +61,10 @@ def compare(
         with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
             _prepare(recipe, output, overwrite=overwrite)
             _do_jobs(recipe, output, jobs, console or Console(stderr=True))
-            results = _gather(recipe, output)
             write_report(output)
+            return read_json(output / "results.json")
     except Timeout:
         raise UserError(f"Another process is working on {output}: wait for it, or choose another --output.") from None
-    return results
 
 
 def _prepare(recipe: Recipe, output: Path, *, overwrite: bool) -> None:
@@ -76,8 +76,8 @@ def _prepare(recipe: Recipe, output: Path, *, overwrite: bool) -> None:
         return
     if output.exists() and any(output.iterdir()) and not (output / "plan.json").exists():
         raise UserError(f"{output} is not a folder of mofo compare, so it is not overwritten: choose another --output.")
-    folder = local_folder(recipe.model)
     training, held_out = _load_data(recipe)
+    folder = local_folder(recipe.model)
     plan = _plan(recipe, folder, training, held_out)
     _check_disk(recipe, output, folder)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
@@ -171,12 +171,13 @@ def _do_jobs(recipe: Recipe, output: Path, jobs: int, console: Console) -> None:
     total = read_json(output / "plan.json")["total_steps"]
     with Progress(console, output, runs, total) as progress:
         if not (output / "base.json").exists():
-            _work(output, ["base"], 1, progress)
-        _work(output, runs, jobs, progress)
+            _work(recipe, output, ["base"], 1, progress)
+        _gather(recipe, output)
+        _work(recipe, output, runs, jobs, progress)
 
 
-def _work(output: Path, names: list[str], jobs: int, progress: Progress) -> None:
-    """Runs the named jobs in processes of their own, ``jobs`` at a time."""
+def _work(recipe: Recipe, output: Path, names: list[str], jobs: int, progress: Progress) -> None:
+    """Does the named jobs in processes of their own, ``jobs`` at a time, and gathers what each has found."""
     waiting, working = deque(enumerate(names)), {}
     try:
         while waiting or working:
@@ -191,6 +192,7 @@ def _work(output: Path, names: list[str], jobs: int, progress: Progress) -> None
                     del working[name]
                     _check_ended(output, name, process.returncode)
                     progress.finish(name)
+                    _gather(recipe, output)
     finally:
         for process in working.values():
             process.kill()
@@ -232,28 +234,21 @@ def _check_ended(output: Path, name: str, code: int) -> None:
     raise RuntimeError(f"The job {name} ended with exit code {code}: {last} (see {log})")
 
 
-def _gather(recipe: Recipe, output: Path) -> dict[str, Any]:
-    """Writes results.json from what the jobs left."""
-    import transformers
-    import trl
-
+def _gather(recipe: Recipe, output: Path) -> None:
+    """Writes results.json from what the jobs have left so far."""
+    files = [output / "runs" / run.name / "result.json" for run in recipe.runs()]
+    done = [read_json(file) for file in files if file.exists()]
     results = {
         "schema": SCHEMA,
-        "complete": True,
+        "complete": len(done) == len(files),
         "recipe": recipe.to_dict() | read_json(output / "plan.json"),
-        "versions": {
-            "mofo": mofo.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "trl": trl.__version__,
-        },
+        "versions": {"mofo": mofo.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         "hardware": hardware(),
         "base": read_json(output / "base.json"),
-        "runs": [read_json(output / "runs" / run.name / "result.json") for run in recipe.runs()],
+        "runs": done,
     }
     write_json(output / "results.json", results)
-    return results
 
 
 def hardware() -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Example(TypedDict):
 
 
 def load_rows(spec: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> list[Row]:
-    """Reads rows that all have one of the forms ``messages``, ``prompt``/``completion``, ``question``/``answer``, ``text``.
+    """Reads rows of one form: ``messages``, ``prompt``/``completion``, ``question``/``answer`` or ``text``.
 
     Args:
         spec: A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file; ``reasoning-gym:FAMILY`` for problems
@@ -119,8 +119,8 @@ def _checked(rows: Sequence[Any], spec: str) -> list[Row]:
     form = next((form for form in _FORMS if all(field in first for field in form)), None)
     if form is None:
         raise UserError(
-            f"{spec}, row 1 has the fields {sorted(first) or 'of no object'}; expected messages, prompt and completion, "
-            "question and answer, or text."
+            f"{spec}, row 1 has the fields {sorted(first) or 'of no object'}; expected messages, "
+            "prompt and completion, question and answer, or text."
         )
     for number, row in enumerate(rows, 1):
         missing = [field for field in form if not isinstance(row, dict) or not row.get(field)]

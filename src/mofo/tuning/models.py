@@ -179,7 +179,9 @@ def _converted(gguf: Path, name: str) -> Path:
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes the dequantised model and its tokenizer in the transformers format, float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

@@ -19,6 +19,9 @@ from mofo.tuning.models import EMBEDDED_MODEL
 GRID = ("learning_rates", "fractions", "seeds")
 """The settings that a method's own entry may replace, and that may grow in a finished output folder."""
 
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+"""transformers' names of the learning-rate schedules that need nothing else."""
+
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -67,7 +70,7 @@ class Recipe:
     batch_size: int = _option(8, "rows a step on the device at once")
     gradient_accumulation: int = _option(1, "such batches a step")
     max_length: int = _option(1024, "longer rows are cut at so many tokens")
-    schedule: str = _option("cosine", "learning-rate schedule, by transformers' name")
+    schedule: str = _option("cosine", "learning-rate schedule: cosine, linear, constant or constant_with_warmup")
     warmup: float = _option(0.03, "part of the steps in which the learning rate rises, from 0 to below 1")
     weight_decay: float = _option(0.0, "decoupled weight decay")
     max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
@@ -195,6 +198,8 @@ def _check(recipe: Recipe) -> None:
         raise UserError("answers must be 0 or more and answer_tokens 1 or more.")
     if recipe.precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"precision is {recipe.precision!r}, expected auto, float32 or bfloat16.")
+    if recipe.schedule not in SCHEDULES:
+        raise UserError(f"schedule is {recipe.schedule!r}, expected one of {', '.join(SCHEDULES)}.")
     if not 0 <= recipe.warmup < 1:
         raise UserError(f"warmup is {recipe.warmup}, expected a part of the steps from 0 to below 1.")
     if not recipe.weight_decay >= 0 or not recipe.max_grad_norm > 0:

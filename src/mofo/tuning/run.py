@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from mofo.errors import UserError
 from mofo.measure import Weights, answer_accuracy, distance, held_out_loss, make_probes
@@ -140,9 +140,9 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _make_trainer(job: Job, run: Run, folder: Path, examples: list[Example], recorder: Recorder) -> SFTTrainer:
+def _make_trainer(job: Job, run: Run, folder: Path, examples: list[Example], recorder: Recorder) -> Trainer:
     recipe = job.recipe
-    arguments = SFTConfig(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=job.plan["total_steps"],
         per_device_train_batch_size=recipe.batch_size,
@@ -154,7 +154,6 @@ def _make_trainer(job: Job, run: Run, folder: Path, examples: list[Example], rec
         max_grad_norm=recipe.max_grad_norm,
         bf16=job.plan["precision"] == "bfloat16",
         gradient_checkpointing=recipe.gradient_checkpointing,
-        max_length=None,  # encode has cut the rows
         seed=run.seed,
         logging_steps=1,
         save_strategy="no",  # the recorder asks for a checkpoint after each measurement
@@ -163,10 +162,11 @@ def _make_trainer(job: Job, run: Run, folder: Path, examples: list[Example], rec
         disable_tqdm=True,
         use_cpu=job.device.type == "cpu",
     )
-    return SFTTrainer(
+    return Trainer(
         model=job.model,
         args=arguments,
         processing_class=job.tokenizer,
+        data_collator=DataCollatorForSeq2Seq(job.tokenizer),
         train_dataset=Dataset.from_list([{"input_ids": e["input_ids"], "labels": e["labels"]} for e in examples]),
         optimizers=(get_method(run.method).make_optimizer(job.model, run, recipe), None),
         callbacks=[recorder],

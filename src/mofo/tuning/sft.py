@@ -20,12 +20,14 @@ from unittest import mock
 
 import torch
 import yaml
+from filelock import FileLock
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.optim.selection import Score
 from mofo.tuning.data import load_rows
+from mofo.tuning.files import write_jsonl
 from mofo.tuning.models import cache_folder, resolve_model
 
 if TYPE_CHECKING:
@@ -240,13 +242,12 @@ def _rewritten(rows: list[dict[str, Any]]) -> Path:
             }
             for row in rows
         ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    file = cache_folder() / "data" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    file = cache_folder() / "data" / f"{digest[:16]}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.is_file():
+            write_jsonl(file, rows)
     return file
 
 

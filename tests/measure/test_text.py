@@ -1,0 +1,80 @@
+import hashlib
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import processors
+
+from mofo.errors import UserError
+from mofo.measure import text
+from mofo.measure.text import WINDOW, WINDOWS, TextProbe, general_english, strip_frame, window_starts
+
+
+def test_loss_of_a_short_text_is_that_of_one_plain_pass(base, tokenizer):
+    ids = torch.tensor([tokenizer("the old king and the sea").input_ids])
+    with torch.no_grad():
+        expected = base(input_ids=ids, labels=ids).loss
+    measured = TextProbe("mine", "the old king and the sea", tokenizer).measure(base)
+    assert measured == {"loss": pytest.approx(float(expected), rel=1e-5)}
+
+
+def test_start_token_goes_before_every_window_and_is_not_counted(base, tokenizer):
+    with_start = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>")
+    with_start.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", with_start.bos_token_id)]
+    )
+    words = "the sky is blue " * 200
+    ids = with_start(words, add_special_tokens=False).input_ids
+    assert len(ids) > WINDOW
+    total = 0.0
+    for first in range(0, len(ids), WINDOW):
+        window = torch.tensor([[with_start.bos_token_id, *ids[first : first + WINDOW]]])
+        with torch.no_grad():
+            total += float(base(input_ids=window, labels=window).loss) * (window.numel() - 1)
+    measured = TextProbe("mine", words, with_start).measure(base)["loss"]
+    assert measured == pytest.approx(total / len(ids), rel=1e-5)
+
+
+@given(st.integers(2, 50_000))
+def test_windows_lie_in_the_text_and_reach_both_ends(tokens):
+    starts = window_starts(tokens)
+    assert starts[0] == 0
+    assert len(starts) <= WINDOWS
+    assert all(start + 2 <= tokens for start in starts)
+    # all but a lone last token, which nothing in its window could predict
+    assert min(starts[-1] + WINDOW, tokens) >= tokens - 1
+    assert starts == sorted(set(starts))
+
+
+def test_text_of_one_token_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"probe `mine` has 1 tokens"):
+        TextProbe("mine", "a", tokenizer)
+
+
+def test_general_english_is_a_long_story_without_its_frame():
+    story = general_english()
+    assert story.startswith("Little though they seem to think of it, the people of this twenty-ninth century live")
+    assert story.endswith("increasing the length of the terrestrial year.")
+    assert "Gutenberg" not in story
+    assert len(story.split()) > 5000
+
+
+def test_strip_frame():
+    book = "licence\nIN THE YEAR 2889\nBy …\nIN THE YEAR 2889.\n\nOnce.\n\nTwice.\n\nJules Verne.\n\nEnd of Project"
+    assert strip_frame(book) == "Once.\n\nTwice."
+
+
+def test_missing_or_changed_story_is_refused(monkeypatch, tmp_path):
+    package = tmp_path / "reasoning_gym" / "__init__.py"
+    spec = type("Spec", (), {"origin": str(package)})
+    monkeypatch.setattr(text.util, "find_spec", lambda name: spec)
+    with pytest.raises(UserError, match="cannot be read"):
+        general_english()
+    (package.parent / "data").mkdir(parents=True)
+    (package.parent / "data" / "in_the_year_2889.txt").write_text("IN THE YEAR 2889.\nAnother.\nJules Verne.\n")
+    with pytest.raises(UserError, match=hashlib.sha256(b"Another.").hexdigest()):
+        general_english()
+    monkeypatch.setattr(text.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install mofo\[train\]"):
+        general_english()

@@ -1,0 +1,226 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from mofo.errors import UserError
+from mofo.tuning import compare as comparison
+from mofo.tuning.recipe import make_recipe
+from mofo.tuning.run import last_checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, sums):
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in sums))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def values(tiny_model, data):
+    """A recipe that takes seconds."""
+    return {
+        "model": tiny_model,
+        "data": data,
+        "held_out_rows": 6,
+        "methods": ["adamw", "mofo"],
+        "learning_rates": [1e-2],
+        "fractions": [0.1],
+        "steps": 6,
+        "batch_size": 2,
+        "points": 3,
+        "probes": ["text", "divergence"],
+        "answers": 2,
+        "answer_tokens": 4,
+        "precision": "float32",
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, values):
+    """The output folder of a comparison that ran to its end; do not write into it."""
+    output = tmp_path_factory.mktemp("compare") / "out"
+    comparison.compare(make_recipe(values), output, jobs=2)
+    return output
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+@pytest.fixture
+def no_jobs(monkeypatch):
+    """Makes a test fail that starts a job."""
+
+    def refuse(*arguments):
+        raise AssertionError(f"started a job: {arguments}")
+
+    monkeypatch.setattr(comparison, "_start", refuse)
+
+
+def test_the_results_have_all_that_was_measured(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["complete"] is True
+    assert set(results["versions"]) == {"mofo", "python", "torch", "transformers"}
+    assert results["base"]["forgotten"]["divergence"] == {"kl": 0.0}
+    assert results["base"]["learned"]["accuracy"] is not None
+    adamw, mofo = results["runs"]
+    assert (adamw["method"], adamw["settings"]) == ("adamw", {"learning_rate": 1e-2})
+    assert (mofo["method"], mofo["settings"]) == ("mofo", {"learning_rate": 1e-2, "fraction": 0.1})
+    for run in results["runs"]:
+        assert [point["step"] for point in run["points"]] == [2, 4, 6]
+        assert [row["step"] for row in run["training"]] == [1, 2, 3, 4, 5, 6]
+        assert run["points"][-1]["learned"]["loss"] < results["base"]["learned"]["loss"]
+        assert run["points"][-1]["forgotten"]["divergence"]["kl"] > 0
+        assert [point["learned"]["accuracy"] is None for point in run["points"]] == [True, True, False]
+        assert run["distance"]["l2"] == run["points"][-1]["distance"]["l2"] > 0
+        assert {layer["layer"] for layer in run["distance"]["layers"]} >= {"0", "1", "embed_tokens"}
+        assert run["seconds"]["total"] >= run["seconds"]["training"] >= run["seconds"]["optimizer"] > 0
+        assert run["peak_memory_bytes"] > 10_000_000
+    assert mofo["distance"]["moved"] < 0.6 < 0.9 < adamw["distance"]["moved"]
+    assert [point["tokens"] for point in adamw["points"]] == [point["tokens"] for point in mofo["points"]]
+
+
+def test_the_folder_has_recipe_data_models_plots_and_report(finished):
+    assert (finished / "report.html").stat().st_size > 10_000
+    assert list((finished / "plots").glob("*.png"))
+    assert not list(finished.rglob("checkpoint-*"))
+    recipe = make_recipe(comparison.read_recipe(finished / "recipe.yaml"))
+    assert len(recipe.runs()) == 2
+    rows = {name: (finished / "data" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")}
+    assert (len(rows["train"]), len(rows["held_out"])) == (18, 6)
+    assert not set(rows["train"]) & set(rows["held_out"])
+    for run in recipe.runs():
+        AutoModelForCausalLM.from_pretrained(finished / "runs" / run.name / "model")
+
+
+def test_mofo_moved_at_most_k_entries_a_step(finished, tiny_model):
+    tuned = finished / "runs" / "mofo-f0.1-lr0.01-s0" / "model" / "model.safetensors"
+    with safe_open(f"{tiny_model}/model.safetensors", "pt") as before, safe_open(tuned, "pt") as after:
+        for name in before.keys():  # noqa: SIM118 (safe_open is no mapping)
+            moved = (before.get_tensor(name) != after.get_tensor(name)).sum().item()
+            size = before.get_tensor(name).numel()
+            assert 0 < moved <= 5 * max(1, size // 10)  # five of the six steps have a learning rate above 0
+
+
+def test_the_same_command_shows_a_finished_folder_without_work(copy, values, no_jobs):
+    before = (copy / "results.json").read_bytes()
+    comparison.compare(make_recipe(values), copy)
+    assert (copy / "results.json").read_bytes() == before
+
+
+def test_another_recipe_is_refused_and_changes_nothing(copy, values, no_jobs):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"holds another comparison \(steps was 6, is 7\)"):
+        comparison.compare(make_recipe(values | {"steps": 7}), copy)
+    with pytest.raises(UserError, match=r"lacks its runs adamw-lr0\.01-s0"):
+        comparison.compare(make_recipe(values | {"methods": ["mofo"]}), copy)
+    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+
+def test_a_recipe_with_one_more_seed_adds_its_run_alone(copy, values, monkeypatch):
+    started = []
+    start = comparison._start
+    monkeypatch.setattr(comparison, "_start", lambda *a: started.append(a[1]) or start(*a))
+    more = {"methods": ["adamw", "mofo", {"method": "adamw", "seeds": [1]}]}
+    results = comparison.compare(make_recipe(values | more), copy)
+    assert started == ["adamw-lr0.01-s1"]
+    assert [run["name"] for run in results["runs"]] == ["adamw-lr0.01-s0", "mofo-f0.1-lr0.01-s0", "adamw-lr0.01-s1"]
+
+
+def test_overwriting_begins_anew_but_never_in_a_strange_folder(copy, values, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "_do_jobs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        comparison.compare(make_recipe(values | {"steps": 7}), copy, overwrite=True)
+    assert not (copy / "results.json").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not a folder of mofo compare"):
+            comparison.compare(make_recipe(values), mine, overwrite=overwrite)
+    assert (mine / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "none.jsonl"}, "does not exist"),
+        ({"model": "./none"}, "no model at ./none"),
+        ({"probes": ["tekst"]}, "tekst"),
+        ({"probes": ["choice:none.jsonl"]}, "none.jsonl"),
+        ({"held_out_rows": 24}, "too few to hold 24 out"),
+        ({"max_length": 3}, "max_length = 3 tokens"),
+    ],
+)
+def test_bad_input_leaves_nothing(tmp_path, values, change, message, no_jobs):
+    with pytest.raises(UserError, match=message):
+        comparison.compare(make_recipe(values | change), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
+
+
+def test_a_disk_that_would_fill_up_is_noticed_before(tmp_path, values, no_jobs, monkeypatch):
+    monkeypatch.setattr(comparison.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(UserError, match="GB free and the comparison needs"):
+        comparison.compare(make_recipe(values), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_fails_is_named_with_its_last_words(tmp_path, values, monkeypatch):
+    monkeypatch.setattr(comparison, "write_jsonl", lambda path, rows: path.write_text("{}\n"))
+    with pytest.raises(RuntimeError, match=r"The job base ended with exit code 1: .*base\.txt"):
+        comparison.compare(make_recipe(values), tmp_path / "out")
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path, values):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".out.lock"), pytest.raises(UserError, match="Another process is working"):
+        comparison.compare(make_recipe(values), tmp_path / "out")
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    for step, state in ((2, "{}"), (10, '{"global_step": 1'), (12, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mofo", "mofo-random"])
+def test_killed_and_begun_again_it_ends_with_the_same_results(tmp_path, values, method):
+    recipe = make_recipe(values | {"methods": [method], "steps": 40, "points": 20, "answers": 0})
+    whole = comparison.compare(recipe, tmp_path / "whole")
+    script = (
+        "from pathlib import Path; import sys, yaml; from mofo.tuning.compare import compare; "
+        "from mofo.tuning.recipe import make_recipe; "
+        "compare(make_recipe(yaml.safe_load(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", script, json.dumps(recipe.to_dict()), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    run = tmp_path / "killed" / "runs" / recipe.runs()[0].name
+    while not (run / "checkpoints" / "checkpoint-6").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1)  # the job ends by itself when its parent is gone
+    reached = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert reached < 40
+    resumed = comparison.compare(recipe, tmp_path / "killed")
+    for results in (whole, resumed):
+        for one in results["runs"]:
+            del one["seconds"], one["peak_memory_bytes"]
+    assert resumed == whole
