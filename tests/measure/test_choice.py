@@ -31,8 +31,9 @@ def naive_scores(model, tokenizer, question):
 
 def test_probe_equals_one_plain_pass_per_choice(base, tokenizer):
     naive = [naive_scores(base, tokenizer, question) for question in QUESTIONS]
-    right = [scores[question["answer"]] for scores, question in zip(naive, QUESTIONS, strict=True)]
-    hits = [value == max(scores) for value, scores in zip(right, naive, strict=True)]
+    chosen = [scores[question["answer"]] for scores, question in zip(naive, QUESTIONS, strict=True)]
+    hits = [value == max(scores) for value, scores in zip(chosen, naive, strict=True)]
+    right = [value - math.log(sum(map(math.exp, scores))) for value, scores in zip(chosen, naive, strict=True)]
     assert ChoiceProbe("mine", QUESTIONS, tokenizer).measure(base) == {
         "accuracy": sum(hits) / len(hits),
         "log_probability": pytest.approx(sum(right) / len(right), rel=1e-5),

@@ -54,7 +54,9 @@ class ChoiceProbe:
 
         Returns:
             `accuracy`, the share of questions answered right, and `log_probability`, the mean over the
-            questions of the right answer's log-probability in nats per token. Higher is better for both.
+            questions of the right answer's log-probability in nats *among the choices* (the softmax of
+            their scores; guessing blindly among four gives −1.39). Higher is better for both. The
+            log-probability by itself would show, above all, how the model has come to like the format.
         """
         scores: dict[int, list[float]] = {}
         with inference(model):
@@ -64,7 +66,7 @@ class ChoiceProbe:
                     numbers, prompts, choices = zip(*(group[row] for row in batch), strict=True)
                     scores.update(zip(numbers, score(model, prompts, choices), strict=True))
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
-        right = [scores[n][answer] for n, answer in enumerate(self._answers)]
+        right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
         return {"accuracy": sum(hits) / len(hits), "log_probability": sum(right) / len(right)}
 
 

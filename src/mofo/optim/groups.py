@@ -5,10 +5,123 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+# Names of the modules that hold the projections, and how the model's configuration calls the number of their heads.
+PROJECTIONS = {
+    "q_proj": "num_attention_heads",
+    "k_proj": "num_key_value_heads",
+    "v_proj": "num_key_value_heads",
+    "query": "num_attention_heads",
+    "key": "num_key_value_heads",
+    "value": "num_key_value_heads",
+}
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
-def param_groups(model: nn.Module, fraction: float = 0.15, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-    """Groups for :class:`MoFO`."""
-    params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [{"params": params, "fraction": fraction, "weight_decay": weight_decay}]
+def param_groups(
+    model: nn.Module,
+    fraction: float = 0.15,
+    weight_decay: float = 0.0,
+    *,
+    exempt_norms_and_biases: bool = False,
+    decay_norms_and_biases: bool = True,
+    heads_as_blocks: bool = False,
+    experts_as_blocks: bool = False,
+) -> list[dict[str, Any]]:
+    """Parameter groups for :class:`mofo.MoFO` from a model: by default every tensor is a block (Algorithm 1).
+
+    Frozen parameters are left out; tied ones come once. Norms and biases are the parameters of fewer than two
+    dimensions.
+
+    Args:
+        model: the model; its ``config`` (of transformers) is read for ``heads_as_blocks`` and ``experts_as_blocks``.
+        fraction: update fraction α of all that is filtered.
+        weight_decay: decoupled weight decay.
+        exempt_norms_and_biases: update norms and biases always and fully (fraction 1), as the official code does.
+        decay_norms_and_biases: False takes them out of the weight decay.
+        heads_as_blocks: each attention head of the query, key and value projections is a block (with grouped-query
+            attention there are fewer for key and value). The output projection has its heads along the second
+            dimension and stays whole.
+        experts_as_blocks: each expert of a 3-D tensor (experts, …, …) is a block.
+
+    Returns:
+        Groups with ``params`` (name, tensor), ``fraction``, ``weight_decay`` and ``blocks``.
+
+    Raises:
+        ValueError: no parameter is trainable, the model has no separate attention projections or no 3-D experts,
+            or its configuration does not fit their shapes.
+    """
+    blocks: dict[str, int] = {}
+    if heads_as_blocks:
+        blocks |= _heads(model)
+    if experts_as_blocks:
+        blocks |= _experts(model)
+
+    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        norm_or_bias = param.dim() < 2
+        options = {
+            "fraction": 1.0 if norm_or_bias and exempt_norms_and_biases else fraction,
+            "weight_decay": 0.0 if norm_or_bias and not decay_norms_and_biases else weight_decay,
+            "blocks": blocks.get(name, 1),
+        }
+        group = groups.setdefault(tuple(options.values()), {"params": [], **options})
+        group["params"].append((name, param))
+    if not groups:
+        raise ValueError("the model has no trainable parameter: set requires_grad on those to be tuned")
+    return list(groups.values())
+
+
+def _heads(model: nn.Module) -> dict[str, int]:
+    """Number of heads in each parameter of the query, key and value projections, by its name."""
+    config = _config(model)
+    query_heads = config.num_attention_heads
+    heads = {
+        "num_attention_heads": query_heads,
+        "num_key_value_heads": getattr(config, "num_key_value_heads", None) or query_heads,
+    }
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // query_heads
+    found = {}
+    for name, param in model.named_parameters():
+        module = name.split(".")[-2] if "." in name else ""
+        if module not in PROJECTIONS:
+            continue
+        found[name] = heads[PROJECTIONS[module]]
+        if param.shape[0] != found[name] * head_dim:
+            raise ValueError(
+                f"{name} of shape {tuple(param.shape)} is not {found[name]} heads of {head_dim} rows, as the model's "
+                "configuration says: set `blocks` in a parameter group of your own"
+            )
+    if not found:
+        raise ValueError(
+            f"heads_as_blocks: the model has no separate projections ({', '.join(PROJECTIONS)}); fused ones are not cut"
+        )
+    return found
+
+
+def _experts(model: nn.Module) -> dict[str, int]:
+    """Number of experts in each 3-D parameter that holds them, by its name."""
+    config = _config(model)
+    counts = [getattr(config, key, None) for key in EXPERTS]
+    found = {name: len(p) for name, p in model.named_parameters() if _is_experts(p, counts)}
+    if not found:
+        raise ValueError(
+            f"experts_as_blocks: the model has no 3-D parameter with as many experts as its configuration says "
+            f"({', '.join(EXPERTS)})"
+        )
+    return found
+
+
+def _is_experts(param: Tensor, counts: list[int | None]) -> bool:
+    return param.dim() == 3 and param.shape[0] in counts
+
+
+def _config(model: nn.Module) -> Any:
+    """The configuration of the language model; that of a multi-modal model holds it as ``text_config``."""
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ValueError("heads_as_blocks and experts_as_blocks need a transformers model: this one has no config")
+    return getattr(config, "text_config", config)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch.optim import Optimizer
 
-from mofo.optim.state import new_state, restored_state
+from mofo.optim.checks import check_grad, check_options, check_param
+from mofo.optim.multi_tensor import multi_tensor_update
+from mofo.optim.state import new_seed, new_state, restored_group, restored_state
 from mofo.optim.update import update
 
 if TYPE_CHECKING:
@@ -17,10 +19,58 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
     from mofo.optim.selection import Score
+    from mofo.optim.update import Decay
+
+METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize")
 
 
 class MoFO(Optimizer):
-    """AdamW that moves only the entries with the largest momentum."""
+    r"""AdamW that moves only the entries with the largest momentum, so that a fine-tuned model forgets less.
+
+    Momentum-Filtered Optimizer, Algorithm 1 of Chen et al., "MoFO: Momentum-Filtered Optimizer for Mitigating
+    Forgetting in LLM Fine-Tuning" (arXiv 2407.20999). At every step, in each block of n entries, exactly
+    k = max(1, ⌊fraction · n⌋) entries are updated: those with the highest score, of equal scores the ones with
+    the lowest row-major index. All others keep every bit. The moments of all entries are updated always.
+
+    An entry whose momentum is not finite is always updated, beyond k where need be: a non-finite gradient shows
+    in the parameters as it does with AdamW.
+
+    Every argument but ``params`` can be set per parameter group.
+
+    Args:
+        params: tensors, parameter groups or ``named_parameters()``.
+        lr: learning rate η; a number or a tensor of one element.
+        fraction: update fraction α in (0, 1]. 1 is ``torch.optim.AdamW``, bit for bit. The paper recommends 0.05
+            to 0.20.
+        betas: decay rates β1, β2 of the two moments, in [0, 1).
+        eps: ε, added to √v̂.
+        weight_decay: decoupled weight decay λ: θ ← (1 − η·λ)·θ.
+        blocks: into how many equal contiguous pieces along its first dimension a tensor is cut. Entries compete
+            within their piece. It must divide the first dimension.
+        score: what ranks the entries of a block: ``"momentum"`` |m| (the paper's method), ``"gradient"`` |g|,
+            ``"momentum_over_rms"`` |m̂|/√v̂, or ``"random"`` (each parameter draws from a seed that is kept in its
+            state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
+        decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
+        maximize: ascend instead of descend.
+        foreach: True or None takes the fast path, False the plain one, which needs more time and memory and has
+            the same results.
+        fused: reserved for fast kernels; True is refused until there are any.
+        capturable: refused; the search for the k highest scores depends on their values.
+        differentiable: refused; the choice of entries has no derivative.
+
+    Moments are float32 for float16, bfloat16 and float32 parameters and float64 for float64 ones. The state has
+    the keys of AdamW (``step``, ``exp_avg``, ``exp_avg_sq``), whose checkpoints can be loaded, and ``seed`` with
+    ``score="random"``.
+
+    Raises:
+        TypeError: an argument or a parameter is of a type that is not supported.
+        ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
+        RuntimeError: arguments exclude each other, or a parameter is an expanded tensor.
+        NotImplementedError: ``fused``, ``capturable`` or ``differentiable`` is True, or a parameter is sharded.
+
+    Example:
+        >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
+    """
 
     def __init__(
         self,
@@ -33,7 +83,7 @@ class MoFO(Optimizer):
         *,
         blocks: int = 1,
         score: Score = "momentum",
-        decay: str = "selected",
+        decay: Decay = "selected",
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -55,35 +105,128 @@ class MoFO(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
         }
+        check_options(defaults)
         super().__init__(params, defaults)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with options of its own, as ``torch.optim.Optimizer`` does.
+
+        Raises:
+            TypeError, ValueError, RuntimeError, NotImplementedError: as the class; nothing is added then.
+        """
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        try:
+            check_options(added)
+            for param in added["params"]:
+                check_param(param, added["blocks"])
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        params = [p for group in self.param_groups for p in group["params"]]
-        for index, saved in state_dict["state"].items():
-            self.state[params[index]] = restored_state(params[index], saved)
+        """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.
+
+        Options that the checkpoint does not have, and ``foreach``, stay as they are.
+
+        Raises:
+            ValueError: the checkpoint does not fit the parameters, or is of AMSGrad; nothing is loaded then.
+        """
+        restored: dict[Tensor, dict[str, Any]] = {}
+
+        def prepare(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+            saved_groups, state = incoming["param_groups"], dict(incoming["state"])
+            if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
+                return incoming  # torch says what is wrong
+            groups = [restored_group(own, saved) for own, saved in zip(self.param_groups, saved_groups, strict=True)]
+            for group, own in zip(groups, self.param_groups, strict=True):
+                check_options(group)
+                for index, param in zip(group["params"], own["params"], strict=True):
+                    check_param(param, group["blocks"])
+                    if index in state:
+                        restored[param] = restored_state(param, state.pop(index))
+            return {"state": state, "param_groups": groups}
+
+        def restore(_: Optimizer) -> None:
+            self.state.update(restored)
+
+        # Registered last and first: other hooks see the checkpoint before, and the restored state after.
+        handles = (
+            self.register_load_state_dict_pre_hook(prepare),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the parameters that have a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            What ``closure`` returned.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+            TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
+                were changed since. No tensor was written then.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None or p.numel() == 0:
-                    continue
-                if not self.state[p]:
-                    self.state[p] = new_state(p)
-                state = self.state[p]
-                keys = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize")
-                update(
-                    p,
-                    p.grad,
-                    state["exp_avg"],
-                    state["exp_avg_sq"],
-                    state["step"],
-                    seed=0,
-                    **{key: group[key] for key in keys},
-                )
+            check_options(group)
+            for param in group["params"]:
+                if param.grad is not None:
+                    check_param(param, group["blocks"])
+                    check_grad(param.grad)
+
+        position = 0
+        for group in self.param_groups:
+            first, position = position, position + len(group["params"])
+            self._step_group(group, first)
         return loss
+
+    def _step_group(self, group: dict[str, Any], first: int) -> None:
+        """Update the parameters of a group, the first of which is the ``first`` of the optimizer."""
+        params, grads, exp_avgs, exp_avg_sqs, steps, seeds = [], [], [], [], [], []
+        for position, param in enumerate(group["params"], first):
+            if param.grad is None:
+                continue
+            state = self.state[param]
+            if "step" not in state:
+                state.update(new_state(param))
+            if group["score"] == "random" and "seed" not in state:
+                state["seed"] = new_seed(position)
+            params.append(param)
+            grads.append(param.grad)
+            exp_avgs.append(state["exp_avg"])
+            exp_avg_sqs.append(state["exp_avg_sq"])
+            steps.append(state["step"])
+            seeds.append(state.get("seed", 0))
+
+        method = {key: group[key] for key in METHOD}
+        if group["foreach"] is None or group["foreach"]:
+            multi_tensor_update(params, grads, exp_avgs, exp_avg_sqs, steps, seeds, **method)
+        else:
+            for tensors in zip(params, grads, exp_avgs, exp_avg_sqs, steps, seeds, strict=True):
+                update(*tensors, **method)

@@ -83,10 +83,9 @@ def _update(
 
     noise = noise_like(exp_avg, seed, int(t)) if score == "random" else exp_avg
     infinity = int(torch.tensor(torch.inf, dtype=exp_avg.dtype).view(INTEGER[exp_avg.itemsize]))
-    decay_factor = float(1 - lr * weight_decay)
-    decays=decay_factor!=1; half=param.dtype!=exp_avg.dtype
-    step_size = float(lr / (1 - beta1**t))
+    shrink = float(1 - lr * weight_decay)
     correction = (1 - beta2**t) ** 0.5
+    step_size = float(lr / (1 - beta1**t))
     flat = [tensor.reshape(blocks, n) for tensor in (param, grad, exp_avg, exp_avg_sq, noise)]
     for theta, g, m, v, random in zip(*flat, strict=True):
 
@@ -108,11 +107,11 @@ def _update(
             old = theta[piece]
             denominator, moved = scratch[1:, : old.numel()]
             torch.sqrt(v[piece], out=denominator).div_(correction).add_(eps)
-            if decays or half:
-                decayed = moved.copy_(old).mul_(decay_factor)
-                if decay == "all": old.copy_(moved)
-            else:
-                decayed = old
+            decayed = old
+            if shrink != 1 or old.dtype != moved.dtype:
+                decayed = moved.copy_(old).mul_(shrink)
+                if decay == "all":
+                    old.copy_(decayed)
             torch.addcdiv(decayed, m[piece], denominator, value=-step_size, out=moved)
             _write(old, moved.to(old.dtype), selected)
 

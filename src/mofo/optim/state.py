@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -18,31 +20,51 @@ def moment_dtype(param: Tensor) -> torch.dtype:
 
 
 def new_state(param: Tensor) -> dict[str, Any]:
-    """Zero moments under the keys of AdamW; the step is a float32 scalar on the CPU, as torch has it."""
+    """Zero moments under AdamW's keys; the step is a float32 scalar on the CPU, as torch has it."""
     state: dict[str, Any] = {"step": torch.tensor(0.0, dtype=torch.float32)}
     for key in MOMENTS:
         state[key] = torch.zeros_like(param, dtype=moment_dtype(param), memory_format=torch.preserve_format)
     return state
 
 
-def restored_state(param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
-    """The state of ``param`` out of a checkpoint, without the cast to the parameter's type that torch makes.
+def new_seed(position: int) -> int:
+    """A seed for ``score="random"``: from torch's seed, which is read but not moved, and the parameter's place.
+
+    It is a plain integer: torch casts tensors in a state to the type of the parameter.
+    """
+    return (torch.initial_seed() + position) % 2**63
+
+
+def restored_state(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of ``param`` out of a checkpoint, moments in their own type and not cast to the parameter's.
 
     Raises:
-        ValueError: a moment is missing or has another shape than the parameter, or the checkpoint is of
-            AMSGrad, whose running maximum this optimizer does not have.
+        ValueError: a moment is missing or of another shape than the parameter.
     """
-    if "max_exp_avg_sq" in saved:
-        raise ValueError("the checkpoint is of AdamW with amsgrad=True, which MoFO does not have: it cannot go on from it")
+    shape = tuple(param.shape)
     missing = [key for key in ("step", *MOMENTS) if key not in saved]
     if missing:
-        raise ValueError(f"the checkpoint lacks {missing} for a parameter of shape {tuple(param.shape)}")
-    state = dict(saved)
-    state["step"] = torch.as_tensor(saved["step"], dtype=torch.float32, device="cpu").clone()
+        raise ValueError(f"the loaded state has no {', '.join(missing)} for a parameter of shape {shape}")
+    state = {"step": torch.as_tensor(saved["step"], dtype=torch.float32, device="cpu").clone()}
     for key in MOMENTS:
         if saved[key].shape != param.shape:
-            raise ValueError(
-                f"the checkpoint's {key} has shape {tuple(saved[key].shape)}, its parameter {tuple(param.shape)}"
-            )
+            raise ValueError(f"the loaded {key} has shape {tuple(saved[key].shape)}, its parameter {shape}")
         state[key] = saved[key].to(device=param.device, dtype=moment_dtype(param))
-    return state
+    return {**saved, **state}
+
+
+def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter group out of a checkpoint; what an AdamW checkpoint does not say stays as it was constructed.
+
+    How the step is computed (``foreach``, ``fused``, ``capturable``, ``differentiable``) is not for a checkpoint
+    to say, so that one of a fused AdamW can be loaded.
+
+    Raises:
+        ValueError: the checkpoint is of AMSGrad, whose running maximum MoFO does not have.
+    """
+    if saved.get("amsgrad"):
+        raise ValueError("the loaded state is of AdamW with amsgrad=True, from which MoFO cannot go on")
+    computed = ("foreach", "fused", "capturable", "differentiable")
+    dropped = ("amsgrad", "decoupled_weight_decay", *computed)
+    group = {**own, **{key: value for key, value in saved.items() if key not in dropped}}
+    return group

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-CHUNK = 1 << 18  # entries handled at a time: small enough for the cache, large enough to outweigh the calls
+CHUNK = 1 << 19  # entries handled at a time: small enough for the cache, large enough to outweigh the calls
 SAMPLE = (1 << 12, 1 << 16)  # least and largest number of entries that are looked at first
 INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 

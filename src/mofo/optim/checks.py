@@ -1,0 +1,120 @@
+"""What cannot run is refused before anything is written."""
+
+from __future__ import annotations
+
+import math
+import sys
+from numbers import Real
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+
+from mofo.optim.blocks import block_size
+from mofo.optim.selection import Score
+from mofo.optim.update import Decay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of one parameter group.
+
+    Raises:
+        TypeError: an option is of the wrong type.
+        ValueError: an option is outside its range, or NaN.
+        RuntimeError: two options exclude each other.
+        NotImplementedError: an option of torch's AdamW that MoFO does not have.
+    """
+    lr, betas = options["lr"], options["betas"]
+    if isinstance(lr, torch.Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, got {betas!r}")
+    _check_number("lr", float(lr) if isinstance(lr, torch.Tensor) else lr, "at least 0", _is_finite)
+    _check_number("fraction", options["fraction"], "in (0, 1]; 1 is AdamW", lambda x: 0 < x <= 1)
+    _check_number("betas[0]", betas[0], "in [0, 1)", lambda x: 0 <= x < 1)
+    _check_number("betas[1]", betas[1], "in [0, 1)", lambda x: 0 <= x < 1)
+    _check_number("eps", options["eps"], "at least 0", _is_finite)
+    _check_number("weight_decay", options["weight_decay"], "at least 0", _is_finite)
+    if not isinstance(options["blocks"], int) or isinstance(options["blocks"], bool):
+        raise TypeError(f"blocks must be an integer, got {options['blocks']!r}")
+    _check_number("blocks", options["blocks"], "at least 1", lambda x: x >= 1)
+    for name, choices in (("score", get_args(Score)), ("decay", get_args(Decay))):
+        if options[name] not in choices:
+            raise ValueError(f"{name} must be one of {choices}, got {options[name]!r}")
+    _check_back_end(options)
+
+
+def check_param(param: Tensor, blocks: int) -> None:
+    """Check that a parameter can be cut into blocks and updated in place.
+
+    Raises:
+        TypeError: its type is not float16, bfloat16, float32 or float64.
+        NotImplementedError: it is sharded.
+        RuntimeError: several of its entries share one memory location.
+        ValueError: ``blocks`` does not divide its first dimension.
+    """
+    shape = tuple(param.shape)
+    if param.dtype not in DTYPES:
+        raise TypeError(f"MoFO updates real floating-point parameters, got {param.dtype} of shape {shape}")
+    if _is_sharded(param):
+        raise NotImplementedError(
+            f"the parameter of shape {shape} is sharded (DTensor): MoFO would select within each shard, which is "
+            "another method, and does not support sharded parameters yet; keep them whole, as DDP does"
+        )
+    if any(stride == 0 and size > 1 for stride, size in zip(param.stride(), shape, strict=True)):
+        raise RuntimeError(
+            f"several entries of the parameter of shape {shape} share one memory location (expanded tensor): "
+            "clone() it before giving it to the optimizer"
+        )
+    block_size(param, blocks)
+
+
+def check_grad(grad: Tensor) -> None:
+    """Check that a gradient is dense; its type is that of its parameter.
+
+    Raises:
+        RuntimeError: it is sparse.
+    """
+    if grad.layout is not torch.strided:
+        raise RuntimeError(f"MoFO does not support sparse gradients ({grad.layout}): use sparse=False in the embedding")
+
+
+def _check_back_end(options: Mapping[str, Any]) -> None:
+    if options["fused"] and options["foreach"]:
+        raise RuntimeError("fused and foreach cannot be True together")
+    if options["fused"]:
+        raise NotImplementedError("fused=True is reserved for the fast kernels, which do not exist yet: leave it out")
+    if options["capturable"]:
+        raise NotImplementedError(
+            "capturable=True is not supported: how many entries are looked at depends on their values, so a step "
+            "cannot be recorded in a graph"
+        )
+    if options["differentiable"]:
+        raise NotImplementedError(
+            "differentiable=True is not supported: which entries are selected does not change smoothly with the "
+            "gradient, so a derivative through the step would miss the filter"
+        )
+
+
+def _check_number(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
+    message = f"{name} must be {expected}, got {value!r}"
+    if not isinstance(value, Real):
+        raise TypeError(message)
+    if not holds(value):
+        raise ValueError(message)
+
+
+def _is_finite(x: float) -> bool:
+    return 0 <= x < math.inf
+
+
+def _is_sharded(param: Tensor) -> bool:
+    # The module is slow to import, and there is no DTensor before it was imported.
+    tensor_module = sys.modules.get("torch.distributed.tensor")
+    return tensor_module is not None and isinstance(param, tensor_module.DTensor)
