@@ -24,15 +24,15 @@ def block_size(param: Tensor, blocks: int) -> int:
 
 
 def selected_count(fraction: float, n: int) -> int:
-    """k = max(1, ⌊fraction · n⌋): how many of the ``n`` entries of a block move.
+    """How many of the ``n`` entries of a block move: k = max(1, ⌊fraction · n⌋), and 0 of none.
 
     The product is taken of the number that was meant, not of its binary neighbour: 0.29 of 100 is 29 although
     ``0.29 * 100 == 28.999…``, and 1/3 of 30 is 10. For that, k is the largest integer with ``k / n <= fraction``.
     """
     k = round(fraction * n)
-    if k / n > fraction:
+    if n and k / n > fraction:
         k -= 1
-    return max(1, k)
+    return min(max(1, k), n)
 
 
 def as_blocks(tensor: Tensor, blocks: int) -> Tensor:

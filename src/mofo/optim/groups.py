@@ -63,13 +63,13 @@ def param_groups(
         if not param.requires_grad:
             continue
         norm_or_bias = param.dim() < 2
-        options = {
-            "fraction": 1.0 if norm_or_bias and exempt_norms_and_biases else fraction,
-            "weight_decay": 0.0 if norm_or_bias and not decay_norms_and_biases else weight_decay,
-            "blocks": blocks.get(name, 1),
-        }
-        group = groups.setdefault(tuple(options.values()), {"params": [], **options})
-        group["params"].append((name, param))
+        options = (
+            1.0 if norm_or_bias and exempt_norms_and_biases else fraction,
+            0.0 if norm_or_bias and not decay_norms_and_biases else weight_decay,
+            blocks.get(name, 1),
+        )
+        named = dict(zip(("fraction", "weight_decay", "blocks"), options, strict=True))
+        groups.setdefault(options, {"params": [], **named})["params"].append((name, param))
     if not groups:
         raise ValueError("the model has no trainable parameter: set requires_grad on those to be tuned")
     return list(groups.values())

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from mofo.optim.blocks import block_size, selected_count
 from mofo.optim.selection import noise_like, scores
-from mofo.optim.threshold import CHUNK, INTEGER, chunks, find_threshold
+from mofo.optim.top_k import INTEGER, RUN, chunks, select_runs
 from mofo.optim.update import update
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from mofo.optim.selection import Score
-    from mofo.optim.threshold import Threshold
     from mofo.optim.update import Decay
 
 SMALL = 4096  # entries of a block, below which the plain update costs no more
@@ -35,20 +34,16 @@ def multi_tensor_update(
     **options: Any,
 ) -> None:
     """:func:`mofo.optim.update.update` of each tensor, bit for bit; takes its options and works in place."""
-    scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for param, grad, exp_avg, exp_avg_sq, step, seed in zip(
         params, grads, exp_avgs, exp_avg_sqs, steps, seeds, strict=True
     ):
         n = block_size(param, options["blocks"])
         k = selected_count(options["fraction"], n)
-        rows_lie_in_order = all(t.is_contiguous() for t in (param, exp_avg, exp_avg_sq))
-        if k == n or n < SMALL or not rows_lie_in_order:
+        in_order = all(tensor.is_contiguous() for tensor in (param, exp_avg, exp_avg_sq))
+        if k < n and n >= SMALL and n % RUN == 0 and in_order:
+            _update(param, grad, exp_avg, exp_avg_sq, step, seed, n, k, **options)
+        else:
             update(param, grad, exp_avg, exp_avg_sq, step, seed, **options)
-            continue
-        key = (param.device, exp_avg.dtype)
-        if key not in scratch:
-            scratch[key] = torch.empty((3, CHUNK), dtype=exp_avg.dtype, device=param.device)
-        _update(param, grad, exp_avg, exp_avg_sq, step, seed, n, k, scratch[key], **options)
 
 
 def _update(
@@ -60,7 +55,6 @@ def _update(
     seed: int,
     n: int,  # entries of a block
     k: int,  # how many of them move
-    scratch: Tensor,  # (3, CHUNK), type of exp_avg
     *,
     lr: float | Tensor,
     fraction: float,
@@ -82,42 +76,38 @@ def _update(
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
     noise = noise_like(exp_avg, seed, int(t)) if score == "random" else exp_avg
-    infinity = int(torch.tensor(torch.inf, dtype=exp_avg.dtype).view(INTEGER[exp_avg.itemsize]))
     shrink = float(1 - lr * weight_decay)
     correction = (1 - beta2**t) ** 0.5
     step_size = float(lr / (1 - beta1**t))
-    flat = [tensor.reshape(blocks, n) for tensor in (param, grad, exp_avg, exp_avg_sq, noise)]
-    for theta, g, m, v, random in zip(*flat, strict=True):
+    if decay == "all":
+        param.mul_(shrink)
+        shrink = 1.0
+    tensors = [tensor.reshape(blocks, -1, RUN) for tensor in (param, grad, exp_avg, exp_avg_sq, noise)]
+    for theta, g, m, v, random in zip(*tensors, strict=True):
 
-        def keys(piece: slice, g: Tensor = g, m: Tensor = m, v: Tensor = v, random: Tensor = random) -> Tensor:
-            part = m[piece]
-            out = scratch[0, : part.numel()]
+        def keys(part_of: Callable[[Tensor], Tensor], g=g, m=m, v=v, random=random) -> Tensor:
             if score == "momentum":
-                torch.abs(part, out=out)
+                ranking = part_of(m).abs()
             else:
-                out.copy_(scores(score, g[piece], part, v[piece], random[piece]))
-            return out.view(INTEGER[out.itemsize])
+                ranking = scores(score, part_of(g), part_of(m), part_of(v), part_of(random))
+            return ranking.view(INTEGER[ranking.itemsize])
 
         # Filter: the k entries with the highest score
-        threshold = find_threshold(keys, n, k, infinity)
+        runs, chosen = select_runs(keys, n, k)
 
         # Update of the selected
-        for piece in chunks(n):
-            selected = threshold.mark_(keys(piece), piece.start)
-            old = theta[piece]
-            denominator, moved = scratch[1:, : old.numel()]
-            torch.sqrt(v[piece], out=denominator).div_(correction).add_(eps)
-            decayed = old
-            if shrink != 1 or old.dtype != moved.dtype:
-                decayed = moved.copy_(old).mul_(shrink)
-                if decay == "all":
-                    old.copy_(decayed)
-            torch.addcdiv(decayed, m[piece], denominator, value=-step_size, out=moved)
-            _write(old, moved.to(old.dtype), selected)
+        for piece in chunks(len(runs)):
+            rows = runs[piece]
+            old = theta.index_select(0, rows)
+            denominator = v.index_select(0, rows).sqrt_().div_(correction).add_(eps)
+            moved = old.to(v.dtype) * shrink
+            moved.addcdiv_(m.index_select(0, rows), denominator, value=-step_size)
+            theta.index_copy_(0, rows, _merge_(old, moved.to(old.dtype), chosen[piece]))
 
 
-def _write(old: Tensor, new: Tensor, selected: Tensor) -> None:
-    """old ← new where ``selected`` is −1; where it is 0 every bit stays. Faster than ``torch.where`` on a CPU."""
+def _merge_(old: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
+    """Overwrite ``old`` with ``new`` where ``chosen`` is −1; where it is 0 every bit stays."""
     integer = INTEGER[old.itemsize]
     bits = old.view(integer)
-    bits.bitwise_xor_(new.view(integer).bitwise_xor_(bits).bitwise_and_(selected.to(integer)))
+    bits.bitwise_xor_(new.view(integer).bitwise_xor_(bits).bitwise_and_(chosen.to(integer)))
+    return old

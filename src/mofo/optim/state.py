@@ -66,5 +66,4 @@ def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str
         raise ValueError("the loaded state is of AdamW with amsgrad=True, from which MoFO cannot go on")
     computed = ("foreach", "fused", "capturable", "differentiable")
     dropped = ("amsgrad", "decoupled_weight_decay", *computed)
-    group = {**own, **{key: value for key, value in saved.items() if key not in dropped}}
-    return group
+    return {**own, **{key: value for key, value in saved.items() if key not in dropped}}

@@ -60,9 +60,11 @@ def update(
         selected = torch.ones_like(param, dtype=torch.bool)
 
     # Update of the selected: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), with m̂ = m/(1−β1^t) and v̂ = v/(1−β2^t)
+    shrink = float(1 - lr * weight_decay)
+    if decay == "all":
+        param.mul_(shrink)
+        shrink = 1.0
     old = param.to(exp_avg.dtype)
-    decayed = old * float(1 - lr * weight_decay)
     denominator = (exp_avg_sq.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
-    moved = torch.addcdiv(decayed, exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
-    kept = decayed if decay == "all" else old
-    param.copy_(torch.where(selected, moved, kept))
+    moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
+    param.copy_(torch.where(selected, moved, old))

@@ -103,7 +103,8 @@ def _check_continues(recipe: Recipe, output: Path) -> None:
     earlier = make_recipe(read_recipe(output / "recipe.yaml"))
     before, now = earlier.without_grid(), recipe.without_grid()
     changed = [f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if now[name] != before[name]]
-    lost = sorted({run.name for run in earlier.runs()} - {run.name for run in recipe.runs()})
+    begun = {folder.name for folder in (output / "runs").iterdir()}
+    lost = sorted(begun - {run.name for run in recipe.runs()})
     if changed or lost:
         difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
         raise UserError(
