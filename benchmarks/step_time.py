@@ -1,0 +1,231 @@
+"""Time and memory of one optimizer step: MoFO against torch's AdamW and the official formula, paired in one run.
+
+Usage: python benchmarks/step_time.py [--device cuda] [--threads 2] [--repeats 9] [--shapes small] [--output FILE]
+
+In every round each contender makes one step on the same gradients, one after the other, and the ratio to fused AdamW is
+taken within the round: a machine that is slow for a while is slow for all. Extra memory is the peak during one step
+above what was held before it, each contender in a process of its own.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mofo import MoFO, __version__
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from reference.naive import official_step
+
+FRACTIONS = (0.01, 0.05, 0.15)
+BASELINE = "AdamW fused"
+
+
+def smollm2_shapes(layers=30):
+    """The parameter shapes of SmolLM2-135M."""
+    layer = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536), (576,), (576,)]
+    return [(49152, 576), *layer * layers, (576,)]
+
+
+SHAPES = {"smollm2-135m": smollm2_shapes(), "small": [(4096, 576), *smollm2_shapes(2)[1:]]}
+
+
+class Official:
+    """The official update formula behind the interface of an optimizer."""
+
+    def __init__(self, params, fraction):
+        self.params, self.fraction, self.t = params, fraction, 0
+        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
+
+    @torch.no_grad()
+    def step(self):
+        """One step of all parameters."""
+        self.t += 1
+        for param, (m, v) in zip(self.params, self.moments, strict=True):
+            fraction = max(self.fraction, 1.001 / param.numel())  # int(d * fraction) must not be 0
+            options = {"lr": 1e-5, "fraction": fraction, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+            official_step(param, param.grad, m, v, self.t, **options)
+
+
+def contenders():
+    """A constructor for each contender, by name."""
+    made = {
+        BASELINE: lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, fused=True),
+        "AdamW foreach": lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, foreach=True),
+    }
+    for fraction in FRACTIONS:
+        made[f"MoFO α={fraction}"] = lambda params, f=fraction: MoFO(params, lr=1e-5, fraction=f)
+    made["MoFO α=0.05, plain"] = lambda params: MoFO(params, lr=1e-5, fraction=0.05, foreach=False)
+    made["official formula α=0.05"] = lambda params: Official(params, 0.05)
+    return made
+
+
+def make_params(shapes, device):
+    generator = torch.Generator(device).manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator, device=device).mul_(0.02)) for shape in shapes]
+
+
+def fill_gradients(grads, generator):
+    """Gradients as language models have them: rows and columns of very different size, noise within."""
+    for grad in grads:
+        grad.normal_(generator=generator)
+        if grad.dim() == 2:
+            scales = torch.Generator(grad.device).manual_seed(grad.shape[0])
+            grad.mul_(torch.randn(grad.shape[0], 1, generator=scales, device=grad.device).mul_(1.5).exp_())
+            grad.mul_(torch.randn(1, grad.shape[1], generator=scales, device=grad.device).mul_(0.5).exp_())
+
+
+def clock(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure_times(shapes, device, repeats, warmup=2):
+    """Seconds of each contender's step in every round."""
+    grads = [torch.empty(shape, device=device) for shape in shapes]
+    generator = torch.Generator(device).manual_seed(1)
+    ready = {}
+    for name, make in contenders().items():
+        params = make_params(shapes, device)
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        ready[name] = make(params)
+    seconds = {name: [] for name in ready}
+    for round_ in range(warmup + repeats):
+        fill_gradients(grads, generator)
+        for name, optimizer in ready.items():
+            start = clock(device)
+            optimizer.step()
+            taken = clock(device) - start
+            if round_ >= warmup:
+                seconds[name].append(taken)
+        print(f"round {round_ + 1} of {warmup + repeats}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def measure_memory(name, shapes, device):
+    """Peak bytes of the third step above what was held before it."""
+    params = make_params(shapes, device)
+    optimizer = contenders()[name](params)
+    generator = torch.Generator(device).manual_seed(1)
+    for param in params:
+        param.grad = torch.empty_like(param)
+    for _ in range(2):
+        fill_gradients([param.grad for param in params], generator)
+        optimizer.step()
+    fill_gradients([param.grad for param in params], generator)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        optimizer.step()
+        return torch.cuda.max_memory_allocated() - before
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    optimizer.step()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def memory_of_each(arguments):
+    """Extra bytes of each contender, measured in a process of its own; None where the system does not tell."""
+    if arguments.device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return dict.fromkeys(contenders())
+    extra = {}
+    for name in contenders():
+        command = [sys.executable, __file__, "--memory-of", name, "--device", arguments.device]
+        done = subprocess.run(
+            [*command, "--shapes", arguments.shapes, "--threads", str(arguments.threads)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        extra[name] = int(done.stdout)
+    return extra
+
+
+def summary(seconds, extra, shapes):
+    largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
+    rows = []
+    for name, times in seconds.items():
+        ratios = [own / other for own, other in zip(times, seconds[BASELINE], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        rows.append(
+            {
+                "contender": name,
+                "milliseconds": round(1000 * statistics.median(times), 2),
+                "ratio_to_fused_adamw": round(middle, 3),
+                "quartiles": [round(low, 3), round(high, 3)],
+                "extra_memory_bytes": extra[name],
+                "extra_memory_over_largest_tensor": None if extra[name] is None else round(extra[name] / largest, 3),
+            }
+        )
+    return rows
+
+
+def print_table(rows):
+    print(f"{'contender':<26}{'ms':>10}{'× AdamW fused':>16}{'quartiles':>18}{'extra memory':>16}")
+    for row in rows:
+        low, high = row["quartiles"]
+        extra = row["extra_memory_over_largest_tensor"]
+        print(
+            f"{row['contender']:<26}{row['milliseconds']:>10.1f}{row['ratio_to_fused_adamw']:>16.2f}"
+            f"{f'{low:.2f} – {high:.2f}':>18}{'–' if extra is None else f'{extra:.2f}':>16}"
+        )
+    print("extra memory: peak during a step above what was held before, in units of the largest tensor")
+
+
+def processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=9, help="rounds that count (default 9)")
+    parser.add_argument("--shapes", default="smollm2-135m", choices=SHAPES)
+    parser.add_argument("--output", type=Path, help="JSON file (default benchmarks/results/step_time-DEVICE.json)")
+    parser.add_argument("--memory-of", choices=contenders(), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    shapes = SHAPES[arguments.shapes]
+    if arguments.memory_of:
+        print(measure_memory(arguments.memory_of, shapes, arguments.device))
+        return
+    extra = memory_of_each(arguments)
+    rows = summary(measure_times(shapes, arguments.device, arguments.repeats), extra, shapes)
+    print_table(rows)
+    name = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
+    output = arguments.output or Path(__file__).parent / "results" / f"step_time-{arguments.device}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "command": " ".join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
+        "device": name,
+        "threads": arguments.threads,
+        "shapes": arguments.shapes,
+        "parameters": sum(torch.Size(shape).numel() for shape in shapes),
+        "repeats": arguments.repeats,
+        "versions": {"mofo": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "rows": rows,
+    }
+    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
