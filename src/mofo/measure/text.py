@@ -53,8 +53,7 @@ class TextProbe:
 def window_starts(tokens: int) -> list[int]:
     """Return where the windows start in a text of so many tokens."""
     if tokens <= WINDOW * WINDOWS:
-        # a last window of one token would have nothing to predict it from
-        return list(range(0, tokens - 1, WINDOW))
+        return list(range(0, tokens, WINDOW))
     return [round(index * (tokens - WINDOW) / (WINDOWS - 1)) for index in range(WINDOWS)]
 
 
