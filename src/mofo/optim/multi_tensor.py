@@ -1,21 +1,22 @@
 """The fast path in plain torch: the results of ``update.py`` for many tensors, in less time and memory.
 
-The moments are updated as there; all else is done in pieces that stay in the cache, in scratch memory that the
-tensors share.
+The moments are updated as there. The rest is done in pieces that stay in the cache, in scratch memory that the tensors
+share.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.optim.adamw import adamw
+
 from mofo.optim.blocks import block_size, selected_count
 from mofo.optim.selection import noise_like, scores
-from mofo.optim.top_k import INTEGER, RUN, chunks, select_runs
+from mofo.optim.top_k import CHUNK, INTEGER, chunks, find_threshold
 from mofo.optim.update import update
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from mofo.optim.selection import Score
@@ -34,16 +35,45 @@ def multi_tensor_update(
     **options: Any,
 ) -> None:
     """:func:`mofo.optim.update.update` of each tensor, bit for bit; takes its options and works in place."""
-    for param, grad, exp_avg, exp_avg_sq, step, seed in zip(
-        params, grads, exp_avgs, exp_avg_sqs, steps, seeds, strict=True
-    ):
+    whole = []  # tensors of which every entry moves
+    scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+    for tensors in zip(params, grads, exp_avgs, exp_avg_sqs, steps, seeds, strict=True):
+        param, _, exp_avg, exp_avg_sq, *_ = tensors
         n = block_size(param, options["blocks"])
         k = selected_count(options["fraction"], n)
         in_order = all(tensor.is_contiguous() for tensor in (param, exp_avg, exp_avg_sq))
-        if k < n and n >= SMALL and n % RUN == 0 and in_order:
-            _update(param, grad, exp_avg, exp_avg_sq, step, seed, n, k, **options)
+        if k >= n and param.dtype == exp_avg.dtype:
+            whole.append(tensors)
+        elif k < n and n >= SMALL and in_order:
+            kind = (param.device, exp_avg.dtype)
+            if kind not in scratch:
+                scratch[kind] = torch.empty((3, CHUNK), dtype=exp_avg.dtype, device=param.device)
+            _update(*tensors, n=n, k=k, scratch=scratch[kind], **options)
         else:
-            update(param, grad, exp_avg, exp_avg_sq, step, seed, **options)
+            update(*tensors, **options)
+    if whole:
+        _update_whole(whole, options)
+
+
+def _update_whole(tensors: list[tuple[Any, ...]], options: dict[str, Any]) -> None:
+    """Where every entry moves the method is AdamW: leave it to torch's own multi-tensor step."""
+    params, grads, exp_avgs, exp_avg_sqs, steps, _ = map(list, zip(*tensors, strict=True))
+    adamw(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        steps,
+        foreach=not isinstance(options["lr"], torch.Tensor),  # torch has no multi-tensor step for a tensor lr
+        amsgrad=False,
+        beta1=options["betas"][0],
+        beta2=options["betas"][1],
+        lr=options["lr"],
+        weight_decay=options["weight_decay"],
+        eps=options["eps"],
+        maximize=options["maximize"],
+    )
 
 
 def _update(
@@ -52,10 +82,11 @@ def _update(
     exp_avg: Tensor,  # m: shape of param, float32 or float64, contiguous
     exp_avg_sq: Tensor,  # v: as exp_avg
     step: Tensor,  # t: scalar, number of steps before this one
-    seed: int,
+    seed: int,  # only for score="random"
+    *,
     n: int,  # entries of a block
     k: int,  # how many of them move
-    *,
+    scratch: Tensor,  # (3, CHUNK), type of exp_avg
     lr: float | Tensor,
     fraction: float,
     betas: tuple[float, float],
@@ -82,32 +113,36 @@ def _update(
     if decay == "all":
         param.mul_(shrink)
         shrink = 1.0
-    tensors = [tensor.reshape(blocks, -1, RUN) for tensor in (param, grad, exp_avg, exp_avg_sq, noise)]
+    tensors = [tensor.reshape(blocks, n) for tensor in (param, grad, exp_avg, exp_avg_sq, noise)]
     for theta, g, m, v, random in zip(*tensors, strict=True):
 
-        def keys(part_of: Callable[[Tensor], Tensor], g=g, m=m, v=v, random=random) -> Tensor:
+        def keys(piece: slice, g: Tensor = g, m: Tensor = m, v: Tensor = v, random: Tensor = random) -> Tensor:
+            part = m[piece]
+            out = scratch[0, : part.numel()]
             if score == "momentum":
-                ranking = part_of(m).abs()
+                torch.abs(part, out=out)  # a NaN keeps the highest rank by itself
             else:
-                ranking = scores(score, part_of(g), part_of(m), part_of(v), part_of(random))
-            return ranking.view(INTEGER[ranking.itemsize])
+                out.copy_(scores(score, g[piece], part, v[piece], random[piece]))
+            return out.view(INTEGER[out.itemsize])
 
         # Filter: the k entries with the highest score
-        runs, chosen = select_runs(keys, n, k)
+        threshold = find_threshold(keys, n, k)
 
         # Update of the selected
-        for piece in chunks(len(runs)):
-            rows = runs[piece]
-            old = theta.index_select(0, rows)
-            denominator = v.index_select(0, rows).sqrt_().div_(correction).add_(eps)
-            moved = old.to(v.dtype) * shrink
-            moved.addcdiv_(m.index_select(0, rows), denominator, value=-step_size)
-            theta.index_copy_(0, rows, _merge_(old, moved.to(old.dtype), chosen[piece]))
+        for piece in chunks(n):
+            selected = threshold.mark_(keys(piece), piece.start)
+            old = theta[piece]
+            denominator, moved = scratch[1:, : old.numel()]
+            torch.sqrt(v[piece], out=denominator).div_(correction).add_(eps)
+            decayed = old
+            if shrink != 1 or old.dtype != moved.dtype:
+                decayed = moved.copy_(old).mul_(shrink)
+            torch.addcdiv(decayed, m[piece], denominator, value=-step_size, out=moved)
+            _write(old, moved.to(old.dtype), selected)
 
 
-def _merge_(old: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
-    """Overwrite ``old`` with ``new`` where ``chosen`` is −1; where it is 0 every bit stays."""
+def _write(old: Tensor, new: Tensor, selected: Tensor) -> None:
+    """Set old to new where ``selected`` is −1; where it is 0 every bit stays. On a CPU faster than ``torch.where``."""
     integer = INTEGER[old.itemsize]
     bits = old.view(integer)
-    bits.bitwise_xor_(new.view(integer).bitwise_xor_(bits).bitwise_and_(chosen.to(integer)))
-    return old
+    bits.bitwise_xor_(new.view(integer).bitwise_xor_(bits).bitwise_and_(selected.to(integer)))

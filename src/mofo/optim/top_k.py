@@ -1,14 +1,13 @@
-"""The k highest scores of a large block, exactly, without sorting it.
+"""The exact k-th largest score of a large block without sorting it, in memory that does not grow with the block.
 
-Scores are compared as the integers that have their bits: of non-negative floating-point numbers these have the same
-order, with infinity and then NaN on top. A block is handled in runs of 8 entries. Large momenta lie together, so that
-most runs hold none of the k highest and are looked at once only.
+Scores are compared as the integers that have their bits ("keys"): of non-negative floating-point numbers these have the
+same order, with infinity and then NaN on top.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -17,60 +16,71 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-RUN = 8  # entries; their 8 marks of one byte are read as one 64-bit integer
-CHUNK = 1 << 16  # runs handled at a time: few enough for the cache, enough to outweigh the cost of a call
+CHUNK = 1 << 19  # entries handled at a time: few enough for the cache, enough to outweigh the cost of a call
 SAMPLE = (1 << 12, 1 << 16)  # least and largest number of entries that are looked at first
 INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an entry
+INFINITY = {torch.int32: 0x7F800000, torch.int64: 0x7FF0000000000000}  # the key of an infinite score
 
 
-def chunks(length: int) -> Iterator[slice]:
-    """Cut a range of runs into slices of at most ``CHUNK``."""
-    for start in range(0, length, CHUNK):
-        yield slice(start, min(start + CHUNK, length))
+class Threshold(NamedTuple):
+    """Which entries of a block are selected."""
+
+    key: int  # those with a greater key,
+    last: int  # and of those with this very key the ones up to this flat index
+
+    def mark_(self, keys: Tensor, start: int) -> Tensor:
+        """Overwrite the keys of the entries from flat index ``start`` on with −1 (selected) and 0 (others)."""
+        ties = min(max(self.last + 1 - start, 0), keys.numel())
+        keys[:ties].ge_(self.key)
+        keys[ties:].gt_(self.key)
+        return keys.neg_()
 
 
-def select_runs(keys: Callable[[Callable[[Tensor], Tensor]], Tensor], n: int, k: int) -> tuple[Tensor, Tensor]:
-    """Choose the k highest keys, of equal ones the first, and all that are infinite or NaN.
+def chunks(n: int) -> Iterator[slice]:
+    """Cut the flat indices 0 … n−1 into slices of at most ``CHUNK``."""
+    for start in range(0, n, CHUNK):
+        yield slice(start, min(start + CHUNK, n))
 
-    A sample tells between which two keys the k-th highest probably lies. One pass over the block collects the runs
-    with a key from the lower one on; among these the k-th highest is found. If the sample misled, that shows in
-    the counts and a wider bracket is tried.
+
+def find_threshold(keys: Callable[[slice], Tensor], n: int, k: int) -> Threshold:
+    """Find what separates the k highest keys, of equal ones the first, and all infinite and NaN ones from the rest.
+
+    A sample tells between which two keys the k-th highest probably lies. One pass over the block counts the keys above
+    this bracket and collects those inside, among which the k-th highest is found. If the sample misled, the counts show
+    it and a wider bracket is tried.
 
     Args:
-        keys: given a function that cuts a part out of a tensor of shape (n // 8, 8), returns the keys (non-negative
-            integers) of that part of the block.
-        n: number of entries, a multiple of 8.
-        k: how many to choose, 1 <= k <= n.
-
-    Returns:
-        runs: (r,) int64, ascending indices of the runs that may hold a chosen entry.
-        chosen: (r, 8) integers, −1 for a chosen entry and 0 for others.
+        keys: gives the keys (1-D, non-negative integers) of a slice of flat indices, in memory that the next call
+            may overwrite.
+        n: number of entries of the block.
+        k: how many are selected, 1 <= k <= n.
     """
     spread = 3.0  # standard deviations of the quantile of a sample
     while True:
         low, high = _bracket(keys, n, k, spread)
-        runs = _runs_from(keys, n, low)
-        candidates = keys(lambda rows: rows.index_select(0, runs)).view(-1)  # noqa: B023 - used at once
-        over, inside = _mark(torch.gt, candidates, high), _mark(torch.ge, candidates, low)
-        inside.view(torch.int64).bitwise_xor_(over.view(torch.int64))
-        rank = k - _count(over)  # of the k-th highest among those inside the bracket
-        if 1 <= rank <= _count(inside):
+        above, inside, band = _scan(keys, n, low, high)
+        rank = k - above  # of the k-th highest key among those inside the bracket
+        if 1 <= rank <= inside:
             break
         spread *= 4
 
     key = low
     if low < high:
-        band = candidates.index_select(0, _positions(inside))
-        key = int(band.kthvalue(band.numel() - rank + 1).values)
-    return runs, _choose_(candidates, key, k).view(-1, RUN)
+        key = int(band.kthvalue(inside - rank + 1).values)
+        rank -= int((band > key).sum())
+        inside = int((band == key).sum())
+    infinity = INFINITY[band.dtype]
+    if key >= infinity:
+        return Threshold(infinity, n - 1)
+    return Threshold(key, n - 1 if rank == inside else _position(keys, n, key, rank))
 
 
-def _bracket(keys: Callable[[Callable[[Tensor], Tensor]], Tensor], n: int, k: int, spread: float) -> tuple[int, int]:
+def _bracket(keys: Callable[[slice], Tensor], n: int, k: int, spread: float) -> tuple[int, int]:
     """Two keys between which the k-th highest probably lies, from an evenly spread sample."""
     stride = max(1, n // min(max(n // 64, SAMPLE[0]), SAMPLE[1]))
     while math.gcd(stride, n) > 1:  # a stride that shared a factor with the row length would see few columns
         stride += 1
-    sample = keys(lambda rows: rows.view(-1)[::stride])
+    sample = keys(slice(0, n, stride))
     size = sample.numel()
     rank = k / n * size
     slack = spread * math.sqrt(rank * (1 - k / n)) + 1
@@ -80,32 +90,38 @@ def _bracket(keys: Callable[[Callable[[Tensor], Tensor]], Tensor], n: int, k: in
     return low, high
 
 
-def _runs_from(keys: Callable[[Callable[[Tensor], Tensor]], Tensor], n: int, low: int) -> Tensor:
-    """Ascending indices of the runs with a key that is not less than ``low``."""
-    found = []
-    for piece in chunks(n // RUN):
-        marks = _mark(torch.ge, keys(lambda rows: rows[piece]).view(-1), low)  # noqa: B023 - used at once
-        found.append(marks.view(torch.int64).nonzero().squeeze(1).add_(piece.start))
-    return torch.cat(found)
+def _scan(keys: Callable[[slice], Tensor], n: int, low: int, high: int) -> tuple[int, int, Tensor]:
+    """How many keys are > high, how many in [low, high], and the latter themselves unless they are all equal."""
+    above = inside = 0
+    band = []
+    for piece in chunks(n):
+        part = keys(piece)
+        over, within = _mark(torch.gt, part, high), _mark(torch.ge, part, low)
+        within.view(torch.int64).bitwise_xor_(over.view(torch.int64))
+        above += _count(over)
+        band.append(part[:0] if low == high else part.index_select(0, _positions(within)))
+        inside += _count(within) if low == high else band[-1].numel()
+    return above, inside, torch.cat(band)
 
 
-def _choose_(candidates: Tensor, key: int, k: int) -> Tensor:
-    """Overwrite the candidates with −1 where chosen and 0 elsewhere; ``key`` is the k-th highest."""
-    infinity = {torch.int32: 0x7F800000, torch.int64: 0x7FF0000000000000}[candidates.dtype]
-    if key >= infinity:
-        return candidates.ge_(infinity).neg_()
-    room = k - _count(_mark(torch.gt, candidates, key))
-    ties = _positions(_mark(torch.eq, candidates, key))
-    end = int(ties[room - 1]) + 1  # ties beyond the last for which there is room are left out
-    candidates[:end].ge_(key)
-    candidates[end:].gt_(key)
-    return candidates.neg_()
+def _position(keys: Callable[[slice], Tensor], n: int, key: int, count: int) -> int:
+    """Flat index of the ``count``-th entry that has this key; there are at least as many."""
+    for piece in chunks(n):
+        equal = _mark(torch.eq, keys(piece), key)
+        found = _count(equal)
+        if found >= count:
+            break
+        count -= found
+    start: int = piece.start
+    return start + int(_positions(equal)[count - 1])
 
 
 def _mark(relation: Callable[..., Tensor], keys: Tensor, bound: int) -> Tensor:
-    """The comparison as bytes 1 and 0: three times as fast as torch's bool."""
-    marks = torch.empty_like(keys, dtype=torch.uint8)
-    relation(keys, bound, out=marks)
+    """The comparison as bytes 1 and 0, three times as fast as torch's bool, padded with 0 to a multiple of 8."""
+    n = keys.numel()
+    marks = keys.new_empty(-(-n // 8) * 8, dtype=torch.uint8)
+    marks[n:] = 0
+    relation(keys, bound, out=marks[:n])
     return marks
 
 
@@ -114,7 +130,7 @@ def _count(marks: Tensor) -> int:
 
 
 def _positions(marks: Tensor) -> Tensor:
-    """Indices of the bytes that are not 0, ascending; fast where they are few."""
+    """Indices of the bytes that are not 0, ascending; fast where they are few, as most groups of 8 are then empty."""
     some = marks.view(torch.int64).nonzero().squeeze(1)
-    hits = marks.view(-1, RUN).index_select(0, some).view(-1).nonzero().squeeze(1)
-    return some.index_select(0, hits >> 3).mul_(RUN).add_(hits & 7)
+    hits = marks.view(-1, 8).index_select(0, some).view(-1).nonzero().squeeze(1)
+    return some.index_select(0, hits >> 3).mul_(8).add_(hits & 7)

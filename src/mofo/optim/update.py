@@ -67,4 +67,4 @@ def update(
     old = param.to(exp_avg.dtype)
     denominator = (exp_avg_sq.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
     moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
-    param.copy_(torch.where(selected, moved, old))
+    param.copy_(torch.where(selected, moved.to(param.dtype), param))

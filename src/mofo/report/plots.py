@@ -140,7 +140,7 @@ def _forgetting(results: Results, measure: Measure, styles: Styles) -> Callable[
         _focus(axes, results, measure)
         axes.set_xlabel("held-out loss  (learned more →)")
         axes.set_ylabel(measure_unit(measure) if measure == DISTANCE else f"forgotten, {measure_unit(measure)}")
-        axes.legend(handles=_method_handles(styles), loc="upper left")
+        axes.legend(handles=_method_handles(styles), loc="best")
 
     return draw
 
