@@ -3,6 +3,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# threads that wait for others sleep: on a busy machine those that spin lose twentyfold
+export OMP_WAIT_POLICY ?= passive
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
