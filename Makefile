@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-fast lint bench clean
 
 demo: $(READY)
-	$(BIN)/mofo demo --output mofo-demo
+	$(BIN)/mofo demo --output mofo-demo --jobs 2
 
 test: $(READY)
 	$(BIN)/python -m pytest

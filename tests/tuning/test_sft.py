@@ -296,7 +296,18 @@ def test_help_shows_trls_flags_and_ours_apart(capsys):
     assert all(flag in ours for flag in ("--fraction", "--score", "--decay"))
 
 
+@pytest.fixture
+def one_thread(monkeypatch):
+    """One thread here and in processes that are started: sums over several threads round differently."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_launched_run_equals_one_in_this_process(settings, tmp_path, capfd):
     sft.train(flags(settings))
     assert sft.main(flags(settings, output_dir=tmp_path / "launched", num_processes=1)) == 0
