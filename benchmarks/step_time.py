@@ -238,6 +238,7 @@ def main():
         "cores": os.cpu_count(),
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "threads": arguments.threads,
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
         "shapes": arguments.shapes,
         "parameters": sum(torch.Size(shape).numel() for shape in shapes),
         "repeats": arguments.repeats,
