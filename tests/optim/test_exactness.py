@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mofo import MoFO
-from mofo.optim.selection import SCORES, noise_like
+from mofo.optim.selection import SCORES, noise, noise_key
 from reference.naive import naive_step, official_step
 
 OPTIONS = {"lr": 1e-2, "fraction": 0.3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -30,11 +30,12 @@ def test_it_is_the_algorithm_entry_by_entry(score, decay, blocks, foreach):
         before = param.detach().clone()
         param.grad = grad.clone()
         optimizer.step()
-        noise = None
+        noises = None
         if score == "random":
-            noise = noise_like(param.detach(), optimizer.state[param]["seed"], t).flatten().tolist()
+            key = noise_key(optimizer.state[param]["seed"], t)
+            noises = noise(torch.arange(param.numel()), key, param.dtype).tolist()
         theta, m, v, moved = naive_step(
-            theta, grad.flatten().tolist(), m, v, t, **OPTIONS, blocks=blocks, score=score, decay=decay, noise=noise
+            theta, grad.flatten().tolist(), m, v, t, **OPTIONS, blocks=blocks, score=score, decay=decay, noise=noises
         )
         torch.testing.assert_close(param.detach().flatten(), torch.tensor(theta, dtype=torch.float64))
         if decay == "selected":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mofo import MoFO
+from reference.back_ends import BACK_ENDS
 
 NAN = float("nan")
 
@@ -36,7 +37,6 @@ def a_param(shape=(4, 3), **kwargs):
         ({"blocks": 3}, ValueError, r"blocks=3 does not divide the first dimension .*\(4, 3\)"),
         ({"score": "size"}, ValueError, "score must be one of"),
         ({"decay": "none"}, ValueError, "decay must be one of"),
-        ({"fused": True}, NotImplementedError, "reserved for the fast kernels"),
         ({"fused": True, "foreach": True}, RuntimeError, "together"),
         ({"capturable": True}, NotImplementedError, "capturable=True is not supported"),
         ({"differentiable": True}, NotImplementedError, "differentiable=True is not supported"),
@@ -123,10 +123,10 @@ def test_named_parameters_closures_and_parameters_without_gradients():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (1, 1)])
-@pytest.mark.parametrize("foreach", [True, False])
-def test_the_smallest_tensors(shape, foreach):
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_the_smallest_tensors(shape, back_end):
     param = a_param(shape)
-    optimizer = MoFO([param], lr=0.5, fraction=0.01, foreach=foreach)
+    optimizer = MoFO([param], lr=0.5, fraction=0.01, **back_end)
     optimizer.step()
     assert int((param != 1).sum()) == min(param.numel(), 1)
 

@@ -11,6 +11,8 @@ from mofo import MoFO
 from mofo.optim import top_k
 from mofo.optim.blocks import selected_count
 from mofo.optim.selection import SCORES
+from reference.back_ends import BACK_ENDS
+from reference.patterns import KINDS, patterned
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 BIT_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -27,28 +29,6 @@ def one_step(start, grad, **options):
     optimizer = MoFO([param], lr=1.0, **options)
     optimizer.step()
     return param.detach(), optimizer.state[param]
-
-
-def patterned(kind, n, generator):
-    """Gradients that are hard to select from."""
-    normal = torch.randn(n, generator=generator, dtype=torch.float64)
-    return {
-        "normal": normal,
-        "heavy": normal * torch.randn(n, generator=generator, dtype=torch.float64).mul(4).exp(),
-        "one_huge": torch.cat([normal[:-1], torch.tensor([1e4], dtype=torch.float64)]),
-        "equal": torch.full((n,), 0.5, dtype=torch.float64),
-        "zero": torch.zeros(n, dtype=torch.float64),
-        "negative_zero": -torch.zeros(n, dtype=torch.float64),
-        "sorted": torch.linspace(-1, 1, n, dtype=torch.float64),
-        "sparse": normal * (torch.rand(n, generator=generator) < 0.01),
-        "few_values": normal.round(),
-        "denormal": normal * 1e-40,
-        "periodic": (torch.arange(n) % 8).double() - 3,
-    }[kind]
-
-
-KINDS = ["normal", "heavy", "one_huge", "equal", "zero", "negative_zero", "sorted", "sparse", "few_values"]
-KINDS += ["denormal", "periodic"]
 
 
 @given(
@@ -125,21 +105,21 @@ def test_a_sample_that_misleads_costs_time_only(monkeypatch):
     assert torch.equal(fast, plain)
 
 
-@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("shape", [(4, 5), (64, 256)])
-def test_of_equal_scores_the_first_move(shape, foreach):
+def test_of_equal_scores_the_first_move(shape, back_end):
     start = torch.zeros(shape)
-    after, _ = one_step(start, torch.ones(shape), fraction=0.25, foreach=foreach)
+    after, _ = one_step(start, torch.ones(shape), fraction=0.25, **back_end)
     n = start.numel()
     assert (after.flatten() != 0).nonzero().flatten().tolist() == list(range(n // 4))
 
 
-@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("view", ["transposed", "channels_last", "strided"])
-def test_the_flat_index_is_that_of_the_tensor_whatever_its_strides(view, foreach):
+def test_the_flat_index_is_that_of_the_tensor_whatever_its_strides(view, back_end):
     generator = torch.Generator().manual_seed(4)
     grad = torch.randn(2, 8, 16, 32, generator=generator).round()
-    contiguous, _ = one_step(torch.ones(grad.shape), grad, fraction=0.1, blocks=2, foreach=foreach)
+    contiguous, _ = one_step(torch.ones(grad.shape), grad, fraction=0.1, blocks=2, **back_end)
     param = {
         "transposed": torch.ones(32, 16, 8, 2).permute(3, 2, 1, 0),
         "channels_last": torch.ones(grad.shape).to(memory_format=torch.channels_last),
@@ -148,19 +128,19 @@ def test_the_flat_index_is_that_of_the_tensor_whatever_its_strides(view, foreach
     strides = param.stride()
     param.requires_grad_()
     param.grad = grad.clone()
-    MoFO([param], lr=1.0, fraction=0.1, blocks=2, foreach=foreach).step()
+    MoFO([param], lr=1.0, fraction=0.1, blocks=2, **back_end).step()
     assert param.stride() == strides
     assert torch.equal(param.detach(), contiguous)
 
 
-@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("score", SCORES)
-def test_a_gradient_that_is_not_finite_shows_as_with_adamw(bad, score, foreach):
+def test_a_gradient_that_is_not_finite_shows_as_with_adamw(bad, score, back_end):
     start = torch.randn(64, 256)
     grad = torch.randn(64, 256)
     grad[3, 5] = grad[60, 200] = bad
-    after, _ = one_step(start, grad, fraction=0.001, score=score, foreach=foreach)
+    after, _ = one_step(start, grad, fraction=0.001, score=score, **back_end)
     reference = torch.nn.Parameter(start.clone())
     reference.grad = grad.clone()
     torch.optim.AdamW([reference], lr=1.0, weight_decay=0.0).step()

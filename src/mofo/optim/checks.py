@@ -88,8 +88,6 @@ def check_grad(grad: Tensor) -> None:
 def _check_back_end(options: Mapping[str, Any]) -> None:
     if options["fused"] and options["foreach"]:
         raise RuntimeError("fused and foreach cannot be True together")
-    if options["fused"]:
-        raise NotImplementedError("fused=True is reserved for the fast kernels, which do not exist yet: leave it out")
     if options["capturable"]:
         raise NotImplementedError(
             "capturable=True is not supported: how many entries are looked at depends on their values, so a step "

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch.optim import Optimizer
 
+from mofo.optim.backends import check_fused, uses_native
 from mofo.optim.checks import check_grad, check_options, check_param
+from mofo.optim.kernels.native import NativeStep
 from mofo.optim.multi_tensor import multi_tensor_update
 from mofo.optim.state import new_seed, new_state, restored_group, restored_state
 from mofo.optim.update import update
+from mofo.optim.whole import update_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
@@ -52,9 +55,11 @@ class MoFO(Optimizer):
             state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
         decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
         maximize: ascend instead of descend.
-        foreach: True or None takes the fast path, False the plain one, which needs more time and memory and has
-            the same results.
-        fused: reserved for fast kernels; True is refused until there are any.
+        foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
+        fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
+            both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
+            :func:`mofo.backends` tells what there is. The results are the same, but for ``fraction=1``, where each
+            equals torch's AdamW with the same option, which differ from each other in the last bit.
         capturable: refused; the search for the k highest scores depends on their values.
         differentiable: refused; the choice of entries has no derivative.
 
@@ -65,8 +70,8 @@ class MoFO(Optimizer):
     Raises:
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
-        RuntimeError: arguments exclude each other, or a parameter is an expanded tensor.
-        NotImplementedError: ``fused``, ``capturable`` or ``differentiable`` is True, or a parameter is sharded.
+        RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
+        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is sharded.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -120,6 +125,8 @@ class MoFO(Optimizer):
             check_options(added)
             for param in added["params"]:
                 check_param(param, added["blocks"])
+                if added["fused"]:
+                    check_fused(param)
         except Exception:
             self.param_groups.pop()
             raise
@@ -184,7 +191,7 @@ class MoFO(Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RuntimeError: a gradient is sparse.
+            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then.
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
                 were changed since. No tensor was written then.
         """
@@ -199,16 +206,33 @@ class MoFO(Optimizer):
                 if param.grad is not None:
                     check_param(param, group["blocks"])
                     check_grad(param.grad)
+                    if group["fused"]:
+                        check_fused(param)
 
+        native = NativeStep()
+        plain = []
         position = 0
         for group in self.param_groups:
-            first, position = position, position + len(group["params"])
-            self._step_group(group, first)
+            method = {key: group[key] for key in METHOD}
+            others = []
+            for tensors in self._tensors(group, position):
+                if uses_native(group, tensors[:4]):
+                    native.add(*tensors, **method)
+                else:
+                    others.append(tensors)
+            plain.append((group["foreach"], others, method))
+            position += len(group["params"])
+
+        native.run()
+        for foreach, others, method in plain:
+            _update_plain(others, foreach, method)
         return loss
 
-    def _step_group(self, group: dict[str, Any], first: int) -> None:
-        """Update the parameters of a group, the first of which is the ``first`` of the optimizer."""
-        params, grads, exp_avgs, exp_avg_sqs, steps, seeds = [], [], [], [], [], []
+    def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
+        """Parameter, gradient, both moments, step and seed of each parameter with a gradient.
+
+        ``first`` is the place in the optimizer of the first parameter of the group.
+        """
         for position, param in enumerate(group["params"], first):
             if param.grad is None:
                 continue
@@ -217,16 +241,18 @@ class MoFO(Optimizer):
                 state.update(new_state(param))
             if group["score"] == "random" and "seed" not in state:
                 state["seed"] = new_seed(position)
-            params.append(param)
-            grads.append(param.grad)
-            exp_avgs.append(state["exp_avg"])
-            exp_avg_sqs.append(state["exp_avg_sq"])
-            steps.append(state["step"])
-            seeds.append(state.get("seed", 0))
+            yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)
 
-        method = {key: group[key] for key in METHOD}
-        if group["foreach"] is None or group["foreach"]:
-            multi_tensor_update(params, grads, exp_avgs, exp_avg_sqs, steps, seeds, **method)
-        else:
-            for tensors in zip(params, grads, exp_avgs, exp_avg_sqs, steps, seeds, strict=True):
-                update(*tensors, **method)
+
+def _update_plain(tensors: list[tuple[Any, ...]], foreach: bool | None, method: dict[str, Any]) -> None:
+    """Update in plain torch."""
+    if method["fraction"] == 1:
+        whole = [operands for operands in tensors if operands[0].dtype == operands[2].dtype]
+        tensors = [operands for operands in tensors if operands[0].dtype != operands[2].dtype]
+        if whole:
+            update_whole(whole, foreach, **method)
+    if foreach is False:
+        for operands in tensors:
+            update(*operands, **method)
+    else:
+        multi_tensor_update(tensors, **method)

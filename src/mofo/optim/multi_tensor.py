@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.adamw import adamw
 
 from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.selection import noise_like, scores
+from mofo.optim.rounding import square_root
+from mofo.optim.selection import noise, noise_key, scores
 from mofo.optim.top_k import CHUNK, INTEGER, chunks, find_threshold
 from mofo.optim.update import update
 
@@ -25,55 +25,21 @@ if TYPE_CHECKING:
 SMALL = 4096  # entries of a block, below which the plain update costs no more
 
 
-def multi_tensor_update(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    seeds: list[int],
-    **options: Any,
-) -> None:
-    """:func:`mofo.optim.update.update` of each tensor, bit for bit; takes its options and works in place."""
-    whole = []  # tensors of which every entry moves
+def multi_tensor_update(tensors: list[tuple[Any, ...]], **options: Any) -> None:
+    """:func:`mofo.optim.update.update` of each of the tuples of tensors, bit for bit; works in place."""
     scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-    for tensors in zip(params, grads, exp_avgs, exp_avg_sqs, steps, seeds, strict=True):
-        param, _, exp_avg, exp_avg_sq, *_ = tensors
+    for operands in tensors:
+        param, _, exp_avg, exp_avg_sq, *_ = operands
         n = block_size(param, options["blocks"])
         k = selected_count(options["fraction"], n)
         in_order = all(tensor.is_contiguous() for tensor in (param, exp_avg, exp_avg_sq))
-        if k >= n and param.dtype == exp_avg.dtype:
-            whole.append(tensors)
-        elif k < n and n >= SMALL and in_order:
+        if k < n and n >= SMALL and in_order:
             kind = (param.device, exp_avg.dtype)
             if kind not in scratch:
                 scratch[kind] = torch.empty((3, CHUNK), dtype=exp_avg.dtype, device=param.device)
-            _update(*tensors, n=n, k=k, scratch=scratch[kind], **options)
+            _update(*operands, n=n, k=k, scratch=scratch[kind], **options)
         else:
-            update(*tensors, **options)
-    if whole:
-        _update_whole(whole, options)
-
-
-def _update_whole(tensors: list[tuple[Any, ...]], options: dict[str, Any]) -> None:
-    """Where every entry moves the method is AdamW: leave it to torch's own multi-tensor step."""
-    params, grads, exp_avgs, exp_avg_sqs, steps, _ = map(list, zip(*tensors, strict=True))
-    adamw(
-        params,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        [],
-        steps,
-        foreach=not isinstance(options["lr"], torch.Tensor),  # torch has no multi-tensor step for a tensor lr
-        amsgrad=False,
-        beta1=options["betas"][0],
-        beta2=options["betas"][1],
-        lr=options["lr"],
-        weight_decay=options["weight_decay"],
-        eps=options["eps"],
-        maximize=options["maximize"],
-    )
+            update(*operands, **options)
 
 
 def _update(
@@ -106,23 +72,26 @@ def _update(
     exp_avg.lerp_(grad, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
-    noise = noise_like(exp_avg, seed, int(t)) if score == "random" else exp_avg
+    key = noise_key(seed, int(t))
     shrink = float(1 - lr * weight_decay)
     correction = (1 - beta2**t) ** 0.5
     step_size = float(lr / (1 - beta1**t))
     if decay == "all":
         param.mul_(shrink)
         shrink = 1.0
-    tensors = [tensor.reshape(blocks, n) for tensor in (param, grad, exp_avg, exp_avg_sq, noise)]
-    for theta, g, m, v, random in zip(*tensors, strict=True):
+    tensors = [tensor.reshape(blocks, n) for tensor in (param, grad, exp_avg, exp_avg_sq)]
+    for block, (theta, g, m, v) in enumerate(zip(*tensors, strict=True)):
 
-        def keys(piece: slice, g: Tensor = g, m: Tensor = m, v: Tensor = v, random: Tensor = random) -> Tensor:
+        def keys(piece: slice, first: int = block * n, g: Tensor = g, m: Tensor = m, v: Tensor = v) -> Tensor:
             part = m[piece]
             out = scratch[0, : part.numel()]
             if score == "momentum":
                 torch.abs(part, out=out)  # a NaN keeps the highest rank by itself
             else:
-                out.copy_(scores(score, g[piece], part, v[piece], random[piece]))
+                noises = None
+                if score == "random":
+                    noises = noise(_indices(piece, first, part.device), key, part.dtype)
+                out.copy_(scores(score, g[piece], part, v[piece], noises))
             return out.view(INTEGER[out.itemsize])
 
         # Filter: the k entries with the highest score
@@ -133,12 +102,16 @@ def _update(
             selected = threshold.mark_(keys(piece), piece.start)
             old = theta[piece]
             denominator, moved = scratch[1:, : old.numel()]
-            torch.sqrt(v[piece], out=denominator).div_(correction).add_(eps)
+            torch.div(square_root(v[piece]), correction, out=denominator).add_(eps)
             decayed = old
             if shrink != 1 or old.dtype != moved.dtype:
                 decayed = moved.copy_(old).mul_(shrink)
             torch.addcdiv(decayed, m[piece], denominator, value=-step_size, out=moved)
             _write(old, moved.to(old.dtype), selected)
+
+
+def _indices(piece: slice, first: int, device: torch.device) -> Tensor:
+    return torch.arange(first + piece.start, first + piece.stop, piece.step or 1, device=device)
 
 
 def _write(old: Tensor, new: Tensor, selected: Tensor) -> None:

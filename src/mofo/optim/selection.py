@@ -8,30 +8,45 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from mofo.optim.rounding import square_root
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Score = Literal["momentum", "gradient", "momentum_over_rms", "random"]
 SCORES: tuple[str, ...] = get_args(Score)
+WORD = 0xFFFFFFFF
 
 
-def noise_like(exp_avg: Tensor, seed: int, step: int) -> Tensor:
-    """Uniform noise of the shape and type of ``exp_avg`` that depends on ``seed`` and ``step`` alone.
-
-    torch's global generators are neither read nor moved.
-    """
+def noise_key(seed: int, step: int) -> int:
+    """64 bits that depend on ``seed`` and ``step`` alone, for the noise of one tensor in one step."""
     # A string seeds Python's generator through SHA-512, which is the same in every version and process.
-    mixed = random.Random(f"{seed}/{step}").getrandbits(32)
-    generator = torch.Generator(exp_avg.device).manual_seed(mixed)
-    return torch.rand(exp_avg.shape, generator=generator, dtype=exp_avg.dtype, device=exp_avg.device)
+    return random.Random(f"{seed}/{step}").getrandbits(64)
 
 
-def scores(kind: Score, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, noise: Tensor | None) -> Tensor:
+def noise(index: Tensor, key: int, dtype: torch.dtype) -> Tensor:
+    """Uniform noise in [0, 1) for the entries with these flat indices (int64) of a tensor.
+
+    A hash of the index and ``key``: the same on every device and in every back end, and no generator is needed.
+    """
+    hashed = _mix((index & WORD) ^ (key & WORD))
+    hashed = _mix((hashed + (key >> 32) + (index >> 32)) & WORD)
+    return (hashed >> 8).to(dtype).mul_(2.0**-24)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of MurmurHash3 on 32-bit words, which are held in 64-bit integers."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & WORD
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & WORD
+    return x ^ (x >> 16)
+
+
+def scores(kind: Score, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, noises: Tensor | None) -> Tensor:
     """What ranks the entries: a non-negative number for each, element by element.
 
     ``"momentum"`` is |m| (Algorithm 1); ``"gradient"`` is |g|; ``"momentum_over_rms"`` is |m|/√v with 0/0 = 0
     (the bias corrections of m̂/√v̂ are the same for all entries and do not change their order); ``"random"`` is
-    ``noise``, which only it needs.
+    ``noises``, which only it needs.
 
     An entry whose momentum is not finite scores infinity, and no other does: a non-finite gradient stays in the
     momentum for good, and such an entry must move for it to be seen.
@@ -42,10 +57,10 @@ def scores(kind: Score, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, noise
         score = grad.abs()
     elif kind == "momentum_over_rms":
         largest = torch.finfo(exp_avg.dtype).max  # v underflows to 0 before m does
-        score = exp_avg.abs().div_(exp_avg_sq.sqrt()).nan_to_num_(nan=0.0, posinf=largest)
+        score = exp_avg.abs().div_(square_root(exp_avg_sq)).nan_to_num_(nan=0.0, posinf=largest)
     else:
-        assert noise is not None
-        score = noise.clone()
+        assert noises is not None
+        score = noises.clone()
     return score.masked_fill_(~exp_avg.isfinite(), math.inf)
 
 

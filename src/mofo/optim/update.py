@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from mofo.optim.blocks import as_blocks, block_size, selected_count
-from mofo.optim.selection import noise_like, scores, select_top_k
+from mofo.optim.rounding import square_root
+from mofo.optim.selection import noise, noise_key, scores, select_top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,7 @@ def update(
 ) -> None:
     """Algorithm 1 of the paper (section 3.2) with AdamW's decoupled weight decay; works in place.
 
-    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(foreach=False)`` in their order, so that
-    every bit is the same.
+    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(fused=True)`` on a CPU, to the bit.
     """
     beta1, beta2 = betas
     step += 1
@@ -53,8 +53,11 @@ def update(
     n = block_size(param, blocks)
     k = selected_count(fraction, n)
     if k < n:
-        noise = noise_like(exp_avg, seed, int(t)) if score == "random" else None
-        ranking = scores(score, grad, exp_avg, exp_avg_sq, noise)
+        noises = None
+        if score == "random":
+            index = torch.arange(param.numel(), device=param.device).view(param.shape)
+            noises = noise(index, noise_key(seed, int(t)), exp_avg.dtype)
+        ranking = scores(score, grad, exp_avg, exp_avg_sq, noises)
         selected = select_top_k(as_blocks(ranking, blocks), k).view(param.shape)
     else:
         selected = torch.ones_like(param, dtype=torch.bool)
@@ -65,6 +68,6 @@ def update(
         param.mul_(shrink)
         shrink = 1.0
     old = param.to(exp_avg.dtype)
-    denominator = (exp_avg_sq.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
+    denominator = (square_root(exp_avg_sq) / (1 - beta2**t) ** 0.5).add_(eps)
     moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
     param.copy_(torch.where(selected, moved.to(param.dtype), param))

@@ -1,0 +1,1 @@
+"""Fast back ends of the update rule; each equals ``mofo.optim.update``."""

@@ -1,0 +1,98 @@
+// What the files of the CPU back end share: the tensors of a step as Python hands them over, and the loops over runs of
+// entries, which are compiled once for each instruction set (kernel.cpp).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <limits>
+
+namespace mofo {
+
+// Scores are compared as the integers that have their bits: of non-negative floats these have the same order.
+using Key = int32_t;
+constexpr Key INFINITE = 0x7F800000;  // of an infinite score; NaN is given the same
+constexpr Key HIGHEST = std::numeric_limits<Key>::max();
+
+enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
+enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
+enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
+
+// One tensor of a step. Fields of 8 bytes, in the order in which native.py packs them.
+struct Tensor {
+  void* data[4];          // by Operand
+  const int64_t* layout;  // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]
+  Dtype dtype[2];         // of PARAM and GRAD; the moments are float32
+  int64_t blocks;         // equal consecutive pieces, whose entries compete
+  int64_t n, k;           // entries of a block, and how many of them move
+  Score score;
+  int64_t noise_key;  // of this tensor and step, for RANDOM
+  int64_t maximize;
+  int64_t decay_all;  // weight decay of every entry, not of the selected alone
+  double lerp_weight;  // 1 - beta1
+  double beta2;
+  double addcmul_value;  // 1 - beta2
+  double correction;     // sqrt(1 - beta2^t)
+  double eps;
+  double shrink;     // 1 - lr * weight_decay
+  double step_size;  // lr / (1 - beta1^t)
+};
+
+// Between which two keys (inclusive) the k-th highest is expected.
+struct Bracket {
+  Key low, high;
+};
+
+// What a pass over a block found: how many keys lie above the bracket and inside, and those inside as far as they fit.
+struct Band {
+  Key* keys;
+  int64_t capacity;
+  std::atomic<int64_t> above{0};
+  std::atomic<int64_t> inside{0};
+};
+
+// An entry that reaches the bracket, with what it needs to be moved: so that the moments need not be read again.
+struct Candidate {
+  Key key;
+  float exp_avg, exp_avg_sq;
+  uint32_t position;  // from the start of the block
+};
+
+// The candidates among the entries of a block before `until`, in their order; the whole block if there is memory enough.
+struct Candidates {
+  Candidate* list;
+  int64_t capacity;
+  int64_t count = 0;
+  int64_t until = 0;
+};
+
+// The loops of one instruction set, over the entries [start, start + length) of a tensor in row-major order.
+struct Kernel {
+  // Update both moments, count the keys above and inside the bracket, collect those inside, and list the candidates.
+  void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Candidates*);
+  // The keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
+  void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
+  // How many keys equal `key`.
+  int64_t (*count_equal)(const Tensor&, int64_t start, int64_t length, Key key);
+  // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i.
+  void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t* bins);
+  // Update the parameters with a key > above, and the first `ties` of those with key == above.
+  void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties);
+  // The same for the candidates of the block that starts there. Returns how many of the ties are left.
+  int64_t (*apply_listed)(const Tensor&, int64_t start, const Candidates&, Key above, int64_t ties);
+  // Update moments and parameters of all entries.
+  void (*everything)(const Tensor&, int64_t start, int64_t length);
+};
+
+constexpr int LINE = 16;  // entries that are sampled together: a cache line of float32
+
+namespace avx512 {
+extern const Kernel kernel;
+}
+namespace avx2 {
+extern const Kernel kernel;
+}
+namespace baseline {
+extern const Kernel kernel;
+}
+
+}  // namespace mofo

@@ -1,0 +1,84 @@
+#include "select.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mofo {
+
+int bin_shift(Bracket bracket, int64_t bins) {
+  int shift = 0;
+  while ((bracket.high - bracket.low) >> shift >= bins) ++shift;
+  return shift;
+}
+
+int64_t enter_bin(const int64_t* bins, int shift, Bracket* bracket, int64_t* rank) {
+  int bin = (bracket->high - bracket->low) >> shift;
+  while (*rank > bins[bin]) *rank -= bins[bin--];
+  bracket->low += Key(bin) << shift;
+  const Key last = Key((int64_t(1) << shift) - 1);
+  bracket->high = bracket->high - bracket->low < last ? bracket->high : bracket->low + last;
+  return bins[bin];
+}
+
+Threshold select_key(Key* keys, int64_t count, int64_t rank) {
+  Bracket bracket{HIGHEST, 0};
+  for (int64_t i = 0; i < count; ++i) {
+    bracket.low = std::min(bracket.low, keys[i]);
+    bracket.high = std::max(bracket.high, keys[i]);
+  }
+  while (bracket.low < bracket.high) {
+    int64_t bins[BINS];
+    const int64_t used = std::min(std::max<int64_t>(count, 16), BINS);
+    const int shift = bin_shift(bracket, used);
+    std::fill(bins, bins + used, 0);
+    for (int64_t i = 0; i < count; ++i) ++bins[(keys[i] - bracket.low) >> shift];
+    const int64_t left = enter_bin(bins, shift, &bracket, &rank);
+    int64_t kept = 0;
+    for (int64_t i = 0; kept < left; ++i) {
+      const Key key = keys[i];
+      keys[i] = keys[kept];
+      keys[kept] = key;
+      kept += key >= bracket.low && key <= bracket.high;
+    }
+    count = left;
+  }
+  return {bracket.low, rank, count};
+}
+
+Bracket guess_bracket(const Key* sample, int64_t lines, int64_t n, int64_t k, double spread) {
+  const int64_t size = lines * LINE;
+  const double rank = double(k) / double(n) * double(size);
+  // A histogram of the upper 16 octaves, with all that is below in its first bin.
+  const Key highest = *std::max_element(sample, sample + size);
+  const Bracket range{std::max<Key>(highest - (Key(16) << 23), 0), highest};
+  const int shift = bin_shift(range, BINS);
+  int64_t bins[BINS] = {};
+  for (int64_t i = 0; i < size; ++i) ++bins[std::max<Key>(sample[i] - range.low, 0) >> shift];
+  // The bin with the key of a rank (1 is the highest).
+  const auto bin_of = [&](double wanted) {
+    Key bin = (range.high - range.low) >> shift;
+    for (int64_t seen = bins[bin]; double(seen) < wanted && bin > 0; seen += bins[bin]) --bin;
+    return bin;
+  };
+  // How far off the rank may be. Neighbours may be of one size, so that lines and not entries are the observations; the
+  // differences of successive ones leave out what differs between far parts of the block, each of which has its lines.
+  const Key middle = range.low + (bin_of(rank) << shift);
+  int64_t last = 0, sum_of_squares = 0;
+  for (int64_t line = 0; line < lines; ++line) {
+    int64_t hits = 0;
+    for (int i = 0; i < LINE; ++i) hits += sample[line * LINE + i] >= middle;
+    if (line) sum_of_squares += (hits - last) * (hits - last);
+    last = hits;
+  }
+  const double slack = spread * std::sqrt(std::max(double(sum_of_squares) / 2, 1.0));
+
+  Bracket bracket{0, HIGHEST};
+  if (rank + slack <= double(size)) {
+    const Key bin = bin_of(rank + slack);
+    if (bin > 0) bracket.low = range.low + (bin << shift);
+  }
+  if (bracket.low > 0 && rank - slack >= 1) bracket.high = range.low + (bin_of(rank - slack) << shift) + ((Key(1) << shift) - 1);
+  return bracket;
+}
+
+}  // namespace mofo

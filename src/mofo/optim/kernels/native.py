@@ -1,0 +1,245 @@
+"""The fast back end for CPU tensors: a library in C++ (``cpu/``), which takes all tensors of a step in one call.
+
+The library has a plain C interface and is called through ``ctypes``: it knows neither Python's nor torch's own C++
+interfaces, so that one build serves every version of both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import struct
+import sys
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import torch
+
+from mofo.optim import kernels
+from mofo.optim.blocks import block_size, selected_count
+from mofo.optim.selection import Score, noise_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mofo.optim.update import Decay
+
+LIBRARY = {"win32": "mofo_cpu.dll", "darwin": "libmofo_cpu.dylib"}.get(sys.platform, "libmofo_cpu.so")
+INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # the best first; NEON is the baseline of its processors
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # enum Dtype of kernel.h
+SCORES = {score: number for number, score in enumerate(get_args(Score))}  # enum Score
+MAX_DIMS = 64
+
+TENSOR = struct.Struct("=14Q7d")  # struct Tensor of kernel.h
+SETTINGS = struct.Struct("=8Q1d")  # struct Settings of step.cpp
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a step is computed. None of it changes a result; the defaults are the fastest, the tests try others."""
+
+    threads: int | None = None  # None: as many as torch
+    instruction_set: str | None = None  # None: the best there is
+    own_threads: bool = False  # not those of torch's OpenMP
+    small: int = 1 << 14  # blocks of at most so many entries are not sampled
+    sample_rate: int = 32  # one cache line in so many is sampled,
+    max_lines: int = 1 << 13  # but no more than these
+    band_share: int = 16  # one entry in so many fits into the memory for those inside the bracket
+    list_share: int = 64  # of the largest block, one entry in so many fits into the memory for candidates (16 bytes)
+    spread: float = 2.0  # half-width of the bracket around the sampled threshold, in standard deviations
+
+
+class Library:
+    """The loaded library.
+
+    Raises:
+        OSError: it is not there, or is built from other sources than this file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._library = ctypes.CDLL(str(path))
+        self._library.mofo_cpu_kernel.restype = ctypes.c_void_p
+        self._library.mofo_cpu_sizes.restype = ctypes.c_int64
+        if self._library.mofo_cpu_sizes() != TENSOR.size << 32 | SETTINGS.size:
+            raise OSError(f"{path} was built from other sources than {__file__}: install mofo again")
+        kernels = {name: self._library.mofo_cpu_kernel(name.encode()) for name in INSTRUCTION_SETS}
+        self.kernels: dict[str, int] = {name: kernel for name, kernel in kernels.items() if kernel}
+        self.openmp = _find_openmp()
+
+    @property
+    def instruction_set(self) -> str:
+        """The best one that this processor has."""
+        return next(iter(self.kernels))
+
+    def __str__(self) -> str:
+        return f"native ({self.instruction_set}, on {'torch' if self.openmp else 'its own'}'s threads)"
+
+    def step(self, tensors: list[bytes], settings: Settings) -> None:
+        """One step of the tensors that ``NativeStep`` has packed.
+
+        Raises:
+            RuntimeError: tensors may overlap in memory; nothing was written.
+            MemoryError: there is no scratch memory; nothing was written.
+        """
+        packed = SETTINGS.pack(
+            settings.threads or torch.get_num_threads(),
+            0 if settings.own_threads else self.openmp,
+            self.kernels[settings.instruction_set or self.instruction_set],
+            settings.small,
+            settings.sample_rate,
+            settings.max_lines,
+            settings.band_share,
+            settings.list_share,
+            settings.spread,
+        )
+        error = self._library.mofo_cpu_step(b"".join(tensors), ctypes.c_int64(len(tensors)), packed)
+        if error == 1:
+            raise RuntimeError(
+                "parameters, gradients or moments overlap in memory, or lie in between each other: clone() them before "
+                "giving them to the optimizer, or choose foreach=True, which updates one tensor after the other"
+            )
+        if error:
+            raise MemoryError("no scratch memory for the step; nothing was changed")
+
+
+class NativeStep:
+    """The tensors of one step, of all groups."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._tensors: list[bytes] = []
+        self._layouts: list[array[int]] = []  # kept until the call
+        self._steps: list[Tensor] = []
+
+    def add(
+        self,
+        param: Tensor,  # float32, bfloat16 or float16, any strides
+        grad: Tensor,  # of these types, shape of param
+        exp_avg: Tensor,  # shape of param, float32
+        exp_avg_sq: Tensor,  # as exp_avg
+        step: Tensor,  # scalar, number of steps before this one
+        seed: int,
+        *,
+        lr: float | Tensor,
+        fraction: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        blocks: int,
+        score: Score,
+        decay: Decay,
+        maximize: bool,
+    ) -> None:
+        """Take the arguments of :func:`mofo.optim.update.update`, for tensors that :func:`serves`."""
+        operands = (param, grad, exp_avg, exp_avg_sq)
+        beta1, beta2 = betas
+        t = int(step.item()) + 1
+        n = block_size(param, blocks)
+        self._steps.append(step)
+        self._tensors.append(
+            TENSOR.pack(
+                *(operand.data_ptr() for operand in operands),
+                0 if all(operand.is_contiguous() for operand in operands) else self._layout(operands),
+                DTYPES[param.dtype],
+                DTYPES[grad.dtype],
+                blocks,
+                n,
+                selected_count(fraction, n),
+                SCORES[score],
+                noise_key(seed, t) if score == "random" else 0,
+                maximize,
+                decay == "all",
+                1 - beta1,
+                beta2,
+                1 - beta2,
+                (1 - beta2**t) ** 0.5,
+                eps,
+                float(1 - lr * weight_decay),
+                float(lr / (1 - beta1**t)),
+            )
+        )
+
+    def run(self) -> None:
+        """Update the tensors that were added.
+
+        Raises:
+            RuntimeError, MemoryError: as :meth:`Library.step`; nothing was written then.
+        """
+        if not self._tensors:
+            return
+        library = load()
+        assert isinstance(library, Library)
+        library.step(self._tensors, self._settings)
+        for step in self._steps:
+            step += 1
+
+    def _layout(self, operands: tuple[Tensor, ...]) -> int:
+        shape = operands[0].shape
+        strides = [stride for operand in operands for stride in operand.stride()]
+        self._layouts.append(array("q", [len(shape), *shape, *strides]))
+        return self._layouts[-1].buffer_info()[0]
+
+
+def serves(*operands: Tensor) -> bool:
+    """Whether the library can update a parameter, alone or with its gradient and moments."""
+    param, moments = operands[0], operands[2:]
+    return (
+        all(
+            type(operand).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+            and operand.device.type == "cpu"
+            and operand.layout is torch.strided
+            and operand.dtype in DTYPES
+            and operand.shape == param.shape
+            and not operand.is_neg()
+            for operand in operands
+        )
+        and all(moment.dtype is torch.float32 for moment in moments)
+        and param.dim() <= MAX_DIMS
+        and not any(_may_overlap_itself(tensor) for tensor in (param, *moments))
+    )
+
+
+@functools.cache
+def load() -> Library | str:
+    """The library; or why there is none. ``MOFO_CPU_LIBRARY`` is the path of another build of it."""
+    # In an editable install the package has two folders: one with the sources, one with what was built.
+    candidates = [Path(folder, LIBRARY) for folder in kernels.__path__]
+    if "MOFO_CPU_LIBRARY" in os.environ:
+        candidates = [Path(os.environ["MOFO_CPU_LIBRARY"])]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        return f"there is no {candidates[-1].name}: mofo was installed where its C++ could not be compiled"
+    try:
+        return Library(found)
+    except OSError as error:
+        return str(error)
+
+
+def _find_openmp() -> int:
+    """Address of the entry point of the OpenMP runtime that torch has loaded, or 0."""
+    candidates: list[str | None] = [None] if os.name == "posix" else []
+    candidates += map(str, Path(torch.__file__).parent.glob("lib/libomp.dylib"))
+    for path in candidates:
+        try:
+            entry = ctypes.CDLL(path).GOMP_parallel
+        except (AttributeError, OSError):
+            continue
+        return ctypes.cast(entry, ctypes.c_void_p).value or 0
+    return 0
+
+
+def _may_overlap_itself(tensor: Tensor) -> bool:
+    """Whether two entries may lie in one place; never of a tensor that is a permuted or sliced contiguous one."""
+    if tensor.is_contiguous():
+        return False
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False

@@ -1,0 +1,386 @@
+"""The native library equals the specification to the bit: all cases, instruction sets, numbers of threads, fallbacks."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mofo
+from mofo import MoFO
+from mofo.optim import backends
+from mofo.optim.kernels import native
+from mofo.optim.kernels.native import NativeStep, Settings
+from mofo.optim.selection import SCORES
+from mofo.optim.update import update
+from reference.back_ends import needs_native
+from reference.naive import naive_step
+from reference.patterns import KINDS, patterned
+
+pytestmark = needs_native
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+OPTIONS = {
+    "lr": 1e-2,
+    "fraction": 0.05,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.1,
+    "blocks": 1,
+    "score": "momentum",
+    "decay": "selected",
+    "maximize": False,
+}
+INSTRUCTION_SETS = [] if isinstance(native.load(), str) else list(native.load().kernels)
+
+# Sampling from the smallest block on, and each way in which the sample or the memory fails.
+SAMPLED = {"small": 64, "sample_rate": 4}
+PATHS = {
+    "default": {},
+    "sampled": SAMPLED,
+    "unsampled": {"small": 1 << 40},
+    "bracket_of_one_key": SAMPLED | {"spread": 0.0},
+    "bracket_of_everything": SAMPLED | {"spread": 1e9},
+    "no_memory_for_the_band": SAMPLED | {"band_share": 1 << 40},
+    "no_memory_for_candidates": SAMPLED | {"list_share": 1 << 40},
+    "memory_for_some_candidates": SAMPLED | {"list_share": 64},
+    "memory_for_all_candidates": SAMPLED | {"list_share": 1},
+    "one_line": {"small": 64, "sample_rate": 1 << 40},
+}
+
+
+def bits(tensor):
+    """The bits, with one pattern for all NaN: which one arithmetic gives is left open by IEEE 754 and by torch."""
+    integer = {2: torch.int16, 4: torch.int32}[tensor.element_size()]
+    return torch.where(tensor.isnan(), torch.full_like(tensor, torch.nan), tensor).contiguous().view(integer)
+
+
+def operands(grad, start=None, generator=None):
+    """Parameter, gradient, and moments as after a few steps."""
+    start = torch.randn(grad.shape, generator=generator) if start is None else start
+    exp_avg = grad.float() * torch.rand(grad.shape, generator=generator)
+    exp_avg_sq = exp_avg.square() * torch.rand(grad.shape, generator=generator)
+    return [start.to(grad.dtype), grad, exp_avg, exp_avg_sq]
+
+
+def assert_equal_to_the_specification(tensors, settings=(), steps=1, **changed):
+    """Let both back ends make the same steps, with one group of options for all tensors."""
+    options = OPTIONS | changed
+    expected = [[tensor.clone() for tensor in operands] for operands in tensors]
+    actual = [[tensor.clone() for tensor in operands] for operands in tensors]
+    counts = [[torch.tensor(3.0) for _ in tensors] for _ in range(2)]
+    for _ in range(steps):
+        for seed, (ours, count) in enumerate(zip(expected, counts[0], strict=True)):
+            update(*ours, count, seed, **options)
+        step = NativeStep(Settings(**dict(settings)))
+        for seed, (theirs, count) in enumerate(zip(actual, counts[1], strict=True)):
+            assert native.serves(*theirs)
+            step.add(*theirs, count, seed, **options)
+        step.run()
+    for ours, theirs in zip(expected, actual, strict=True):
+        for name, a, b in zip(("param", "grad", "exp_avg", "exp_avg_sq"), ours, theirs, strict=True):
+            assert torch.equal(bits(a), bits(b)), name
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_every_pattern_by_every_path(instruction_set, score, path):
+    generator = torch.Generator().manual_seed(0)
+    for kind, fraction in itertools.product(KINDS, (1e-6, 0.05, 0.6)):
+        grad = patterned(kind, 40_000, generator).float()
+        tensors = [operands(grad, generator=generator)]
+        settings = PATHS[path] | {"instruction_set": instruction_set, "threads": 1}
+        assert_equal_to_the_specification(tensors, settings, score=score, fraction=fraction)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("own_threads", [True, False])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_every_pattern_shared_between_threads(threads, own_threads, path):
+    generator = torch.Generator().manual_seed(1)
+    settings = PATHS[path] | {"threads": threads, "own_threads": own_threads}
+    for kind in KINDS:
+        large = operands(patterned(kind, 400_001, generator).float(), generator=generator)
+        small = [operands(patterned(kind, n, generator).float(), generator=generator) for n in (1, 70, 5000, 50_000)]
+        assert_equal_to_the_specification([large, *small], settings)
+
+
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(0, 400),
+    blocks=st.integers(1, 6),
+    fraction=st.floats(1e-4, 1.0),
+    score=st.sampled_from(SCORES),
+    decay=st.sampled_from(["selected", "all"]),
+    maximize=st.booleans(),
+    betas=st.tuples(st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.99]), st.sampled_from([0.0, 0.9, 0.999])),
+    eps=st.sampled_from([0.0, 1e-8, 1e-2]),
+    lr=st.sampled_from([0.0, 1e-3, 10.0, torch.tensor(1e-3)]),
+    weight_decay=st.sampled_from([0.0, 0.1]),
+    dtype=st.sampled_from(DTYPES),
+    kind=st.sampled_from(KINDS),
+    path=st.sampled_from(sorted(PATHS)),
+    instruction_set=st.sampled_from(INSTRUCTION_SETS or [None]),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 1 << 40),
+)
+@settings(max_examples=400, deadline=None)
+def test_every_option(rows, columns, blocks, dtype, kind, path, instruction_set, threads, seed, **options):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (rows * blocks, columns)
+    grad = patterned(kind, rows * blocks * columns, generator).view(shape).to(dtype)
+    tensors = [operands(grad, generator=generator)]
+    settings = PATHS[path] | {"instruction_set": instruction_set, "threads": threads}
+    assert_equal_to_the_specification(tensors, settings, steps=2, blocks=blocks, **options)
+
+
+@given(
+    n=st.integers(1, 30),
+    fraction=st.floats(0.01, 1.0),
+    score=st.sampled_from(SCORES[:3]),
+    decay=st.sampled_from(["selected", "all"]),
+    kind=st.sampled_from(["normal", "heavy", "few_values", "sorted"]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=200, deadline=None)
+def test_it_is_the_algorithm_entry_by_entry(n, fraction, score, decay, kind, seed):
+    generator = torch.Generator().manual_seed(seed)
+    param, grad, m, v = operands(patterned(kind, n, generator).clamp(-1e3, 1e3).float(), generator=generator)
+    options = OPTIONS | {"fraction": fraction, "score": score, "decay": decay}
+    lists = [tensor.double().tolist() for tensor in (param, grad, m, v)]
+    algorithm = {key: value for key, value in options.items() if key != "maximize"}
+    expected, _, _, moved = naive_step(*lists, 4, **algorithm)
+    before, count = param.clone(), torch.tensor(3.0)
+    step = NativeStep()
+    step.add(param, grad, m, v, count, 0, **options)
+    step.run()
+    if len({abs(x) for x in lists[1]}) == n:  # float32 may round different scores to equal ones
+        torch.testing.assert_close(param, torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-5)
+    assert len(moved) == max(1, int(fraction * n + 1e-9))
+    assert decay == "all" or (param != before).sum() <= len(moved)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("path", ["default", "sampled", "no_memory_for_the_band"])
+def test_what_is_not_finite_always_moves(path, score, bad):
+    generator = torch.Generator().manual_seed(2)
+    for n, many in [(70, 5), (40_000, 3), (40_000, 30_000)]:
+        grad = torch.randn(n, generator=generator)
+        grad[torch.randperm(n, generator=generator)[:many]] = bad
+        assert_equal_to_the_specification(
+            [operands(grad, generator=generator)], PATHS[path], score=score, fraction=0.001
+        )
+
+
+VIEWS = {
+    "transposed": lambda x: x.reshape(40, 30, 50).permute(2, 1, 0),
+    "channels_last": lambda x: x.reshape(10, 20, 15, 20).to(memory_format=torch.channels_last),
+    "strided": lambda x: x.reshape(30, 2000)[:, ::2],
+    "narrow": lambda x: x.reshape(60, 1000)[:, 100:700],
+    "reversed_layout": lambda x: torch.empty_strided((100, 600), (1, 100)).copy_(x.reshape(100, 600)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_any_stride_of_any_operand(view, score, dtype):
+    generator = torch.Generator().manual_seed(3)
+    shape = VIEWS[view](torch.zeros(60_000)).shape
+    for strided, decay in itertools.product(range(16), ["selected", "all"]):
+        grad = patterned("few_values", shape.numel(), generator).view(shape).to(dtype)
+        tensors = operands(grad, generator=generator)
+        for position in range(4):
+            if strided >> position & 1:
+                other = VIEWS[view](torch.zeros(60_000, dtype=tensors[position].dtype))
+                tensors[position] = other.copy_(tensors[position])
+        reference = [tensor.contiguous() for tensor in tensors]
+        counts, options = [torch.tensor(1.0), torch.tensor(1.0)], OPTIONS | {"score": score, "decay": decay}
+        update(*reference, counts[0], 0, **options)
+        step = NativeStep(Settings(**SAMPLED))
+        step.add(*tensors, counts[1], 0, **options)
+        step.run()
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(tensors, reference, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_every_16_bit_number_is_read_and_rounded_as_by_torch(instruction_set, dtype):
+    every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    moved = {"weight_decay": 0.37, "lr": 1.0, "decay": "all", "fraction": 1.0}
+    tensors = [operands(torch.randn(every.shape).to(dtype), start=every), operands(every, start=every.flip(0))]
+    for operand in tensors:
+        operand[2].zero_()
+        operand[3].zero_()
+    assert_equal_to_the_specification(tensors, {"instruction_set": instruction_set}, steps=3, **moved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "heavy", "sparse", "few_values", "one_huge"])
+def test_thirty_million_entries(kind):
+    generator = torch.Generator().manual_seed(4)
+    tensors = [operands(patterned(kind, 30_000_001, generator).float(), generator=generator)]
+    for threads in (1, 2):
+        assert_equal_to_the_specification(tensors, {"threads": threads})
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_fraction_of_one_is_torchs_fused_adamw_to_the_bit(weight_decay, maximize):
+    options = {"lr": 1e-2, "weight_decay": weight_decay, "maximize": maximize, "fused": True}
+    shapes = [(), (5,), (64, 33), (3, 5, 7), (300, 700)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    pair = MoFO(ours, fraction=1, **options), torch.optim.AdamW(theirs, **options)
+    for _ in range(4):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
+        for optimizer in pair:
+            optimizer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(pair[0].state[a][key], pair[1].state[b][key])
+
+
+def test_several_groups_are_one_call(monkeypatch):
+    calls = []
+    step = native.Library.step
+    monkeypatch.setattr(native.Library, "step", lambda self, t, s: (calls.append(len(t)), step(self, t, s)))
+    params = [torch.nn.Parameter(torch.randn(50, 40)) for _ in range(3)]
+    optimizer = MoFO([{"params": params[:2], "fraction": 0.5}, {"params": params[2:], "score": "random"}], lr=0.1)
+    before = [param.detach().clone() for param in params]
+    for param in params:
+        param.grad = torch.randn(param.shape)
+    optimizer.step()
+    assert calls == [3]
+    assert [int((a != b).sum()) for a, b in zip(params, before, strict=True)] == [1000, 1000, 300]
+
+
+def test_float64_and_what_is_not_served_goes_to_plain_torch():
+    double = torch.nn.Parameter(torch.randn(30, dtype=torch.float64))
+    single = torch.nn.Parameter(torch.randn(30))
+    optimizer = MoFO([double, single], lr=1.0, fraction=0.1)
+    for param in (double, single):
+        param.grad = torch.ones_like(param)
+    before = double.detach().clone()
+    optimizer.step()
+    assert (double != before).sum() == 3
+    with pytest.raises(RuntimeError, match="fused=True updates float32, bfloat16 and float16 .* got torch.float64"):
+        MoFO([double], fused=True)
+    assert not native.serves(single, torch.randn(30)._neg_view())
+    assert not native.serves(torch.randn(100).as_strided((10, 10), (5, 1)))
+
+
+def test_overlapping_tensors_are_refused_and_nothing_is_written():
+    storage = torch.randn(100)
+    inside = [torch.nn.Parameter(storage[:60]), torch.nn.Parameter(storage[40:])]
+    gradient = torch.nn.Parameter(torch.randn(50))
+    gradient.grad = gradient.detach()
+    for params in (inside, [gradient]):
+        for param in params:
+            param.grad = torch.ones_like(param) if param.grad is None else param.grad
+        optimizer = MoFO(params, lr=1.0, fraction=0.1)
+        before = [param.detach().clone() for param in params]
+        with pytest.raises(RuntimeError, match="overlap in memory"):
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+        assert all(not state["exp_avg"].any() and state["step"] == 0 for state in optimizer.state.values())
+    apart = [torch.nn.Parameter(storage[:50]), torch.nn.Parameter(storage[50:])]
+    for param in apart:
+        param.grad = torch.ones_like(param)
+    MoFO(apart, fused=True).step()
+
+
+def test_a_step_without_memory_changes_nothing(monkeypatch):
+    param = torch.nn.Parameter(torch.randn(100))
+    param.grad = torch.ones(100)
+    optimizer = MoFO([param])
+    monkeypatch.setattr(native, "Settings", lambda: Settings(small=0, list_share=1, band_share=1, threads=1))
+    before = param.detach().clone()
+    step = NativeStep(Settings(threads=1 << 45))
+    step.add(param.detach(), param.grad, torch.zeros(100), torch.zeros(100), torch.tensor(0.0), 0, **OPTIONS)
+    large = torch.zeros(1 << 18)
+    step.add(large, large.clone(), large.clone(), large.clone(), torch.tensor(0.0), 0, **OPTIONS)
+    with pytest.raises(MemoryError, match="nothing was changed"):
+        step.run()
+    assert torch.equal(param, before)
+    assert not optimizer.state
+
+
+def test_as_many_threads_as_torch(monkeypatch):
+    seen = []
+    pack = native.SETTINGS.pack
+
+    class Spy:
+        size = native.SETTINGS.size
+
+        def pack(self, *values):
+            seen.append(values[0])
+            return pack(*values)
+
+    monkeypatch.setattr(native, "SETTINGS", Spy())
+    param = torch.nn.Parameter(torch.randn(100))
+    param.grad = torch.ones(100)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            MoFO([param]).step()
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [1, 3]
+
+
+def test_backends_says_what_there_is():
+    assert mofo.backends()["cpu"].startswith("native (")
+    assert native.load().instruction_set in mofo.backends()["cpu"]
+
+
+WITHOUT = """
+import os, sys, warnings
+os.environ["MOFO_CPU_LIBRARY"] = sys.argv[1]
+import torch
+from mofo import MoFO, backends
+param = torch.nn.Parameter(torch.zeros(100))
+param.grad = torch.arange(100.0)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        optimizer = MoFO([param], lr=1.0, fraction=0.1)
+        optimizer.step()
+assert len(caught) == 1 and "several times slower" in str(caught[0].message), caught
+assert (param != 0).sum() == 10
+assert backends()["cpu"].startswith("plain torch: "), backends()
+try:
+    MoFO([param], fused=True)
+except RuntimeError as error:
+    assert "fused=True needs the native CPU library" in str(error), error
+else:
+    raise AssertionError("fused=True without the library")
+MoFO([param], foreach=True).step()
+"""
+
+
+@pytest.mark.parametrize("library", ["missing", "broken"])
+def test_without_the_library_plain_torch_serves_and_says_so_once(library, tmp_path):
+    path = tmp_path / native.LIBRARY
+    if library == "broken":
+        path.write_bytes(b"not a library")
+    subprocess.run([sys.executable, "-c", WITHOUT, str(path)], check=True)
+
+
+def test_it_links_neither_torch_nor_openmp():
+    library = native.load()
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads the file format of Linux")
+    content = library.path.read_bytes()
+    for name in (b"libtorch", b"libc10", b"libgomp", b"libomp", b"libpython"):
+        assert name not in content
+    assert "plain torch" not in backends.backends()["cpu"]
