@@ -7,6 +7,7 @@ import torch
 
 from mofo import MoFO
 from mofo.optim.selection import SCORES, noise, noise_key
+from reference.back_ends import BACK_ENDS
 from reference.naive import naive_step, official_step
 
 OPTIONS = {"lr": 1e-2, "fraction": 0.3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
@@ -48,13 +49,15 @@ def test_it_is_the_algorithm_entry_by_entry(score, decay, blocks, foreach):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("lr", [1e-3, torch.tensor(1e-3)], ids=["float", "tensor"])
-@pytest.mark.parametrize("foreach", [True, False])
-def test_a_fraction_of_one_is_adamw_to_the_bit(dtype, weight_decay, maximize, lr, foreach):
+@pytest.mark.parametrize("back_end", [*BACK_ENDS, pytest.param({}, id="default")])
+def test_a_fraction_of_one_is_adamw_to_the_bit(dtype, weight_decay, maximize, lr, back_end):
+    if dtype is torch.float64 and back_end.get("fused"):
+        pytest.skip("the native library has no float64")
     shapes = [(), (5,), (64, 33), (3, 5, 7), (128, 256)]
     starts = [torch.randn(shape, dtype=dtype) for shape in shapes]
     ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
-    options = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, "foreach": foreach}
-    if isinstance(lr, torch.Tensor) and foreach:
+    options = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **back_end}
+    if isinstance(lr, torch.Tensor) and back_end.get("foreach"):
         options["foreach"] = False  # torch's multi-tensor AdamW wants capturable=True for a tensor lr
     mofo, adamw = MoFO(ours, fraction=1, **options), torch.optim.AdamW(theirs, **options)
     for step in range(5):
@@ -69,14 +72,14 @@ def test_a_fraction_of_one_is_adamw_to_the_bit(dtype, weight_decay, maximize, lr
             assert torch.equal(mofo.state[a][key], adamw.state[b][key])
 
 
-@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("shape", [(40, 50), (256, 512)])
-def test_the_official_formula_is_met(shape, foreach):
+def test_the_official_formula_is_met(shape, back_end):
     start = torch.randn(shape)
     param, official = torch.nn.Parameter(start.clone()), start.clone()
     m, v = torch.zeros(shape), torch.zeros(shape)
     options = {"lr": 1e-3, "fraction": 0.05, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
-    optimizer = MoFO([param], **options, decay="all", foreach=foreach)
+    optimizer = MoFO([param], **options, decay="all", **back_end)
     for t, grad in enumerate(gradients(shape, 6, torch.float32), 1):
         param.grad = grad.clone()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""The native library equals the specification to the bit: all cases, instruction sets, numbers of threads, fallbacks."""
+"""The native library equals the specification to the bit, on every instruction set, number of threads and fallback."""
 
 import itertools
 import subprocess
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import mofo
 from mofo import MoFO
-from mofo.optim import backends
 from mofo.optim.kernels import native
 from mofo.optim.kernels.native import NativeStep, Settings
 from mofo.optim.selection import SCORES
@@ -141,7 +140,7 @@ def test_every_option(rows, columns, blocks, dtype, kind, path, instruction_set,
 
 @given(
     n=st.integers(1, 30),
-    fraction=st.floats(0.01, 1.0),
+    fraction=st.sampled_from([0.01, 0.05, 0.3, 0.5, 0.9, 1.0]),
     score=st.sampled_from(SCORES[:3]),
     decay=st.sampled_from(["selected", "all"]),
     kind=st.sampled_from(["normal", "heavy", "few_values", "sorted"]),
@@ -200,7 +199,7 @@ def test_any_stride_of_any_operand(view, score, dtype):
             if strided >> position & 1:
                 other = VIEWS[view](torch.zeros(60_000, dtype=tensors[position].dtype))
                 tensors[position] = other.copy_(tensors[position])
-        reference = [tensor.contiguous() for tensor in tensors]
+        reference = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
         counts, options = [torch.tensor(1.0), torch.tensor(1.0)], OPTIONS | {"score": score, "decay": decay}
         update(*reference, counts[0], 0, **options)
         step = NativeStep(Settings(**SAMPLED))
@@ -230,23 +229,16 @@ def test_thirty_million_entries(kind):
         assert_equal_to_the_specification(tensors, {"threads": threads})
 
 
-@pytest.mark.parametrize("maximize", [False, True])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_a_fraction_of_one_is_torchs_fused_adamw_to_the_bit(weight_decay, maximize):
-    options = {"lr": 1e-2, "weight_decay": weight_decay, "maximize": maximize, "fused": True}
-    shapes = [(), (5,), (64, 33), (3, 5, 7), (300, 700)]
-    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
-    pair = MoFO(ours, fraction=1, **options), torch.optim.AdamW(theirs, **options)
-    for _ in range(4):
-        for a, b in zip(ours, theirs, strict=True):
-            a.grad = torch.randn(a.shape)
-            b.grad = a.grad.clone()
-        for optimizer in pair:
-            optimizer.step()
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a, b)
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            assert torch.equal(pair[0].state[a][key], pair[1].state[b][key])
+def test_moving_every_entry_of_16_bits_is_torchs_fused_adamw_with_float32_moments():
+    start, grad = torch.randn(300, 32).bfloat16(), torch.randn(300, 32).bfloat16()
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.float())
+    ours.grad, theirs.grad = grad, grad.float()
+    pair = MoFO([ours], lr=0.1, fraction=1, fused=True), torch.optim.AdamW([theirs], 0.1, weight_decay=0.0, fused=True)
+    for optimizer in pair:
+        optimizer.step()
+    assert torch.equal(ours, theirs.bfloat16())
+    for key in ("step", "exp_avg", "exp_avg_sq"):
+        assert torch.equal(pair[0].state[ours][key], pair[1].state[theirs][key])
 
 
 def test_several_groups_are_one_call(monkeypatch):
@@ -272,7 +264,7 @@ def test_float64_and_what_is_not_served_goes_to_plain_torch():
     before = double.detach().clone()
     optimizer.step()
     assert (double != before).sum() == 3
-    with pytest.raises(RuntimeError, match="fused=True updates float32, bfloat16 and float16 .* got torch.float64"):
+    with pytest.raises(RuntimeError, match=r"fused=True updates float32, bfloat16 and float16 .* got torch\.float64"):
         MoFO([double], fused=True)
     assert not native.serves(single, torch.randn(30)._neg_view())
     assert not native.serves(torch.randn(100).as_strided((10, 10), (5, 1)))
@@ -383,4 +375,3 @@ def test_it_links_neither_torch_nor_openmp():
     content = library.path.read_bytes()
     for name in (b"libtorch", b"libc10", b"libgomp", b"libomp", b"libpython"):
         assert name not in content
-    assert "plain torch" not in backends.backends()["cpu"]

@@ -1,6 +1,6 @@
 """The optimizer; it needs torch alone and knows nothing of the workbench."""
 
-from mofo.optim.backends import backends
+from mofo.optim.dispatch import backends
 from mofo.optim.groups import param_groups
 from mofo.optim.mofo import MoFO
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch.optim import Optimizer
 
-from mofo.optim.backends import check_fused, uses_native
 from mofo.optim.checks import check_grad, check_options, check_param
+from mofo.optim.dispatch import check_fused, uses_native
 from mofo.optim.kernels.native import NativeStep
 from mofo.optim.multi_tensor import multi_tensor_update
 from mofo.optim.state import new_seed, new_state, restored_group, restored_state
 from mofo.optim.update import update
-from mofo.optim.whole import update_whole
+from mofo.optim.whole import is_whole, update_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,8 +43,8 @@ class MoFO(Optimizer):
     Args:
         params: tensors, parameter groups or ``named_parameters()``.
         lr: learning rate η; a number or a tensor of one element.
-        fraction: update fraction α in (0, 1]. 1 is ``torch.optim.AdamW``, bit for bit. The paper recommends 0.05
-            to 0.20.
+        fraction: update fraction α in (0, 1]. The paper recommends 0.05 to 0.20. 1 is ``torch.optim.AdamW`` with the
+            same ``foreach`` and ``fused``, bit for bit.
         betas: decay rates β1, β2 of the two moments, in [0, 1).
         eps: ε, added to √v̂.
         weight_decay: decoupled weight decay λ: θ ← (1 − η·λ)·θ.
@@ -58,8 +58,7 @@ class MoFO(Optimizer):
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
         fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
             both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
-            :func:`mofo.backends` tells what there is. The results are the same, but for ``fraction=1``, where each
-            equals torch's AdamW with the same option, which differ from each other in the last bit.
+            :func:`mofo.backends` tells what there is. The results of all are the same to the bit.
         capturable: refused; the search for the k highest scores depends on their values.
         differentiable: refused; the choice of entries has no derivative.
 
@@ -210,22 +209,30 @@ class MoFO(Optimizer):
                         check_fused(param)
 
         native = NativeStep()
-        plain = []
+        rest = []  # of each group, what plain torch updates
         position = 0
         for group in self.param_groups:
             method = {key: group[key] for key in METHOD}
-            others = []
+            whole, plain = [], []
             for tensors in self._tensors(group, position):
-                if uses_native(group, tensors[:4]):
+                if is_whole(group, tensors):
+                    whole.append(tensors)
+                elif uses_native(group, tensors[:4]):
                     native.add(*tensors, **method)
                 else:
-                    others.append(tensors)
-            plain.append((group["foreach"], others, method))
+                    plain.append(tensors)
+            rest.append((group, method, whole, plain))
             position += len(group["params"])
 
         native.run()
-        for foreach, others, method in plain:
-            _update_plain(others, foreach, method)
+        for group, method, whole, plain in rest:
+            if whole:
+                update_whole(whole, group["foreach"], group["fused"], **method)
+            if group["foreach"] is not False:
+                multi_tensor_update(plain, **method)
+            else:
+                for tensors in plain:
+                    update(*tensors, **method)
         return loss
 
     def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
@@ -242,17 +249,3 @@ class MoFO(Optimizer):
             if group["score"] == "random" and "seed" not in state:
                 state["seed"] = new_seed(position)
             yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)
-
-
-def _update_plain(tensors: list[tuple[Any, ...]], foreach: bool | None, method: dict[str, Any]) -> None:
-    """Update in plain torch."""
-    if method["fraction"] == 1:
-        whole = [operands for operands in tensors if operands[0].dtype == operands[2].dtype]
-        tensors = [operands for operands in tensors if operands[0].dtype != operands[2].dtype]
-        if whole:
-            update_whole(whole, foreach, **method)
-    if foreach is False:
-        for operands in tensors:
-            update(*operands, **method)
-    else:
-        multi_tensor_update(tensors, **method)
