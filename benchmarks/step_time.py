@@ -1,10 +1,11 @@
 """Time and memory of one optimizer step: MoFO against torch's AdamW and the official formula, paired in one run.
 
-Usage: python benchmarks/step_time.py [--device cuda] [--threads 2] [--repeats 9] [--shapes small] [--output FILE]
+Usage: python benchmarks/step_time.py [--device cuda] [--threads 1 2] [--repeats 9] [--shapes small] [--output FILE]
 
 In every round each contender makes one step on the same gradients and moments, one after the other, and the ratio to
-fused AdamW is taken within the round: a machine that is slow for a while is slow for all. Extra memory is the peak
-during one step above what was held before it, each contender in a process of its own.
+fused AdamW is taken within the round: a machine that is slow for a while is slow for all. The order is another one in
+every round. Extra memory is the peak during one step above what was held before it, each contender in a process of its
+own.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import ctypes
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -20,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from mofo import MoFO, __version__
+import mofo
+from mofo import MoFO
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference.naive import official_step
@@ -63,6 +66,7 @@ def contenders():
     }
     for fraction in FRACTIONS:
         made[f"MoFO α={fraction}"] = lambda params, f=fraction: MoFO(params, lr=1e-5, fraction=f)
+    made["MoFO α=0.05, foreach"] = lambda params: MoFO(params, lr=1e-5, fraction=0.05, foreach=True)
     made["MoFO α=0.05, plain"] = lambda params: MoFO(params, lr=1e-5, fraction=0.05, foreach=False)
     made["official formula α=0.05"] = lambda params: Official(params, 0.05)
     return made
@@ -115,7 +119,7 @@ def measure_times(shapes, device, repeats, warmup=2):
     seconds = {name: [] for name in ready}
     for round_ in range(warmup + repeats):
         fill_gradients(grads, generator)
-        for name, optimizer in ready.items():
+        for name, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
             start = clock(device)
             optimizer.step()
             taken = clock(device) - start
@@ -163,7 +167,7 @@ def memory_of_each(arguments):
     for name in contenders():
         command = [sys.executable, __file__, "--memory-of", name, "--device", arguments.device]
         done = subprocess.run(
-            [*command, "--shapes", arguments.shapes, "--threads", str(arguments.threads)],
+            [*command, "--shapes", arguments.shapes, "--threads", *map(str, arguments.threads)],
             capture_output=True,
             text=True,
             check=True,
@@ -215,36 +219,52 @@ def processor():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()])
     parser.add_argument("--repeats", type=int, default=9, help="rounds that count (default 9)")
     parser.add_argument("--shapes", default="smollm2-135m", choices=SHAPES)
     parser.add_argument("--output", type=Path, help="JSON file (default benchmarks/results/step_time-DEVICE.json)")
     parser.add_argument("--memory-of", choices=contenders(), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     shapes = SHAPES[arguments.shapes]
     if arguments.memory_of:
+        torch.set_num_threads(max(arguments.threads))
         print(measure_memory(arguments.memory_of, shapes, arguments.device))
         return
     extra = memory_of_each(arguments)
-    rows = summary(measure_times(shapes, arguments.device, arguments.repeats), extra, shapes)
-    print_table(rows)
-    name = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
-    output = arguments.output or Path(__file__).parent / "results" / f"step_time-{arguments.device}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for threads in sorted(set(arguments.threads)):
+        torch.set_num_threads(threads)
+        rows = summary(measure_times(shapes, arguments.device, arguments.repeats), extra, shapes)
+        print(f"{threads} thread{'s' if threads > 1 else ''}")
+        print_table(rows)
+        runs.append({"threads": threads, "rows": rows})
     result = {
-        "command": " ".join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
-        "device": name,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "threads": arguments.threads,
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
+        **about_this_run(),
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
         "shapes": arguments.shapes,
         "parameters": sum(torch.Size(shape).numel() for shape in shapes),
         "repeats": arguments.repeats,
-        "versions": {"mofo": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "rows": rows,
+        "runs": runs,
     }
+    write(result, arguments.output or Path(__file__).parent / "results" / f"step_time-{arguments.device}.json")
+
+
+def about_this_run():
+    """What a figure depends on besides the code that is measured."""
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "device": processor(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "back_ends": mofo.backends(),
+        "versions": {"mofo": mofo.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def write(result, output):
+    """Save a result as JSON."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {output}")
 

@@ -130,7 +130,7 @@ def test_equal_learning_takes_the_best_setting_and_pools_its_seeds():
     assert best.setting.options == (("learning_rate", 1e-4),)
     assert best.amount.mean == pytest.approx(0.35)
     assert best.amount.std == pytest.approx(0.1 / 2**0.5)
-    assert (best.amount.seeds, best.reached, best.tried, best.from_base) == (2, 2, 3, False)
+    assert (best.amount.seeds, best.reached, best.tried, best.early) == (2, 2, 3, 0)
 
 
 def test_a_setting_counts_only_if_all_its_seeds_got_there():
@@ -140,7 +140,8 @@ def test_a_setting_counts_only_if_all_its_seeds_got_there():
 
 def test_measured_settings_are_preferred_to_lines_from_the_base():
     results = comparison({("mofo", 1e-4, 0): [(1.6, 0.3), (1.4, 0.4)], ("mofo", 3e-4, 0): [(1.2, 0.5)]})
-    assert not equal_learning(results, 1.5, [KL]).best["mofo", KL].from_base
+    best = equal_learning(results, 1.5, [KL]).best["mofo", KL]
+    assert (best.amount.mean, best.early, best.from_base) == (pytest.approx(0.35), 1, False)
     assert equal_learning(results, 1.3, [KL]).best["mofo", KL].from_base
 
 

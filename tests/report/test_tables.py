@@ -126,6 +126,20 @@ def test_costs():
     assert cost_rows(results)[0].cells == ["0.100 s/step", "5.00 %", "120 s", "30.0 s", "151 s", "3.10 GB"]
 
 
+def test_settings_that_passed_a_loss_early_are_counted():
+    results = make_results(methods=("mofo",), learning_rates=(1e-4, 3e-4), every=20)
+    for run, losses in zip(results["runs"], [(1.6, 1.4, 1.2), (1.3, 1.2, 1.1)], strict=True):
+        for point, loss in zip(run["points"], losses, strict=True):
+            point["learned"]["loss"] = loss
+    notes = {loss: rows[0].note for loss, rows in equal_learning_table(results, [Measure("divergence", "kl")])}
+    assert list(notes.values()) == [
+        "1 of 2 settings",
+        "1 of 2 settings",
+        "2 of 2 settings",
+        "2 of 2 settings, 1 left out",
+    ]
+
+
 def test_only_what_is_ahead_by_more_than_the_spread_is_best():
     results = make_results(seeds=(0, 1, 2), noise=0.001)
     _, rows = equal_learning_table(results, [Measure("divergence", "kl")])[0]

@@ -66,6 +66,25 @@ def test_fronts_that_cross_are_mentioned():
     assert "divergence at 1.382" in sentence  # there MoFO had 0.309 against 0.191
 
 
+def test_no_crossing_where_a_setting_is_left_out():
+    results = make_results(learning_rates=(1e-4, 3e-4), every=20)
+    paths = {
+        ("adamw", 1e-4): [(1.22, 0.10), (1.21, 0.11), (1.2, 0.12)],  # past every higher loss at its first checkpoint
+        ("adamw", 3e-4): [(1.6, 0.70), (1.4, 0.80), (1.3, 0.90)],
+        ("mofo", 1e-4): [(1.6, 0.20), (1.4, 0.30), (1.2, 0.40)],
+        ("mofo", 3e-4): [(1.6, 0.20), (1.4, 0.30), (1.2, 0.40)],
+    }
+    for run in results["runs"]:
+        for point, (loss, kl) in zip(
+            run["points"], paths[run["method"], run["settings"]["learning_rate"]], strict=True
+        ):
+            point["learned"]["loss"] = loss
+            point["forgotten"]["divergence"]["kl"] = kl
+    sentence = verdict(results)
+    assert "divergence (0.400 against 0.120, 233 % more)" in sentence
+    assert "the other way round" not in sentence
+
+
 @pytest.mark.parametrize("method", ["adamw", "mofo"])
 def test_one_method_alone_is_not_compared(method):
     assert "alone was run, so nothing is compared" in verdict(make_results(methods=(method,)))

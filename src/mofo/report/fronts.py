@@ -31,15 +31,21 @@ class Pooled:
 class Best:
     """The setting of a method that forgot least at some held-out loss.
 
-    `reached` of the `tried` settings of the method got to this loss. `from_base` is True where they passed it before
-    the first checkpoint, so that the amount rests on a straight line from the base, not on measurements.
+    `reached` of the `tried` settings of the method got to this loss, `early` of them before their first checkpoint, so
+    that their amounts there rest on a straight line from the base, not on measurements. They are left out unless all
+    were early, which is when `from_base` is True.
     """
 
     setting: Setting
     amount: Pooled
     reached: int
     tried: int
-    from_base: bool
+    early: int
+
+    @property
+    def from_base(self) -> bool:
+        """Whether the amount is read off a straight line from the base."""
+        return self.early == self.reached
 
 
 @dataclass(frozen=True)
@@ -174,8 +180,9 @@ def equal_learning(results: Results, target: float, measures: Sequence[Measure])
                     from_base = any(len(points) > 1 and points[1][0] < target for points in paths)
                     reached.append((from_base, pool(amounts), setting))
             if reached:
-                from_base, amount, setting = min(reached, key=lambda entry: (entry[0], entry[1].mean))
-                best[method, measure] = Best(setting, amount, len(reached), len(groups), from_base)
+                early = sum(from_base for from_base, *_ in reached)
+                _, amount, setting = min(reached, key=lambda entry: (entry[0], entry[1].mean))
+                best[method, measure] = Best(setting, amount, len(reached), len(groups), early)
     return EqualLearning(target, best)
 
 

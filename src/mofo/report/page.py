@@ -93,7 +93,8 @@ def _limits(results: Results) -> list[str]:
         seeds = "One seed per setting: there is no measure of chance. Repeat with three seeds or more."
     else:
         number = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "No"
-        seeds = f"{number} seeds per setting: ± is their standard deviation, overlapping ranges count as no difference."
+        alone = " (none with one seed)" if counts[:1] == [1] else ""
+        seeds = f"{number} seeds per setting: ± is their standard deviation{alone}, overlap counts as no difference."
     tried = [
         f"{method_name(method)} {sum(setting.method == method for setting in settings(results))}"
         for method in methods(results)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mofo.report.fronts import front, path
+from mofo.report.fronts import Pooled, front, path
 from mofo.report.results import (
     DISTANCE,
     Measure,
@@ -62,7 +62,8 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "xtick.color": "#555555",
     "ytick.color": "#555555",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",  # no frame, but white behind it: a line must not strike its text through
+    "legend.framealpha": 0.85,
     "legend.fontsize": 8.5,
     "lines.solid_capstyle": "round",
     "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
@@ -137,7 +138,7 @@ def _forgetting(results: Results, measure: Measure, styles: Styles) -> Callable[
             axes.fill_between(losses, low, high, color=styles[method][0], alpha=0.13, lw=0, zorder=1)
             axes.plot(losses, means, color=styles[method][0], lw=2.6, zorder=4)
         axes.axhline(0, color="#888888", lw=1, ls=(0, (4, 3)), zorder=1)
-        _focus(axes, results, measure)
+        _focus(axes, results, measure, envelopes)
         axes.set_xlabel("held-out loss  (learned more →)")
         axes.set_ylabel(measure_unit(measure) if measure == DISTANCE else f"forgotten, {measure_unit(measure)}")
         axes.legend(handles=_method_handles(styles), loc="best")
@@ -145,8 +146,11 @@ def _forgetting(results: Results, measure: Measure, styles: Styles) -> Callable[
     return draw
 
 
-def _focus(axes: Axes, results: Results, measure: Measure) -> None:
-    """Show where the runs end: the base and early checkpoints lie far to the left, a diverged run beyond them."""
+def _focus(axes: Axes, results: Results, measure: Measure, envelopes: dict[str, list[tuple[float, Pooled]]]) -> None:
+    """Show where the runs end: the base and early checkpoints lie far to the left, a diverged run beyond them.
+
+    The range of amounts holds the fronts as well: they can lie below every checkpoint that is shown.
+    """
     base_loss = results["base"]["learned"]["loss"]
     paths = [path(results["base"], run, *measure)[1:] for run in measured_runs(results)]
     ends = [points[-1][0] for points in paths if points and points[-1][0] < base_loss]
@@ -156,7 +160,9 @@ def _focus(axes: Axes, results: Results, measure: Measure) -> None:
     start = max(*ends, lowest + 0.15 * (base_loss - lowest))
     margin = 0.06 * (start - lowest)
     axes.set_xlim(start + margin, lowest - margin)
-    amounts = [shown(measure, amount) for points in paths for loss, amount in points if loss <= start + margin] + [0.0]
+    fronts = [[(loss, amount.mean) for loss, amount in envelope] for envelope in envelopes.values()]
+    seen = [amount for points in [*paths, *fronts] for loss, amount in points if loss <= start + margin]
+    amounts = [0.0, *(shown(measure, amount) for amount in seen)]
     margin = 0.08 * (max(amounts) - min(amounts)) or 0.05
     axes.set_ylim(min(amounts) - margin, max(amounts) + margin)
 

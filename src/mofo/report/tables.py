@@ -177,8 +177,7 @@ def equal_learning_table(results: Results, chosen: list[Measure]) -> list[tuple[
         rows = []
         for method in methods(results):
             reached = [best[method, m] for m in chosen if (method, m) in best]
-            note = f"{max(b.reached for b in reached)} of {reached[0].tried} settings" if reached else "not reached"
-            rows.append(EqualRow(method, note, [_cell(method, m, best, methods(results)) for m in chosen]))
+            rows.append(EqualRow(method, _reached(reached), [_cell(method, m, best, methods(results)) for m in chosen]))
         table.append((target, rows))
     return table
 
@@ -200,6 +199,15 @@ def percent_pooled(share: Pooled | None) -> str:
         return pooled(None)
     scaled = Pooled(share.mean * 100, None if share.std is None else share.std * 100, share.seeds)
     return percent(share.mean) if scaled.std is None else f"{pooled(scaled)} %"
+
+
+def _reached(entries: list[Best]) -> str:
+    """How many settings of a method got to a loss, and how many of them were left out because they passed it early."""
+    if not entries:
+        return "not reached"
+    most = max(entries, key=lambda entry: entry.reached)
+    left_out = f", {most.early} left out" if most.early and not most.from_base else ""
+    return f"{most.reached} of {most.tried} settings{left_out}"
 
 
 def _cell(method: str, measure: Measure, best: dict[tuple[str, Measure], Best], names: list[str]) -> Cell:

@@ -121,13 +121,16 @@ def _against(measure: Measure, pair: Pair, at: EqualLearning) -> str:
 
 
 def _elsewhere(results: Results, pair: Pair, at: EqualLearning, probes: list[Measure]) -> str:
-    """The probes whose winner is the other method at a higher held-out loss: the fronts cross."""
+    """The probes whose winner is the other method at a higher held-out loss: the fronts cross.
+
+    Losses that a setting passed before its first checkpoint say nothing: it is left out there, and might be the best.
+    """
     swapped: dict[Measure, float] = {}
     for target in default_targets(results):
         other = equal_learning(results, target, probes)
         for measure in probes:
             entries = [other.best.get((method, measure)) for method in pair]
-            measured = all(entry is not None and not entry.from_base for entry in entries)
+            measured = all(entry is not None and not entry.early for entry in entries)
             if target > at.target and measured and measure not in swapped:
                 outcomes = {_outcome(measure, pair, at), _outcome(measure, pair, other)}
                 if outcomes == {"less", "more"}:

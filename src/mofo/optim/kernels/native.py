@@ -33,9 +33,10 @@ INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # the best first; NEON is the
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # enum Dtype of kernel.h
 SCORES = {score: number for number, score in enumerate(get_args(Score))}  # enum Score
 MAX_DIMS = 64
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 TENSOR = struct.Struct("=14Q7d")  # struct Tensor of kernel.h
-SETTINGS = struct.Struct("=8Q1d")  # struct Settings of step.cpp
+SETTINGS = struct.Struct("=8Q1d")  # struct Settings of step.h
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,20 @@ class NativeStep:
     ) -> None:
         """Take the arguments of :func:`mofo.optim.update.update`, for tensors that :func:`serves`."""
         operands = (param, grad, exp_avg, exp_avg_sq)
+        contiguous = (
+            param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
+        )
         beta1, beta2 = betas
-        t = int(step.item()) + 1
+        t = int(step) + 1
         n = block_size(param, blocks)
         self._steps.append(step)
         self._tensors.append(
             TENSOR.pack(
-                *(operand.data_ptr() for operand in operands),
-                0 if all(operand.is_contiguous() for operand in operands) else self._layout(operands),
+                param.data_ptr(),
+                grad.data_ptr(),
+                exp_avg.data_ptr(),
+                exp_avg_sq.data_ptr(),
+                0 if contiguous else self._layout(operands),
                 DTYPES[param.dtype],
                 DTYPES[grad.dtype],
                 blocks,
@@ -175,8 +182,7 @@ class NativeStep:
         library = load()
         assert isinstance(library, Library)
         library.step(self._tensors, self._settings)
-        for step in self._steps:
-            step += 1
+        torch._foreach_add_(self._steps, 1)
 
     def _layout(self, operands: tuple[Tensor, ...]) -> int:
         shape = operands[0].shape
@@ -187,21 +193,17 @@ class NativeStep:
 
 def serves(*operands: Tensor) -> bool:
     """Whether the library can update a parameter, alone or with its gradient and moments."""
-    param, moments = operands[0], operands[2:]
-    return (
-        all(
-            type(operand).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-            and operand.device.type == "cpu"
-            and operand.layout is torch.strided
-            and operand.dtype in DTYPES
-            and operand.shape == param.shape
-            and not operand.is_neg()
-            for operand in operands
-        )
-        and all(moment.dtype is torch.float32 for moment in moments)
-        and param.dim() <= MAX_DIMS
-        and not any(_may_overlap_itself(tensor) for tensor in (param, *moments))
-    )
+    shape = operands[0].shape
+    for position, operand in enumerate(operands):
+        if not operand.is_cpu or operand.dtype not in DTYPES or operand.layout is not torch.strided:
+            return False
+        if position >= 2 and operand.dtype is not torch.float32:
+            return False
+        if operand.shape != shape or operand.is_neg() or not _holds_its_data(operand):
+            return False
+        if not operand.is_contiguous() and (len(shape) > MAX_DIMS or (position != 1 and _may_overlap_itself(operand))):
+            return False
+    return True
 
 
 @functools.cache
@@ -233,10 +235,14 @@ def _find_openmp() -> int:
     return 0
 
 
+def _holds_its_data(tensor: Tensor) -> bool:
+    """Whether its entries are in its memory, and not those of tensors that a subclass wraps."""
+    kind = type(tensor)
+    return kind in PLAIN or kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
 def _may_overlap_itself(tensor: Tensor) -> bool:
     """Whether two entries may lie in one place; never of a tensor that is a permuted or sliced contiguous one."""
-    if tensor.is_contiguous():
-        return False
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= reach:

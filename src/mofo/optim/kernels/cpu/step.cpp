@@ -25,31 +25,12 @@
 #include <vector>
 
 #include "processor.h"
-#include "kernel.h"
 #include "select.h"
+#include "step.h"
 #include "threads.h"
-
-#if defined(_WIN32)
-#define EXPORT extern "C" __declspec(dllexport)
-#else
-#define EXPORT extern "C" __attribute__((visibility("default")))
-#endif
 
 namespace mofo {
 namespace {
-
-// How a step is computed; none of it changes a result. Fields of 8 bytes, in the order in which native.py packs them.
-struct Settings {
-  int64_t threads;
-  GompParallel openmp;  // null: threads of our own
-  const Kernel* kernel;
-  int64_t small;        // blocks of at most so many entries are not sampled
-  int64_t sample_rate;  // one line in so many is sampled,
-  int64_t max_lines;    // but no more than these
-  int64_t band_share;   // of a block that is sampled, one entry in so many fits into the memory for the band
-  int64_t list_share;   // of the largest block, one entry in so many fits into the memory for candidates
-  double spread;        // half-width of the bracket, in standard deviations
-};
 
 constexpr int64_t RANGE = 1 << 16;       // entries of a large block that a thread takes at a time
 constexpr int64_t TASK = 1 << 16;        // blocks are put together to tasks of at least so many entries
@@ -291,7 +272,6 @@ void step(const Settings& s, const Tensor* tensors, int64_t count) {
 }  // namespace
 }  // namespace mofo
 
-// The kernel of an instruction set, or null where this library or this processor does not have it.
 EXPORT const void* mofo_cpu_kernel(const char* name) {
   using namespace mofo;
   const std::string_view wanted(name);
@@ -304,10 +284,8 @@ EXPORT const void* mofo_cpu_kernel(const char* name) {
   return wanted == "baseline" ? &baseline::kernel : nullptr;
 }
 
-// Sizes of the structures, for native.py to check that it packs what this file reads.
 EXPORT int64_t mofo_cpu_sizes() { return int64_t(sizeof(mofo::Tensor)) << 32 | int64_t(sizeof(mofo::Settings)); }
 
-// One step of all tensors. Returns 0; or, with nothing written, 1 if tensors may overlap and 2 for want of memory.
 EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Settings* settings) {
   try {
     if (mofo::may_overlap(tensors, count)) return 1;

@@ -1,0 +1,39 @@
+// The C interface of the library, and how a step is computed as Python hands it over.
+#pragma once
+
+#include <cstdint>
+
+#include "kernel.h"
+#include "threads.h"
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace mofo {
+
+// How a step is computed; none of it changes a result. Fields of 8 bytes, in the order in which native.py packs them.
+struct Settings {
+  int64_t threads;
+  GompParallel openmp;  // null: threads of our own
+  const Kernel* kernel;
+  int64_t small;        // blocks of at most so many entries are not sampled
+  int64_t sample_rate;  // one line in so many is sampled,
+  int64_t max_lines;    // but no more than these
+  int64_t band_share;   // of a block that is sampled, one entry in so many fits into the memory for the band
+  int64_t list_share;   // of the largest block, one entry in so many fits into the memory for candidates
+  double spread;        // half-width of the bracket, in standard deviations
+};
+
+}  // namespace mofo
+
+// The kernel of an instruction set, or null where this library or this processor does not have it.
+EXPORT const void* mofo_cpu_kernel(const char* name);
+
+// Sizes of the structures, for native.py to check that it packs what the library reads.
+EXPORT int64_t mofo_cpu_sizes();
+
+// One step of all tensors. Returns 0; or, with nothing written, 1 if tensors may overlap and 2 for want of memory.
+EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Settings* settings);
