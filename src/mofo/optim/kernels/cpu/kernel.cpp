@@ -35,8 +35,8 @@ namespace mofo {
 namespace MOFO_ISA {
 namespace {
 
-constexpr int RUN = 256;       // entries in flight
-constexpr int AHEAD = 512;   // how many entries before their use memory is asked for them
+constexpr int RUN = 256;    // entries that are worked on together
+constexpr int AHEAD = 512;  // how many entries before their use memory is asked for them
 
 template <class To, class From>
 inline To bits(From from) {
@@ -45,8 +45,6 @@ inline To bits(From from) {
   memcpy(&to, &from, sizeof(to));
   return to;
 }
-
-inline float minimum(float a, float b) { return a < b ? a : b; }
 
 // ---- 16-bit floats. Branch-free, so that they vectorise.
 
@@ -230,15 +228,15 @@ inline void with_ranking(const Tensor& t, Loop loop) {
 
 struct Decay {
   explicit Decay(const Tensor& t)
-      : near(fabsf(float(t.lerp_weight)) < 0.5f),
-        weight(near ? float(t.lerp_weight) : float(t.lerp_weight) - 1),
+      : from_old(fabsf(float(t.lerp_weight)) < 0.5f),
+        weight(from_old ? float(t.lerp_weight) : float(t.lerp_weight) - 1),
         beta2(float(t.beta2)),
         value(float(t.addcmul_value)) {}
 
-  const bool near;  // lerp_ starts from the nearer end
+  const bool from_old;  // lerp_ starts from the nearer end
   const float weight, beta2, value;
 
-  float momentum(float g, float m) const { return fmaf(weight, g - m, near ? m : g); }
+  float momentum(float g, float m) const { return fmaf(weight, g - m, from_old ? m : g); }
   float square(float g, float v) const { return fmaf(value * g, g, v * beta2); }
 };
 
@@ -278,7 +276,7 @@ struct Chosen {
   int length, count;
   uint16_t positions[RUN + 8];
 
-  // Those with key(i) >= low. Calls key once for each i < length, in ascending order but for lines, which are done at once.
+  // Those with key(i) >= low. Calls key once for each i < length.
   template <class KeyOf>
   void choose(KeyOf key, Key low) {
     count = 0;
