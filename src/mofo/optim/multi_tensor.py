@@ -102,7 +102,7 @@ def _update(
             selected = threshold.mark_(keys(piece), piece.start)
             old = theta[piece]
             denominator, moved = scratch[1:, : old.numel()]
-            torch.div(square_root(v[piece]), correction, out=denominator).add_(eps)
+            square_root(v[piece], out=denominator).div_(correction).add_(eps)
             decayed = old
             if shrink != 1 or old.dtype != moved.dtype:
                 decayed = moved.copy_(old).mul_(shrink)
