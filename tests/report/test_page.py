@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from fake import make_results, write_results
+from matplotlib.figure import Figure
 from PIL import Image
 
 import mofo.report
 from mofo.errors import UserError
 from mofo.report import write_report
-from mofo.report.plots import style_of
+from mofo.report.fronts import front
+from mofo.report.plots import figures, style_of
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -78,6 +80,17 @@ def test_plots_are_pictures(drawn):
         with Image.open(path) as image:
             assert image.width > 1000
             assert len(image.convert("RGB").getcolors(1 << 24)) > 50  # something is drawn
+
+
+def test_a_front_below_every_shown_checkpoint_is_in_view():
+    results = make_results(methods=("adamw",), learning_rates=(1e-4,), every=30)
+    for point, (loss, text) in zip(results["runs"][0]["points"], [(1.9, 1.7), (1.1, 3.8)], strict=True):
+        point["learned"]["loss"], point["forgotten"]["text"]["loss"] = loss, text
+    axes = Figure().subplots()
+    figures(results)["forgetting"][0].draw(axes)
+    left, right = axes.get_xlim()
+    lowest = min(amount.mean for loss, amount in front(results, "adamw", "text", "loss") if right <= loss <= left)
+    assert axes.get_ylim()[0] <= lowest < 0
 
 
 def test_drawing_again_gives_the_same_files(drawn):

@@ -67,7 +67,9 @@ def check_param(param: Tensor, blocks: int) -> None:
             f"the parameter of shape {shape} is sharded (DTensor): MoFO would select within each shard, which is "
             "another method, and does not support sharded parameters yet; keep them whole, as DDP does"
         )
-    if any(stride == 0 and size > 1 for stride, size in zip(param.stride(), shape, strict=True)):
+    if not param.is_contiguous() and 0 in (
+        stride for stride, size in zip(param.stride(), shape, strict=True) if size > 1
+    ):
         raise RuntimeError(
             f"several entries of the parameter of shape {shape} share one memory location (expanded tensor): "
             "clone() it before giving it to the optimizer"

@@ -46,7 +46,7 @@ class Settings:
     threads: int | None = None  # None: as many as torch
     instruction_set: str | None = None  # None: the best there is
     own_threads: bool = False  # not those of torch's OpenMP
-    small: int = 1 << 14  # blocks of at most so many entries are not sampled
+    small: int = 1 << 12  # blocks of at most so many entries are not sampled
     sample_rate: int = 32  # one cache line in so many is sampled,
     max_lines: int = 1 << 13  # but no more than these
     band_share: int = 16  # one entry in so many fits into the memory for those inside the bracket

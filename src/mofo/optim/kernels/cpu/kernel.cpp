@@ -402,13 +402,21 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
       const float* g = load_grad(t, at, size, buffer_g);
       float* m = load(t, EXP_AVG, at, size, buffer_m);
       float* v = load(t, EXP_AVG_SQ, at, size, buffer_v);
-      chosen.length = size;
-      chosen.choose([=](int i) {
+      const auto update = [=](int i) {
         const float new_m = decay.momentum(g[i], m[i]), new_v = decay.square(g[i], v[i]);
         m[i] = new_m;
         v[i] = new_v;
         return rank(g[i], new_m, new_v, at + i);
-      }, bracket.low);
+      };
+      if (bracket.low == 0) {  // all reach it
+        INDEPENDENT for (int i = 0; i < size; ++i) keys[i] = update(i);
+        store(t, EXP_AVG, at, size, m);
+        store(t, EXP_AVG_SQ, at, size, v);
+        collect(keys, size, bracket, band);
+        continue;
+      }
+      chosen.length = size;
+      chosen.choose(update, bracket.low);
       store(t, EXP_AVG, at, size, m);
       store(t, EXP_AVG_SQ, at, size, v);
       for (int i = 0; i < chosen.count; ++i) {

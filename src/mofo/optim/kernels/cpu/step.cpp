@@ -32,6 +32,7 @@
 namespace mofo {
 namespace {
 
+constexpr int64_t LEAST_LINES = 64;     // sampled of a block
 constexpr int64_t RANGE = 1 << 16;       // entries of a large block that a thread takes at a time
 constexpr int64_t TASK = 1 << 16;        // blocks are put together to tasks of at least so many entries
 constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a block out costs more than it gains
@@ -46,12 +47,13 @@ struct Scratch {
 };
 
 int64_t lines_sampled(const Settings& s, int64_t n) {
-  return n <= s.small ? 0 : std::min(std::max<int64_t>(n / LINE / s.sample_rate, 1), s.max_lines);
+  if (n <= s.small) return 0;
+  return std::min({n / LINE, std::max(n / LINE / s.sample_rate, LEAST_LINES), s.max_lines});
 }
 
 // How many keys the band of a block may have.
 int64_t band_capacity(const Settings& s, const Tensor& t) {
-  return lines_sampled(s, t.n) ? t.n / s.band_share : t.n;
+  return lines_sampled(s, t.n) ? std::max(t.n / s.band_share, std::min(t.n, s.small)) : t.n;
 }
 
 // Keys that the scratch memory of a block must hold: its band, or first the sample.

@@ -1,0 +1,162 @@
+// The library on 1, 2 and 4 threads of its own under ThreadSanitizer, which cannot be loaded into Python: no data race, and
+// the same bits. That these are the right ones is for test_native.py. `make sanitize` builds and runs it.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "step.h"
+
+using namespace mofo;
+
+namespace {
+
+struct Shape {
+  int64_t blocks, n;
+  double fraction;
+  bool ties;  // few values, so that not all of those equal to the threshold move
+  bool decay_all, transposed;
+};
+
+// Blocks of more than 2^17 entries are shared between the threads, the others are tasks for one thread each.
+const Shape SHAPES[] = {
+    {1, 150'001, 0.05, false, false, false}, {1, 140'000, 0.05, true, true, false},
+    {2, 140'000, 0.3, false, true, true},    {1, 140'000, 1.0, false, false, false},
+    {2, 70'000, 0.05, false, false, false},  {1, 70'000, 0.05, true, false, false},
+    {200, 1000, 0.05, true, true, false},    {100, 700, 0.6, false, false, true},
+    {1, 5000, 1e-6, false, false, false},    {1, 1, 0.05, false, false, false},
+};
+
+// Settings with which the sample is taken of small blocks too, and misses, and with which memory is too small.
+struct Variant {
+  const char* name;
+  int64_t small, sample_rate, band_share, list_share;
+  double spread;
+};
+const Variant VARIANTS[] = {
+    {"default", 1 << 14, 32, 16, 64, 2.0},
+    {"sampled", 64, 4, 16, 64, 2.0},
+    {"unsampled", int64_t(1) << 40, 32, 16, 64, 2.0},
+    {"bracket of one key", 64, 4, 16, 64, 0.0},
+    {"bracket of everything", 64, 4, 16, 64, 1e9},
+    {"no memory for the band", 64, 4, int64_t(1) << 40, 64, 2.0},
+    {"no memory for candidates", 64, 4, 16, int64_t(1) << 40, 2.0},
+    {"memory for all candidates", 64, 4, 16, 1, 2.0},
+};
+
+using Memory = std::vector<unsigned char>;
+
+void append(Memory& memory, float value, Dtype dtype) {
+  unsigned char bytes[sizeof(float)];
+  std::memcpy(bytes, &value, sizeof(value));
+  const int dropped = dtype == BFLOAT16 ? 2 : 0;  // bfloat16 is the upper half of float32 (on a little-endian machine)
+  memory.insert(memory.end(), bytes + dropped, bytes + sizeof(value));
+}
+
+// The operands of one tensor of each shape, in the order of Operand.
+std::vector<Memory> make_operands(Dtype dtype) {
+  std::vector<Memory> operands;
+  std::mt19937 random(0);
+  for (const Shape& shape : SHAPES) {
+    const auto value = [&] {
+      const float uniform = float(random() >> 8) * 0x1p-23f - 1;
+      return shape.ties ? std::round(uniform * 3) / 4 : uniform * uniform * uniform;
+    };
+    Memory param, grad, exp_avg, exp_avg_sq;
+    for (int64_t i = 0; i < shape.blocks * shape.n; ++i) {
+      append(param, value(), dtype);
+      append(grad, value(), dtype);
+      append(exp_avg, value(), FLOAT32);
+      append(exp_avg_sq, std::abs(value()), FLOAT32);
+    }
+    for (Memory* operand : {&param, &grad, &exp_avg, &exp_avg_sq}) operands.push_back(std::move(*operand));
+  }
+  return operands;
+}
+
+const Kernel* best_kernel() {
+  for (const char* name : {"avx512", "avx2"}) {
+    if (const void* kernel = mofo_cpu_kernel(name)) return static_cast<const Kernel*>(kernel);
+  }
+  return static_cast<const Kernel*>(mofo_cpu_kernel("baseline"));
+}
+
+// The operands after one step.
+std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& variant, Score score, Dtype dtype,
+                                int64_t threads) {
+  std::vector<Tensor> tensors;
+  std::vector<std::vector<int64_t>> layouts;
+  for (const Shape& shape : SHAPES) {
+    Tensor tensor{};
+    for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) {
+      tensor.data[operand] = operands[tensors.size() * 4 + size_t(operand)].data();
+    }
+    if (shape.transposed) {
+      const int64_t rows = 100, columns = shape.blocks * shape.n / rows;
+      layouts.push_back({2, rows, columns, 1, rows, 1, rows, 1, rows, 1, rows});
+      tensor.layout = layouts.back().data();  // which stays where it is when `layouts` grows
+    }
+    tensor.dtype[PARAM] = tensor.dtype[GRAD] = dtype;
+    tensor.blocks = shape.blocks;
+    tensor.n = shape.n;
+    tensor.k = std::max<int64_t>(1, int64_t(double(shape.n) * shape.fraction));
+    tensor.score = score;
+    tensor.noise_key = 123456789;
+    tensor.decay_all = shape.decay_all;
+    tensor.lerp_weight = 0.1;
+    tensor.beta2 = 0.999;
+    tensor.addcmul_value = 0.001;
+    tensor.correction = 0.06;
+    tensor.eps = 1e-8;
+    tensor.shrink = 0.99;
+    tensor.step_size = 1.0;
+    tensors.push_back(tensor);
+  }
+  Settings settings{};  // openmp is null: the library's own threads
+  settings.threads = threads;
+  settings.kernel = best_kernel();
+  settings.small = variant.small;
+  settings.sample_rate = variant.sample_rate;
+  settings.max_lines = 1 << 13;
+  settings.band_share = variant.band_share;
+  settings.list_share = variant.list_share;
+  settings.spread = variant.spread;
+  if (const int error = mofo_cpu_step(tensors.data(), int64_t(tensors.size()), &settings)) {
+    std::printf("error %d\n", error);
+    std::exit(1);
+  }
+  return operands;
+}
+
+// Whether every parameter of `before` has moved.
+bool all_moved(const std::vector<Memory>& before, const std::vector<Memory>& after) {
+  for (size_t param = 0; param < before.size(); param += 4) {
+    if (before[param] == after[param]) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  int passed = 0, failed = 0;
+  for (const Dtype dtype : {FLOAT32, BFLOAT16}) {
+    const std::vector<Memory> start = make_operands(dtype);
+    for (const Variant& variant : VARIANTS) {
+      for (const Score score : {MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM}) {
+        const std::vector<Memory> expected = after_step(start, variant, score, dtype, 1);
+        bool equal = all_moved(start, expected);
+        for (const int64_t threads : {2, 4}) equal &= after_step(start, variant, score, dtype, threads) == expected;
+        ++(equal ? passed : failed);
+        if (!equal) std::printf("failed: %s, score %d, dtype %d\n", variant.name, int(score), int(dtype));
+      }
+    }
+  }
+  std::printf("%d passed, %d failed on 1, 2 and 4 threads\n", passed, failed);
+  return failed != 0;
+}
