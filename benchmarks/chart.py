@@ -27,7 +27,7 @@ def draw(result):
         label = f"{threads} thread{'s' if threads > 1 else ''}"
         bars = axes.barh(positions, values, height, label=label, color=COLORS.get(threads, "#08306b"))
         axes.bar_label(
-            bars, [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in values], padding=3, fontsize=8
+            bars, [f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in values], padding=3, fontsize=8
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_xscale("log")
