@@ -25,10 +25,10 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
-# The native library under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, on Linux with GCC. Python is
-# not built for the first, so its runtime is loaded before Python, with libstdc++, whose functions it wraps; where there
-# is no memory it ends the process, so one test is left out. The last cannot be loaded like that: a program of its own.
-# setarch, where it is permitted, gives it the addresses that it needs on a kernel that spreads them widely.
+# The native library under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, on Linux with GCC. Python
+# is not built for the first, so its runtime is loaded before Python, and with it libstdc++, whose functions it wraps.
+# Where there is no memory it ends the process, so one test is left out. The last one cannot be loaded like that: it has
+# a program of its own. setarch, where permitted, gives it the addresses it needs on a kernel that spreads them widely.
 sanitize: $(READY)
 	CXX=$(CXX) $(BIN)/cmake -S . -B build/asan -DMOFO_SANITIZE=address,undefined
 	$(BIN)/cmake --build build/asan

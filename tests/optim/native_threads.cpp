@@ -1,5 +1,5 @@
-// The library on 1, 2 and 4 threads of its own under ThreadSanitizer, which cannot be loaded into Python: no data race, and
-// the same bits. That these are the right ones is for test_native.py. `make sanitize` builds and runs it.
+// The library on 1, 2 and 4 threads of its own under ThreadSanitizer, which cannot be loaded into Python: no data race,
+// and the same bits. That these are the right ones is for test_native.py. `make sanitize` builds and runs it.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
