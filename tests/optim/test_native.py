@@ -277,6 +277,16 @@ def test_float64_and_what_is_not_served_goes_to_plain_torch():
     assert not native.serves(torch.randn(100).as_strided((10, 10), (5, 1)))
 
 
+@pytest.mark.parametrize("fraction", [0.1, 1.0])
+def test_fused_refuses_a_gradient_that_it_cannot_read_and_writes_nothing(fraction):
+    params = [torch.nn.Parameter(torch.randn(30)) for _ in range(2)]
+    params[0].grad, params[1].grad = torch.ones(30), torch.ones(30)._neg_view()
+    before = [param.detach().clone() for param in params]
+    with pytest.raises(RuntimeError, match=r"fused=True updates .* got torch\.float32 on cpu of shape \(30,\)"):
+        MoFO(params, fused=True, fraction=fraction).step()
+    assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
+
+
 def test_overlapping_tensors_are_refused_and_nothing_is_written():
     storage = torch.randn(100)
     inside = [torch.nn.Parameter(storage[:60]), torch.nn.Parameter(storage[40:])]
@@ -297,20 +307,17 @@ def test_overlapping_tensors_are_refused_and_nothing_is_written():
     MoFO(apart, fused=True).step()
 
 
-def test_a_step_without_memory_changes_nothing(monkeypatch):
-    param = torch.nn.Parameter(torch.randn(100))
-    param.grad = torch.ones(100)
-    optimizer = MoFO([param])
-    monkeypatch.setattr(native, "Settings", lambda: Settings(small=0, list_share=1, band_share=1, threads=1))
-    before = param.detach().clone()
+def test_a_step_without_memory_changes_nothing():
+    tensors, count = operands(torch.ones(100)), torch.tensor(0.0)
+    before = [tensor.clone() for tensor in tensors]
     step = NativeStep(Settings(threads=1 << 45))
-    step.add(param.detach(), param.grad, torch.zeros(100), torch.zeros(100), torch.tensor(0.0), 0, **OPTIONS)
+    step.add(*tensors, count, 0, **OPTIONS)
     large = torch.zeros(1 << 18)
     step.add(large, large.clone(), large.clone(), large.clone(), torch.tensor(0.0), 0, **OPTIONS)
     with pytest.raises(MemoryError, match="nothing was changed"):
         step.run()
-    assert torch.equal(param, before)
-    assert not optimizer.state
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+    assert count == 0
 
 
 def test_as_many_threads_as_torch(monkeypatch):

@@ -26,8 +26,8 @@ def backends() -> dict[str, str]:
     return {"cpu": cpu, "other": "plain torch"}
 
 
-def check_fused(param: Tensor) -> None:
-    """Check that the native library is there and can update a parameter, for ``fused=True``.
+def check_fused(param: Tensor, *others: Tensor) -> None:
+    """Check that the native library is there and can update a parameter, alone or with its gradient and moments.
 
     Raises:
         RuntimeError: it is not, or cannot.
@@ -35,23 +35,34 @@ def check_fused(param: Tensor) -> None:
     library = native.load()
     if isinstance(library, str):
         raise RuntimeError(f"fused=True needs the native CPU library: {library}; leave it out to use plain torch")
-    if not native.serves(param):
+    if not native.serves(param, *others):
         raise RuntimeError(
-            "fused=True updates float32, bfloat16 and float16 parameters on a CPU whose entries do not overlap, got "
-            f"{param.dtype} of shape {tuple(param.shape)} on {param.device}: leave it out to use plain torch"
+            "fused=True updates float32, bfloat16 and float16 parameters on a CPU whose entries do not overlap, with "
+            f"such gradients and float32 moments, got {_kinds(param, *others)} of shape {tuple(param.shape)}: leave it "
+            "out to use plain torch"
         )
 
 
 def uses_native(group: Mapping[str, Any], operands: tuple[Tensor, ...]) -> bool:
-    """Whether the native library updates this parameter, given with its gradient and moments."""
-    wanted = group["fused"] or (group["fused"] is None and group["foreach"] is None)
-    if not wanted or not native.serves(*operands):
+    """Whether the native library updates this parameter, given with its gradient and moments.
+
+    Raises:
+        RuntimeError: ``fused=True`` wants it, and it cannot.
+    """
+    if group["fused"]:
+        check_fused(*operands)
+        return True
+    if group["fused"] is False or group["foreach"] is not None or not native.serves(*operands):
         return False
     library = native.load()
     if isinstance(library, str):
         _warn_once(library)
         return False
     return True
+
+
+def _kinds(*operands: Tensor) -> str:
+    return ", ".join(dict.fromkeys(f"{operand.dtype} on {operand.device}" for operand in operands))
 
 
 @functools.cache

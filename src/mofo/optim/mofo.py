@@ -205,8 +205,6 @@ class MoFO(Optimizer):
                 if param.grad is not None:
                     check_param(param, group["blocks"])
                     check_grad(param.grad)
-                    if group["fused"]:
-                        check_fused(param)
 
         native = NativeStep()
         rest = []  # of each group, what plain torch updates
@@ -216,6 +214,8 @@ class MoFO(Optimizer):
             whole, plain = [], []
             for tensors in self._tensors(group, position):
                 if is_whole(group, tensors):
+                    if group["fused"]:
+                        check_fused(*tensors[:4])
                     whole.append(tensors)
                 elif uses_native(group, tensors[:4]):
                     native.add(*tensors, **method)

@@ -72,7 +72,7 @@ def _update(
     exp_avg.lerp_(grad, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
-    key = noise_key(seed, int(t))
+    key = noise_key(seed, int(t)) if score == "random" else 0
     shrink = float(1 - lr * weight_decay)
     correction = (1 - beta2**t) ** 0.5
     step_size = float(lr / (1 - beta1**t))

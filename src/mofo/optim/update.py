@@ -38,7 +38,8 @@ def update(
 ) -> None:
     """Algorithm 1 of the paper (section 3.2) with AdamW's decoupled weight decay; works in place.
 
-    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(fused=True)`` on a CPU, to the bit.
+    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(fused=True)`` on a CPU, to the bit but for the
+    last entries of a tensor, where torch's rounds otherwise.
     """
     beta1, beta2 = betas
     step += 1

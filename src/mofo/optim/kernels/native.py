@@ -68,8 +68,8 @@ class Library:
         self._library.mofo_cpu_sizes.restype = ctypes.c_int64
         if self._library.mofo_cpu_sizes() != TENSOR.size << 32 | SETTINGS.size:
             raise OSError(f"{path} was built from other sources than {__file__}: install mofo again")
-        kernels = {name: self._library.mofo_cpu_kernel(name.encode()) for name in INSTRUCTION_SETS}
-        self.kernels: dict[str, int] = {name: kernel for name, kernel in kernels.items() if kernel}
+        found = {name: self._library.mofo_cpu_kernel(name.encode()) for name in INSTRUCTION_SETS}
+        self.kernels: dict[str, int] = {name: kernel for name, kernel in found.items() if kernel}
         self.openmp = _find_openmp()
 
     @property
