@@ -1,5 +1,5 @@
 # Two commands: `make demo` runs the demonstration, `make test` the tests.
-# Each makes the environment it needs in .venv, from the versions in constraints.txt, and starts at once when it is there.
+# Each makes the environment it needs in .venv, from the versions in constraints.txt, and starts at once if it is there.
 
 PYTHON ?= python3
 VENV ?= .venv

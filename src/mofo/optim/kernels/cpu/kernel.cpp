@@ -1,12 +1,12 @@
-// The loops over runs of entries. This file is compiled once for each instruction set, as namespace MOFO_ISA, and left to
-// the compiler to vectorise: loops without branches over short runs that stay in the first-level cache.
+// The loops over runs of entries. This file is compiled once for each instruction set, as namespace MOFO_ISA, and
+// left to the compiler to vectorise: loops without branches over short runs that stay in the first-level cache.
 //
 // The results are those of update.py to the bit on every instruction set, because each operation is rounded as torch
-// rounds it: products and sums apart, but for the two fused multiply-adds that torch's lerp_ and addcmul_ make. That needs
-// -ffp-contract=off, and forbids -ffast-math.
+// rounds it: products and sums apart, but for the two fused multiply-adds that torch's lerp_ and addcmul_ make. That
+// needs -ffp-contract=off, and forbids -ffast-math.
 //
-// Only C functions and this file's own may be called here: of an inline function of the C++ library, which all compilations
-// of this file would share, the linker keeps one, perhaps one that the processor at hand cannot run.
+// Only C functions and this file's own may be called here: of an inline function of the C++ library, which all
+// compilations of this file would share, the linker keeps one, perhaps one that the processor at hand cannot run.
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -46,138 +46,7 @@ inline To bits(From from) {
   return to;
 }
 
-// ---- 16-bit floats. Branch-free, so that they vectorise.
-
-struct Half {
-  uint16_t bits;
-};
-struct BFloat {
-  uint16_t bits;
-};
-
-inline float widen(float x) { return x; }
-inline float widen(BFloat x) { return bits<float>(uint32_t(x.bits) << 16); }
-inline float widen(Half x) {
-  const uint32_t magnitude = uint32_t(x.bits & 0x7FFF) << 13;
-  // The exponent is 112 too small; multiplying by 2^112 also normalises subnormals. Infinity and NaN keep all ones.
-  const float scaled = bits<float>(magnitude) * 0x1p112f;
-  const uint32_t special = magnitude | 0x7F800000u;
-  const uint32_t finite = bits<uint32_t>(scaled);
-  return bits<float>((magnitude >= 0x0F800000u ? special : finite) | uint32_t(x.bits & 0x8000) << 16);
-}
-
-template <class T>
-inline T narrow(float x);
-template <>
-inline float narrow<float>(float x) {
-  return x;
-}
-template <>
-inline BFloat narrow<BFloat>(float x) {
-  const uint32_t wide = bits<uint32_t>(x);
-  const uint32_t rounded = (wide + 0x7FFF + (wide >> 16 & 1)) >> 16;  // to nearest, ties to even
-  return {uint16_t(x != x ? 0x7FC0 : rounded)};
-}
-template <>
-inline Half narrow<Half>(float x) {
-  const uint32_t wide = bits<uint32_t>(x);
-  const uint32_t sign = wide >> 16 & 0x8000;
-  const uint32_t magnitude = wide & 0x7FFFFFFF;
-  uint32_t half;
-  if (magnitude >= 0x47800000) {  // 65536 and more, infinity, NaN
-    half = magnitude > 0x7F800000 ? 0x7E00 : 0x7C00;
-  } else if (magnitude < 0x38800000) {  // subnormal: adding 1/2 rounds at its last place, 2^-24
-    half = bits<uint32_t>(bits<float>(magnitude) + 0.5f) - 0x3F000000;
-  } else {
-    half = (magnitude - 0x38000000 + 0xFFF + (magnitude >> 13 & 1)) >> 13;  // to nearest, ties to even
-  }
-  return {uint16_t(sign | half)};
-}
-
-// ---- Runs of entries as contiguous float32, whatever the type and the strides of the tensor.
-
-// Where the entries of a run lie, in entries from the start of an operand of any strides.
-void find_offsets(const Tensor& t, int operand, int64_t start, int length, int64_t* RESTRICT offsets) {
-  const int64_t dims = t.layout[0];
-  const int64_t* sizes = t.layout + 1;
-  const int64_t* strides = sizes + dims * (1 + operand);
-  int64_t index[64];
-  int64_t offset = 0;
-  for (int64_t d = dims - 1; d >= 0; --d) {
-    index[d] = start % sizes[d];
-    start /= sizes[d];
-    offset += index[d] * strides[d];
-  }
-  for (int i = 0; i < length; ++i) {
-    offsets[i] = offset;
-    for (int64_t d = dims - 1; d >= 0; --d) {
-      offset += strides[d];
-      if (++index[d] < sizes[d]) break;
-      offset -= strides[d] * sizes[d];
-      index[d] = 0;
-    }
-  }
-}
-
-template <class T>
-void load_as(const Tensor& t, int operand, int64_t start, int length, float* RESTRICT out) {
-  const T* data = static_cast<const T*>(t.data[operand]);
-  if (!t.layout) {
-    for (int i = 0; i < length; ++i) out[i] = widen(data[start + i]);
-    return;
-  }
-  int64_t offsets[RUN];
-  find_offsets(t, operand, start, length, offsets);
-  for (int i = 0; i < length; ++i) out[i] = widen(data[offsets[i]]);
-}
-
-template <class T>
-void store_as(const Tensor& t, int operand, int64_t start, int length, const float* RESTRICT values) {
-  T* data = static_cast<T*>(t.data[operand]);
-  if (!t.layout) {
-    for (int i = 0; i < length; ++i) data[start + i] = narrow<T>(values[i]);
-    return;
-  }
-  int64_t offsets[RUN];
-  find_offsets(t, operand, start, length, offsets);
-  for (int i = 0; i < length; ++i) data[offsets[i]] = narrow<T>(values[i]);
-}
-
-inline Dtype dtype_of(const Tensor& t, int operand) { return operand <= GRAD ? t.dtype[operand] : FLOAT32; }
-
-// The entries of a run: in place where they are contiguous float32, else a copy in `buffer`.
-float* load(const Tensor& t, int operand, int64_t start, int length, float* buffer) {
-  const Dtype dtype = dtype_of(t, operand);
-  if (dtype == FLOAT32 && !t.layout) return static_cast<float*>(t.data[operand]) + start;
-  if (dtype == FLOAT32) load_as<float>(t, operand, start, length, buffer);
-  if (dtype == BFLOAT16) load_as<BFloat>(t, operand, start, length, buffer);
-  if (dtype == FLOAT16) load_as<Half>(t, operand, start, length, buffer);
-  return buffer;
-}
-
-// Write back what load gave, unless it was the tensor itself.
-void store(const Tensor& t, int operand, int64_t start, int length, const float* values) {
-  const Dtype dtype = dtype_of(t, operand);
-  if (dtype == FLOAT32 && !t.layout) return;
-  if (dtype == FLOAT32) store_as<float>(t, operand, start, length, values);
-  if (dtype == BFLOAT16) store_as<BFloat>(t, operand, start, length, values);
-  if (dtype == FLOAT16) store_as<Half>(t, operand, start, length, values);
-}
-
-// Asks for memory that is needed soon, where it lies in one piece: it arrives while something else is worked on.
-inline void prefetch(const Tensor& t, int operand, int64_t start, int length) {
-  if (t.layout) return;
-  const int64_t itemsize = dtype_of(t, operand) == FLOAT32 ? 4 : 2;
-  const char* data = static_cast<const char*>(t.data[operand]) + start * itemsize;
-  for (int64_t i = 0; i < length * itemsize; i += 64) PREFETCH(data + i);
-}
-
-const float* load_grad(const Tensor& t, int64_t start, int length, float* buffer) {
-  const float* grad = load(t, GRAD, start, length, buffer);
-  if (!t.maximize) return grad;
-  for (int i = 0; i < length; ++i) buffer[i] = -grad[i];
-  return buffer;
-}
+#include "runs.h"
 
 // ---- Keys: what ranks the entries (scores() in selection.py). An entry whose momentum is not finite is INFINITE.
 
@@ -224,7 +93,8 @@ inline void with_ranking(const Tensor& t, Loop loop) {
   if (t.score == RANDOM) loop(Ranking<RANDOM>(t));
 }
 
-// ---- Moments: m <- m + (1 - beta1) * (g - m) and v <- beta2 * v + (1 - beta2) * g * g, rounded as lerp_ and addcmul_ do.
+// ---- Moments: m <- m + (1 - beta1) * (g - m) and v <- beta2 * v + (1 - beta2) * g * g, rounded as lerp_ and
+// addcmul_ do.
 
 struct Decay {
   explicit Decay(const Tensor& t)
@@ -240,62 +110,12 @@ struct Decay {
   float square(float g, float v) const { return fmaf(value * g, g, v * beta2); }
 };
 
-// ---- Choosing among keys.
-
-// For each set of eight marks, a bit each, their positions in ascending order, and how many there are.
-struct Positions {
-  uint16_t of[256][8];
-  uint8_t count[256];
-
-  constexpr Positions() : of(), count() {
-    for (int set = 0; set < 256; ++set) {
-      for (int bit = 0; bit < 8; ++bit) {
-        if (set >> bit & 1) of[set][count[set]++] = uint16_t(bit);
-      }
-    }
-  }
-};
-constexpr Positions POSITIONS;
-
-#include "mask.h"
-
-// Appends the positions of the entries of a line, which begins at `first`, whose bit is set. Which ones are is unpredictable,
-// so there are no branches on them. Writes up to eight positions more than there are.
-inline int append_positions(uint32_t mask, int first, uint16_t* positions, int count) {
-  for (int i = 0; i < LINE; i += 8, mask >>= 8) {
-    const uint32_t set = mask & 0xFF;
-    for (int j = 0; j < 8; ++j) positions[count + j] = uint16_t(POSITIONS.of[set][j] + (first + i));
-    count += POSITIONS.count[set];
-  }
-  return count;
-}
-
-// Entries of a run that were chosen.
-struct Chosen {
-  int64_t start;
-  int length, count;
-  uint16_t positions[RUN + 8];
-
-  // Those with key(i) >= low. Calls key once for each i < length.
-  template <class KeyOf>
-  void choose(KeyOf key, Key low) {
-    count = 0;
-    Key keys[LINE];
-    int line = 0;
-    for (; line + LINE <= length; line += LINE) {
-      INDEPENDENT for (int i = 0; i < LINE; ++i) keys[i] = key(line + i);
-      count = append_positions(reached(keys, low), line, positions, count);
-    }
-    for (; line < length; ++line) {
-      positions[count] = uint16_t(line);
-      count += key(line) >= low;
-    }
-  }
-};
+#include "choose.h"
 
 // ---- Parameters: p <- (1 - lr * weight_decay) * p - step_size * m / (sqrt(v) / correction + eps).
 
-void find_updates(const Tensor& t, const float* RESTRICT m, const float* RESTRICT v, int length, float* RESTRICT updates) {
+void find_updates(const Tensor& t, const float* RESTRICT m, const float* RESTRICT v, int length,
+                  float* RESTRICT updates) {
   const float correction = float(t.correction), eps = float(t.eps), step_size = float(-t.step_size);
   for (int i = 0; i < length; ++i) updates[i] = step_size * m[i] / (sqrtf(v[i]) / correction + eps);
 }
@@ -366,11 +186,14 @@ void collect(const Key* keys, int reached, Bracket bracket, Band& band) {
   }
   band.above.fetch_add(reached - count, std::memory_order_relaxed);
   const int64_t first = band.inside.fetch_add(count, std::memory_order_relaxed);
-  if (bracket.low < bracket.high && first + count <= band.capacity) memcpy(band.keys + first, inside, count * sizeof(Key));
+  if (bracket.low < bracket.high && first + count <= band.capacity) {
+    memcpy(band.keys + first, inside, count * sizeof(Key));
+  }
 }
 
 // The candidates, if there is room for them.
-void list(const Key* keys, const float* m, const float* v, const Chosen& chosen, int64_t position, Candidates* candidates) {
+void list(const Key* keys, const float* m, const float* v, const Chosen& chosen, int64_t position,
+          Candidates* candidates) {
   if (candidates->until != position || candidates->count + chosen.count > candidates->capacity) return;
   Candidate* next = candidates->list + candidates->count;
   for (int i = 0; i < chosen.count; ++i) {
@@ -451,7 +274,8 @@ void peek(const Tensor& t, const int64_t* starts, int lines, Key* keys) {
   });
 }
 
-// Calls visit(key, at, size) for each run of a tensor whose moments are up to date, where key(i) is the key of an entry.
+// Calls visit(key, at, size) for each run of a tensor whose moments are up to date, where key(i) is the key of an
+// entry.
 template <class Visit>
 inline void for_runs(const Tensor& t, int64_t start, int64_t length, Visit visit) {
   float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN];

@@ -57,7 +57,8 @@ struct Candidate {
   uint32_t position;  // from the start of the block
 };
 
-// The candidates among the entries of a block before `until`, in their order; the whole block if there is memory enough.
+// The candidates among the entries of a block before `until`, in their order; the whole block if there is memory
+// enough.
 struct Candidates {
   Candidate* list;
   int64_t capacity;

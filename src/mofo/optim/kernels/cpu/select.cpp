@@ -77,7 +77,9 @@ Bracket guess_bracket(const Key* sample, int64_t lines, int64_t n, int64_t k, do
     const Key bin = bin_of(rank + slack);
     if (bin > 0) bracket.low = range.low + (bin << shift);
   }
-  if (bracket.low > 0 && rank - slack >= 1) bracket.high = range.low + (bin_of(rank - slack) << shift) + ((Key(1) << shift) - 1);
+  if (bracket.low > 0 && rank - slack >= 1) {
+    bracket.high = range.low + (bin_of(rank - slack) << shift) + ((Key(1) << shift) - 1);
+  }
   return bracket;
 }
 

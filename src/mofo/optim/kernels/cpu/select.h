@@ -24,8 +24,8 @@ int64_t enter_bin(const int64_t* bins, int shift, Bracket* bracket, int64_t* ran
 // The key of a rank among `count` keys. Reorders them.
 Threshold select_key(Key* keys, int64_t count, int64_t rank);
 
-// Between which keys the k-th highest of n probably lies, told from a sample of lines, each of them LINE entries that are
-// neighbours. `spread` is the half-width in standard deviations.
+// Between which keys the k-th highest of n probably lies, told from a sample of lines, each of them LINE entries that
+// are neighbours. `spread` is the half-width in standard deviations.
 Bracket guess_bracket(const Key* sample, int64_t lines, int64_t n, int64_t k, double spread);
 
 }  // namespace mofo

@@ -1,22 +1,23 @@
 // One step of MoFO on a CPU, for all tensors in one call.
 //
-// In each block of n entries the k with the highest score move. A score is compared as an integer, its key (kernel.h). To
-// find the k-th highest key without sorting the block, and in little more than one pass over it:
+// In each block of n entries the k with the highest score move. A score is compared as an integer, its key
+// (kernel.h). To find the k-th highest key without sorting the block, and in little more than one pass over it:
 //
-// 1. Sample. A few hundred to a few thousand cache lines, spread over the block, are updated in scratch memory. Their keys
-//    tell between which two keys, the bracket, the k-th highest probably lies.
-// 2. Moments. One pass reads g, m and v, writes m and v, counts the keys above the bracket, and collects those inside,
-//    the band.
-// 3. Select. The counts prove whether the k-th highest key is in the band. If so, it is found there. If not, or if the band
-//    outgrew its memory, it is found by histograms of the keys of the whole block, each 2048 times finer than the one
-//    before: up to three more passes that read the moments only.
-// 4. Apply. A pass reads m again and updates the parameters whose key is above the threshold, and the first of those equal
-//    to it: the only ones for which a denominator is computed and whose cache lines are touched.
+// 1. Sample. A few hundred to a few thousand cache lines, spread over the block, are updated in scratch memory. Their
+// keys tell between which two keys, the bracket, the k-th highest probably lies.
+// 2. Moments. One pass reads g, m and v, writes m and v, counts the keys above the bracket, and collects those
+// inside, the band.
+// 3. Select. The counts prove whether the k-th highest key is in the band. If so, it is found there. If not, or if
+// the band outgrew its memory, it is found by histograms of the keys of the whole block, each 2048 times finer than
+// the one before: up to three more passes that read the moments only.
+// 4. Apply. A pass reads m again and updates the parameters whose key is above the threshold, and the first of those
+// equal to it: the only ones for which a denominator is computed and whose cache lines are touched.
 //
 // A small block takes the same way with everything in its band. Where every entry moves, one pass does it all.
 //
 // A block is a task for one thread, or several small ones are; the entries of a large one are shared out between all
-// threads, stage by stage. Neither that nor the sample can change a result: all they decide is where keys are looked for.
+// threads, stage by stage. Neither that nor the sample can change a result: all they decide is where keys are looked
+// for.
 #include <algorithm>
 #include <memory>
 #include <new>
@@ -32,9 +33,9 @@
 namespace mofo {
 namespace {
 
-constexpr int64_t LEAST_LINES = 64;     // sampled of a block
-constexpr int64_t RANGE = 1 << 16;       // entries of a large block that a thread takes at a time
-constexpr int64_t TASK = 1 << 16;        // blocks are put together to tasks of at least so many entries
+constexpr int64_t LEAST_LINES = 64;        // sampled of a block
+constexpr int64_t RANGE = 1 << 16;         // entries of a large block that a thread takes at a time
+constexpr int64_t TASK = 1 << 16;          // blocks are put together to tasks of at least so many entries
 constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a block out costs more than it gains
 
 // ---- One block.

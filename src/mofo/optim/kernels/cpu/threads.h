@@ -1,6 +1,6 @@
-// Running tasks on several threads: on torch's own OpenMP threads where its runtime has the entry point that compilers call
-// (GOMP_parallel, in GNU's and in LLVM's runtime), else on threads that live for one call. A second OpenMP runtime in the
-// process, with threads of its own that spin against torch's, is avoided.
+// Running tasks on several threads: on torch's own OpenMP threads where its runtime has the entry point that
+// compilers call (GOMP_parallel, in GNU's and in LLVM's runtime), else on threads that live for one call. A second
+// OpenMP runtime in the process, with threads of its own that spin against torch's, is avoided.
 #pragma once
 
 #include <algorithm>
