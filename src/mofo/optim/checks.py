@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -56,18 +55,12 @@ def check_param(param: Tensor, blocks: int) -> None:
 
     Raises:
         TypeError: its type is not float16, bfloat16, float32 or float64.
-        NotImplementedError: it is sharded.
         RuntimeError: several of its entries share one memory location.
         ValueError: ``blocks`` does not divide its first dimension.
     """
     shape = tuple(param.shape)
     if param.dtype not in DTYPES:
         raise TypeError(f"MoFO updates real floating-point parameters, got {param.dtype} of shape {shape}")
-    if _is_sharded(param):
-        raise NotImplementedError(
-            f"the parameter of shape {shape} is sharded (DTensor): MoFO would select within each shard, which is "
-            "another method, and does not support sharded parameters yet; keep them whole, as DDP does"
-        )
     if not param.is_contiguous() and 0 in (
         stride for stride, size in zip(param.stride(), shape, strict=True) if size > 1
     ):
@@ -113,9 +106,3 @@ def _check_number(name: str, value: Any, expected: str, holds: Callable[[Any], b
 
 def _is_finite(x: float) -> bool:
     return 0 <= x < math.inf
-
-
-def _is_sharded(param: Tensor) -> bool:
-    # The module is slow to import, and there is no DTensor before it was imported.
-    tensor_module = sys.modules.get("torch.distributed.tensor")
-    return tensor_module is not None and isinstance(param, tensor_module.DTensor)

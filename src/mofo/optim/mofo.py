@@ -11,7 +11,9 @@ from mofo.optim.checks import check_grad, check_options, check_param
 from mofo.optim.dispatch import check_fused, uses_native
 from mofo.optim.flat import check_flat
 from mofo.optim.kernels.native import NativeStep
+from mofo.optim.layout import is_dtensor
 from mofo.optim.multi_tensor import multi_tensor_update
+from mofo.optim.sharded import ShardedStep
 from mofo.optim.state import new_seed, new_state, restored_group, restored_state
 from mofo.optim.update import update
 from mofo.optim.whole import is_whole, update_whole
@@ -221,13 +223,11 @@ class MoFO(Optimizer):
                     check_param(param, group["blocks"])
                     check_grad(param.grad)
 
-        native = NativeStep()
-        rest = []  # of each group, what plain torch updates
-        position = 0
-        for group in self.param_groups:
-            method = {key: group[key] for key in METHOD}
+        sharded, native = ShardedStep(), NativeStep()
+        rest = []  # what plain torch updates
+        for group, method, batch in self._batches(sharded):
             whole, plain = [], []
-            for tensors in self._tensors(group, position):
+            for tensors in batch:
                 if is_whole(group, tensors):
                     if group["fused"]:
                         check_fused(*tensors[:4])
@@ -237,8 +237,8 @@ class MoFO(Optimizer):
                 else:
                     plain.append(tensors)
             rest.append((group, method, whole, plain))
-            position += len(group["params"])
 
+        sharded.run()
         native.run()
         for group, method, whole, plain in rest:
             if whole:
@@ -249,6 +249,21 @@ class MoFO(Optimizer):
                 for tensors in plain:
                     update(*tensors, **method)
         return loss
+
+    def _batches(self, sharded: ShardedStep) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, ...]]]]:
+        """Groups, options and tensors of what this process can update for itself; the rest is added to ``sharded``."""
+        position = 0
+        for group in self.param_groups:
+            method = {key: group[key] for key in METHOD}
+            batch = []
+            for tensors in self._tensors(group, position):
+                if is_dtensor(tensors[0]):
+                    for part, options in sharded.add(*tensors, group, method):
+                        yield group, options, [part]
+                else:
+                    batch.append(tensors)
+            yield group, method, batch
+            position += len(group["params"])
 
     def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
         """Parameter, gradient, both moments, step and seed of each parameter with a gradient.

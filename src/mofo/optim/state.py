@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mofo.optim.layout import is_dtensor
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -49,8 +51,31 @@ def restored_state(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
     for key in MOMENTS:
         if saved[key].shape != param.shape:
             raise ValueError(f"the loaded {key} has shape {tuple(saved[key].shape)}, its parameter {shape}")
-        state[key] = saved[key].to(device=param.device, dtype=moment_dtype(param))
+        moment = saved[key].to(device=param.device, dtype=moment_dtype(param))
+        state[key] = sharded_like(moment, param)
     return {**saved, **state}
+
+
+def sharded_like(moment: Tensor, param: Tensor) -> Tensor:
+    """The moment as a ``DTensor`` that is spread as its parameter is; what it is already, if that is not sharded.
+
+    Raises:
+        ValueError: it is spread otherwise.
+    """
+    if not is_dtensor(param):
+        if is_dtensor(moment):
+            raise ValueError("the loaded moments are sharded, their parameter is not: load them with full_tensor()")
+        return moment
+    if not is_dtensor(moment):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(moment, param.device_mesh, param.placements, src_data_rank=None)
+    if (moment.device_mesh, moment.placements) != (param.device_mesh, param.placements):
+        raise ValueError(
+            f"the loaded moments are spread as {moment.placements} over {moment.device_mesh}, their parameter as "
+            f"{param.placements} over {param.device_mesh}: load them with torch.distributed.checkpoint"
+        )
+    return moment
 
 
 def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:

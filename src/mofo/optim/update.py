@@ -41,14 +41,9 @@ def update(
     With ``fraction=1`` these are the operations of ``torch.optim.AdamW(fused=True)`` on a CPU, to the bit but for the
     last entries of a tensor, where torch's rounds otherwise.
     """
-    beta1, beta2 = betas
     step += 1
-    t = step.item()
-    grad = (-grad if maximize else grad).to(exp_avg.dtype)
-
-    # Moments, of every entry: m ← β1·m + (1−β1)·g, v ← β2·v + (1−β2)·g∘g
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    t = int(step)
+    grad = update_moments(grad, exp_avg, exp_avg_sq, betas=betas, maximize=maximize)
 
     # Filter: in each block the k entries with the highest score
     n = block_size(param, blocks)
@@ -57,13 +52,41 @@ def update(
         noises = None
         if score == "random":
             index = torch.arange(param.numel(), device=param.device).view(param.shape)
-            noises = noise(index, noise_key(seed, int(t)), exp_avg.dtype)
+            noises = noise(index, noise_key(seed, t), exp_avg.dtype)
         ranking = scores(score, grad, exp_avg, exp_avg_sq, noises)
         selected = select_top_k(as_blocks(ranking, blocks), k).view(param.shape)
     else:
         selected = torch.ones_like(param, dtype=torch.bool)
 
-    # Update of the selected: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), with m̂ = m/(1−β1^t) and v̂ = v/(1−β2^t)
+    move(param, exp_avg, exp_avg_sq, selected, t, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay)
+
+
+def update_moments(
+    grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, betas: tuple[float, float], maximize: bool
+) -> Tensor:
+    """Moments, of every entry: m ← β1·m + (1−β1)·g, v ← β2·v + (1−β2)·g∘g. Returns g as it was used."""
+    beta1, beta2 = betas
+    grad = (-grad if maximize else grad).to(exp_avg.dtype)
+    exp_avg.lerp_(grad, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    return grad
+
+
+def move(
+    param: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    selected: Tensor,  # bool, shape of param
+    t: int,  # number of this step, from 1
+    *,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decay: Decay,
+) -> None:
+    """Update of the selected: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), with m̂ = m/(1−β1^t) and v̂ = v/(1−β2^t)."""
+    beta1, beta2 = betas
     shrink = float(1 - lr * weight_decay)
     if decay == "all":
         param.mul_(shrink)

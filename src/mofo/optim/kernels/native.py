@@ -14,7 +14,7 @@ import sys
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -87,7 +87,46 @@ class Library:
             RuntimeError: tensors may overlap in memory; nothing was written.
             MemoryError: there is no scratch memory; nothing was written.
         """
-        packed = SETTINGS.pack(
+        error = self._library.mofo_cpu_step(b"".join(tensors), ctypes.c_int64(len(tensors)), self._pack(settings))
+        if error == 1:
+            raise RuntimeError(
+                "parameters, gradients or moments overlap in memory, or lie in between each other: clone() them before "
+                "giving them to the optimizer, or choose foreach=True, which updates one tensor after the other"
+            )
+        if error:
+            raise MemoryError("no scratch memory for the step; nothing was changed")
+
+    def update_moments(self, tensor: bytes, settings: Settings) -> None:
+        """The first phase of a step for a tensor that is sharded: the moments of all entries."""
+        self._library.mofo_cpu_moments(tensor, self._pack(settings))
+
+    def count_keys(
+        self, tensor: bytes, settings: Settings, prefix: Tensor, shift: int, width: int, counts: Tensor
+    ) -> None:
+        """The second: add to ``counts`` (blocks, 2**width) the digits of the keys that have the prefix (blocks,).
+
+        Both are int64 and contiguous.
+
+        Raises:
+            MemoryError: there is no scratch memory.
+        """
+        digit = (_address(prefix), ctypes.c_int64(shift), ctypes.c_int64(width), _address(counts))
+        if self._library.mofo_cpu_count(tensor, self._pack(settings), *digit):
+            raise MemoryError("no scratch memory for the step")
+
+    def move(self, tensor: bytes, settings: Settings, keys: Tensor, ties: Tensor) -> None:
+        """The last: update the entries with a higher key than ``keys`` (blocks,), and the first ``ties`` equal ones.
+
+        Both are int64 and contiguous.
+
+        Raises:
+            MemoryError: there is no scratch memory.
+        """
+        if self._library.mofo_cpu_move(tensor, self._pack(settings), _address(keys), _address(ties)):
+            raise MemoryError("no scratch memory for the step")
+
+    def _pack(self, settings: Settings) -> bytes:
+        return SETTINGS.pack(
             settings.threads or torch.get_num_threads(),
             0 if settings.own_threads else self.openmp,
             self.kernels[settings.instruction_set or self.instruction_set],
@@ -98,14 +137,53 @@ class Library:
             settings.list_share,
             settings.spread,
         )
-        error = self._library.mofo_cpu_step(b"".join(tensors), ctypes.c_int64(len(tensors)), packed)
-        if error == 1:
-            raise RuntimeError(
-                "parameters, gradients or moments overlap in memory, or lie in between each other: clone() them before "
-                "giving them to the optimizer, or choose foreach=True, which updates one tensor after the other"
-            )
-        if error:
-            raise MemoryError("no scratch memory for the step; nothing was changed")
+
+
+def pack(
+    param: Tensor,  # float32, bfloat16 or float16, any strides
+    grad: Tensor,  # of these types, shape of param
+    exp_avg: Tensor,  # shape of param, float32
+    exp_avg_sq: Tensor,  # as exp_avg
+    t: int,  # number of this step, from 1
+    seed: int,
+    layout: int = 0,  # address of sizes and strides of tensors that are not contiguous
+    *,
+    lr: float | Tensor,
+    fraction: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    blocks: int,
+    score: Score,
+    decay: Decay,
+    maximize: bool,
+) -> bytes:
+    """A tensor of a step as the library reads it, from the arguments of :func:`mofo.optim.update.update`."""
+    beta1, beta2 = betas
+    n = block_size(param, blocks)
+    return TENSOR.pack(
+        param.data_ptr(),
+        grad.data_ptr(),
+        exp_avg.data_ptr(),
+        exp_avg_sq.data_ptr(),
+        layout,
+        DTYPES[param.dtype],
+        DTYPES[grad.dtype],
+        blocks,
+        n,
+        selected_count(fraction, n),
+        SCORES[score],
+        noise_key(seed, t) if score == "random" else 0,
+        maximize,
+        decay == "all",
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        (1 - beta2**t) ** 0.5,
+        eps,
+        float(1 - lr * weight_decay),
+        float(lr / (1 - beta1**t)),
+    )
 
 
 class NativeStep:
@@ -119,56 +197,22 @@ class NativeStep:
 
     def add(
         self,
-        param: Tensor,  # float32, bfloat16 or float16, any strides
-        grad: Tensor,  # of these types, shape of param
-        exp_avg: Tensor,  # shape of param, float32
-        exp_avg_sq: Tensor,  # as exp_avg
-        step: Tensor,  # scalar, number of steps before this one
+        param: Tensor,
+        grad: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        step: Tensor,
         seed: int,
-        *,
-        lr: float | Tensor,
-        fraction: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        blocks: int,
-        score: Score,
-        decay: Decay,
-        maximize: bool,
+        **method: Any,
     ) -> None:
         """Take the arguments of :func:`mofo.optim.update.update`, for tensors that :func:`serves`."""
         operands = (param, grad, exp_avg, exp_avg_sq)
         contiguous = (
             param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
         )
-        beta1, beta2 = betas
-        t = int(step) + 1
-        n = block_size(param, blocks)
         self._steps.append(step)
         self._tensors.append(
-            TENSOR.pack(
-                param.data_ptr(),
-                grad.data_ptr(),
-                exp_avg.data_ptr(),
-                exp_avg_sq.data_ptr(),
-                0 if contiguous else self._layout(operands),
-                DTYPES[param.dtype],
-                DTYPES[grad.dtype],
-                blocks,
-                n,
-                selected_count(fraction, n),
-                SCORES[score],
-                noise_key(seed, t) if score == "random" else 0,
-                maximize,
-                decay == "all",
-                1 - beta1,
-                beta2,
-                1 - beta2,
-                (1 - beta2**t) ** 0.5,
-                eps,
-                float(1 - lr * weight_decay),
-                float(lr / (1 - beta1**t)),
-            )
+            pack(*operands, int(step) + 1, seed, 0 if contiguous else self._layout(operands), **method)
         )
 
     def run(self) -> None:
@@ -220,6 +264,10 @@ def load() -> Library | str:
         return Library(found)
     except OSError as error:
         return str(error)
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _find_openmp() -> int:

@@ -90,20 +90,27 @@ Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, in
   return guess_bracket(keys, lines, t.n, t.k, s.spread);
 }
 
+// Sets bins[i] to the number of keys in the bracket with (key - low) >> shift == i. There is memory for `size` bins for
+// each thread.
+void count_keys(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
+                int64_t size, int64_t* bins) {
+  std::fill(bins, bins + size * team.threads(), 0);
+  team.run(ranges(t.n), [&](int64_t i, int64_t worker) {
+    s.kernel->histogram(t, block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), bracket, shift,
+                        bins + worker * size);
+  });
+  for (int64_t worker = 1; worker < team.threads(); ++worker) {
+    for (int64_t bin = 0; bin < size; ++bin) bins[bin] += bins[worker * size + bin];
+  }
+}
+
 // The threshold from the whole block, where the band did not have it.
 Threshold search(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int64_t rank,
                  int64_t* bins) {
   int64_t inside = 0;
   while (bracket.low < bracket.high) {
     const int shift = bin_shift(bracket, BINS);
-    std::fill(bins, bins + BINS * team.threads(), 0);
-    team.run(ranges(t.n), [&](int64_t i, int64_t worker) {
-      s.kernel->histogram(t, block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), bracket, shift,
-                          bins + worker * BINS);
-    });
-    for (int64_t worker = 1; worker < team.threads(); ++worker) {
-      for (int64_t bin = 0; bin < BINS; ++bin) bins[bin] += bins[worker * BINS + bin];
-    }
+    count_keys(s, team, t, block, bracket, shift, BINS, bins);
     inside = enter_bin(bins, shift, &bracket, &rank);
   }
   return {bracket.low, rank, inside};
@@ -117,6 +124,21 @@ Threshold find_threshold(const Settings& s, const Team& team, const Tensor& t, i
   if (bracket.low == bracket.high) return {bracket.low, t.k - above, inside};
   if (inside > band.capacity) return search(s, team, t, block, bracket, t.k - above, bins);
   return select_key(band.keys, inside, t.k - above);
+}
+
+// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above. There is
+// memory for a number for each range.
+void apply(const Settings& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
+           int64_t* before) {
+  if (ties < t.n) {  // how many of those equal to it the ranges before one have
+    for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range) {
+      before[range] = s.kernel->count_equal(t, start, length, above);
+    });
+    std::exclusive_scan(before, before + ranges(t.n), before, int64_t(0));
+  }
+  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range) {
+    s.kernel->apply(t, start, length, above, ties < t.n ? std::max<int64_t>(ties - before[range], 0) : length);
+  });
 }
 
 // A block that a thread has for itself.
@@ -149,17 +171,7 @@ void step_shared(const Settings& s, const Team& team, const Tensor& t, int64_t b
   });
   const Threshold threshold = find_threshold(s, team, t, block, bracket, band, scratch.bins);
   const bool all_ties = threshold.key == INFINITE || threshold.selected == threshold.equal;
-  int64_t* before = scratch.bins;  // how many ties the ranges before one have
-  if (!all_ties) {
-    for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range) {
-      before[range] = s.kernel->count_equal(t, start, length, threshold.key);
-    });
-    std::exclusive_scan(before, before + ranges(t.n), before, int64_t(0));
-  }
-  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range) {
-    const int64_t ties = all_ties ? length : std::max<int64_t>(threshold.selected - before[range], 0);
-    s.kernel->apply(t, start, length, threshold.key, ties);
-  });
+  apply(s, team, t, block, threshold.key, all_ties ? t.n : threshold.selected, scratch.bins);
 }
 
 // ---- All blocks.
@@ -293,6 +305,52 @@ EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo:
   try {
     if (mofo::may_overlap(tensors, count)) return 1;
     mofo::step(*settings, tensors, count);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 2;
+  }
+}
+
+EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* settings) {
+  using namespace mofo;
+  const Team team(settings->threads, settings->openmp);
+  Band none{nullptr, 0};
+  for (int64_t block = 0; block < tensor->blocks; ++block) {
+    for_ranges(team, *tensor, block, [&](int64_t start, int64_t length, int64_t) {
+      settings->kernel->moments(*tensor, start, length, {HIGHEST, HIGHEST}, none, nullptr);
+    });
+  }
+  return 0;
+}
+
+EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* prefix,
+                          int64_t shift, int64_t width, int64_t* counts) {
+  using namespace mofo;
+  const Team team(settings->threads, settings->openmp);
+  const int64_t size = int64_t(1) << width, span = size << shift;
+  try {
+    const auto bins = allocate<int64_t>(size * team.threads());
+    for (int64_t block = 0; block < tensor->blocks; ++block) {
+      const int64_t low = prefix[block] * span, high = std::min<int64_t>(low + span - 1, HIGHEST);
+      if (low > high) continue;  // no key is so high
+      count_keys(*settings, team, *tensor, block, {Key(low), Key(high)}, int(shift), size, bins.get());
+      for (int64_t bin = 0; bin < size; ++bin) counts[block * size + bin] += bins[bin];
+    }
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 2;
+  }
+}
+
+EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* keys,
+                         const int64_t* ties) {
+  using namespace mofo;
+  const Team team(settings->threads, settings->openmp);
+  try {
+    const auto before = allocate<int64_t>(ranges(tensor->n));
+    for (int64_t block = 0; block < tensor->blocks; ++block) {
+      apply(*settings, team, *tensor, block, Key(keys[block]), ties[block], before.get());
+    }
     return 0;
   } catch (const std::bad_alloc&) {
     return 2;

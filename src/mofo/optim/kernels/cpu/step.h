@@ -37,3 +37,18 @@ EXPORT int64_t mofo_cpu_sizes();
 
 // One step of all tensors. Returns 0; or, with nothing written, 1 if tensors may overlap and 2 for want of memory.
 EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Settings* settings);
+
+// The phases of a step for a tensor of whose blocks other processes have a part (sharded.py): n is what is here of each
+// block, and k does not count. All return 0; or, with nothing written, 2 for want of memory.
+
+// Update the moments of all entries.
+EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* settings);
+
+// Add to counts[block][i] the number of keys with (key >> shift) % 2^width == i, of those with key >> shift + width ==
+// prefix[block].
+EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* prefix,
+                          int64_t shift, int64_t width, int64_t* counts);
+
+// Update the parameters with a key > keys[block], and the first ties[block] of those with key == keys[block].
+EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* keys,
+                         const int64_t* ties);

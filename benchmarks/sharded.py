@@ -1,0 +1,193 @@
+"""The step of sharded parameters: time against AdamW on the same shards, and bytes sent, against the model's size.
+
+Usage: python benchmarks/sharded.py [--ranks 2 4] [--repeats 9] [--output FILE]
+
+The parameters are cut as FSDP2 cuts them, `Shard(0)` over gloo processes with one thread each. In every round each
+contender makes one step on the same gradients and moments, in another order each time, and the ratio to torch's AdamW
+is taken within the round; a step ends when the last process has ended it. `AdamW` is with torch's defaults, as a
+trainer makes it; `AdamW fused` is its fastest. The bytes are those of the tensors that a process gives to all-reduces
+during a step; a model of the same number of tensors, but of a sixteenth of the entries in each, shows whether they
+depend on their size.
+"""
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from step_time import SHAPES, about_this_run, fill_gradients, write
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from mofo import MoFO
+
+BASELINE = "AdamW"
+
+
+def contenders():
+    """A constructor for each contender, by name."""
+    made = {
+        BASELINE: lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0),
+        "AdamW fused": lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, fused=True),
+    }
+    for fraction in (0.01, 0.05, 0.15):
+        made[f"MoFO α={fraction}"] = lambda params, f=fraction: MoFO(params, lr=1e-5, fraction=f)
+    made["MoFO α=0.05, plain torch"] = lambda params: MoFO(params, lr=1e-5, fraction=0.05, foreach=True)
+    return made
+
+
+def make_params(shapes, mesh):
+    """Parameters with gradients, as FSDP2 cuts them: by rows, as ``torch.chunk`` does."""
+    ranks, rank = mesh.size(), mesh.get_local_rank()
+    params = []
+    for shape in shapes:
+        size = -(-shape[0] // ranks)
+        rows = max(0, min(size, shape[0] - rank * size))
+        strides = (shape[1], 1) if len(shape) == 2 else (1,)
+        parts = [
+            DTensor.from_local(
+                torch.randn(rows, *shape[1:]).mul_(0.02), mesh, [Shard(0)], run_check=False, shape=shape, stride=strides
+            )
+            for _ in range(2)
+        ]
+        params.append(torch.nn.Parameter(parts[0]))
+        params[-1].grad = parts[1]
+    return params
+
+
+class Messages:
+    """What the all-reduces of a step send."""
+
+    def __init__(self):
+        self.count = self.bytes = 0
+
+    def __enter__(self):
+        self.original = dist.all_reduce
+        dist.all_reduce = self
+        return self
+
+    def __exit__(self, *_):
+        dist.all_reduce = self.original
+
+    def __call__(self, tensor, *args, **kwargs):
+        """Count a message and send it."""
+        self.count += 1
+        self.bytes += tensor.nbytes
+        return self.original(tensor, *args, **kwargs)
+
+
+def measure_times(shapes, mesh, repeats, warmup=2):
+    """Seconds of each contender's step in every round, the same on all processes."""
+    params = make_params(shapes, mesh)
+    generator = torch.Generator().manual_seed(mesh.get_local_rank())
+    grads = [param.grad.to_local() for param in params]
+    fill_gradients(grads, generator)
+    moments = None
+    ready = {}
+    for name, make in contenders().items():
+        ready[name] = make(params)
+        ready[name].step()
+        moments = moments or [(state["exp_avg"], state["exp_avg_sq"]) for state in ready[name].state.values()]
+        for state, (exp_avg, exp_avg_sq) in zip(ready[name].state.values(), moments, strict=True):
+            state.update(exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    seconds = {name: [] for name in ready}
+    for round_ in range(warmup + repeats):
+        fill_gradients(grads, generator)
+        for name, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
+            dist.barrier()
+            start = time.perf_counter()
+            optimizer.step()
+            dist.barrier()
+            if round_ >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+        if mesh.get_local_rank() == 0:
+            print(f"round {round_ + 1} of {warmup + repeats}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def measure_messages(shapes, mesh):
+    """Messages and bytes of MoFO's second step, by the model's size."""
+    rows = []
+    for divisor in (16, 4, 1):
+        params = make_params([(max(1, shape[0] // divisor), *shape[1:]) for shape in shapes], mesh)
+        optimizer = MoFO(params, lr=1e-5, fraction=0.05)
+        optimizer.step()
+        with Messages() as sent:
+            optimizer.step()
+        entries = sum(param.numel() for param in params)
+        rows.append({"parameters": entries, "tensors": len(params), "all_reduces": sent.count, "bytes": sent.bytes})
+    return rows
+
+
+def run(rank, ranks, shapes, repeats, queue):
+    """What one process does."""
+    torch.set_num_threads(1)
+    torch.manual_seed(rank)
+    dist.init_process_group("gloo", store=dist.FileStore(os.environ["MOFO_BENCH_STORE"], ranks), rank=rank, world_size=ranks)
+    mesh = init_device_mesh("cpu", (ranks,))
+    messages, seconds = measure_messages(shapes, mesh), measure_times(shapes, mesh, repeats)
+    if rank == 0:
+        queue.put((messages, seconds))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def summary(seconds):
+    """A row for each contender."""
+    rows = []
+    for name, times in seconds.items():
+        row = {"contender": name, "milliseconds": round(1000 * statistics.median(times), 2)}
+        for baseline, key in ((BASELINE, "ratio_to_adamw"), ("AdamW fused", "ratio_to_fused_adamw")):
+            ratios = [own / other for own, other in zip(times, seconds[baseline], strict=True)]
+            row[key] = [round(q, 3) for q in statistics.quantiles(ratios, n=4, method="inclusive")]
+        rows.append(row)
+    return rows
+
+
+def print_tables(ranks, rows, messages):
+    print(f"{ranks} processes")
+    print(f"{'contender':<28}{'ms':>8}{'× AdamW':>24}{'× AdamW fused':>24}")
+    for row in rows:
+        low, middle, high = row["ratio_to_adamw"]
+        fused_low, fused, fused_high = row["ratio_to_fused_adamw"]
+        print(
+            f"{row['contender']:<28}{row['milliseconds']:>8.1f}{f'{middle:.2f} ({low:.2f} – {high:.2f})':>24}"
+            f"{f'{fused:.2f} ({fused_low:.2f} – {fused_high:.2f})':>24}"
+        )
+    for row in messages:
+        print(f"{row['parameters']:>12,} parameters: {row['all_reduces']} all-reduces of {row['bytes']:,} bytes in all")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--repeats", type=int, default=9, help="rounds that count (default 9)")
+    parser.add_argument("--shapes", default="smollm2-135m", choices=SHAPES)
+    default = Path(__file__).parent / "results" / "sharded-cpu.json"
+    parser.add_argument("--output", type=Path, default=default, help="JSON file (default %(default)s)")
+    arguments = parser.parse_args()
+    shapes = SHAPES[arguments.shapes]
+    runs = []
+    for ranks in arguments.ranks:
+        store = arguments.output.with_suffix(f".{os.getpid()}-{ranks}")
+        os.environ["MOFO_BENCH_STORE"] = str(store)
+        queue = mp.get_context("spawn").SimpleQueue()
+        try:
+            mp.spawn(run, (ranks, shapes, arguments.repeats, queue), nprocs=ranks)
+        finally:
+            store.unlink(missing_ok=True)
+        messages, seconds = queue.get()
+        rows = summary(seconds)
+        print_tables(ranks, rows, messages)
+        runs.append({"ranks": ranks, "rows": rows, "messages": messages})
+    write({**about_this_run(), "shapes": arguments.shapes, "repeats": arguments.repeats, "runs": runs}, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Where the entries of a sharded parameter lie: which of them this process has, and which blocks it shares with others.
+
+A ``DTensor`` is cut along its dimensions over the dimensions of a mesh of processes. What a process has of a dimension
+is some of its indices, in ascending order, so its entries have the order that they have in the whole tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Placement
+    from typing_extensions import TypeIs
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive blocks with equally many entries here, which lie one after the other in this process's shard."""
+
+    start: int  # first row of the local tensor,
+    stop: int  # and the one behind the last
+    blocks: int  # how many blocks they make up
+    shared: int | None  # place of the first among the shared blocks of the tensor; None: they are not shared
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What this process has of a sharded tensor."""
+
+    mesh_dims: tuple[int, ...]  # of the mesh, over which entries of the tensor are spread
+    indices: tuple[Tensor, ...]  # of each dimension of the tensor, those here; int64, ascending
+    strides: tuple[int, ...]  # row-major, of the whole tensor
+    runs: tuple[Run, ...]  # of rows of the local tensor
+    shared: int  # number of blocks that several processes share
+    size: int  # number of entries of the whole tensor
+
+    def global_index(self, local: Tensor) -> Tensor:
+        """Row-major index in the whole tensor of the entries with these row-major indices here (int64)."""
+        index = torch.zeros_like(local)
+        for indices, stride in zip(reversed(self.indices), reversed(self.strides), strict=True):
+            index += indices.to(local.device)[local % len(indices)] * stride
+            local = local // len(indices)
+        return index
+
+
+def is_dtensor(tensor: Tensor) -> TypeIs[DTensor]:
+    """Whether a tensor is a ``DTensor``; without importing that slow module, before which there is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+@functools.lru_cache(maxsize=4096)
+def find_layout(
+    shape: tuple[int, ...], mesh: DeviceMesh, placements: tuple[Placement, ...], blocks: int, leave_whole: bool
+) -> Layout | None:
+    """The layout of a ``DTensor`` whose first dimension is cut into ``blocks``; None where this process has all of it.
+
+    Args:
+        shape: of the whole tensor.
+        mesh: the processes.
+        placements: how it is spread over each dimension of the mesh.
+        blocks: into how many its first dimension is cut.
+        leave_whole: a block that one process has whole is not shared.
+
+    Raises:
+        NotImplementedError: it is not sharded or replicated, but for instance a partial sum.
+    """
+    cuts: list[list[tuple[int, int]]] = [[] for _ in shape]  # of each dimension: into how many, with which split factor
+    places = [0 for _ in shape]  # which of the parts of a dimension are here
+    mesh_dims = []
+    for mesh_dim, placement in enumerate(placements):
+        if placement.is_replicate() or mesh.size(mesh_dim) == 1:
+            continue
+        dim, factor = _shard(placement)
+        size = mesh.size(mesh_dim)
+        cuts[dim].append((size, factor))
+        places[dim] = places[dim] * size + mesh.get_local_rank(mesh_dim)
+        mesh_dims.append(mesh_dim)
+    if not mesh_dims or not _product(shape):
+        return None
+
+    parts = [_parts(size, tuple(cut)) for size, cut in zip(shape, cuts, strict=True)]
+    indices = tuple(part[place] for part, place in zip(parts, places, strict=True))
+    strides = tuple(_product(shape[dim + 1 :]) for dim in range(len(shape)))
+    alone = torch.zeros(blocks, dtype=torch.bool)
+    if leave_whole and not any(cuts[1:]):
+        alone = _blocks_in_one_part(parts[0], shape[0], blocks)
+    runs = _runs(indices[0] // (shape[0] // blocks), alone)
+    return Layout(tuple(mesh_dims), indices, strides, runs, int((~alone).sum()), _product(shape))
+
+
+def _shard(placement: Placement) -> tuple[int, int]:
+    """The dimension that a placement cuts, and into how many pieces it was cut before (FSDP over tensor parallel)."""
+    dim: Any = getattr(placement, "dim", None)  # of Shard and _StridedShard, which are not of one class
+    if dim is None:
+        raise NotImplementedError(f"MoFO updates parameters that are sharded or replicated, got placement {placement}")
+    return dim, getattr(placement, "split_factor", 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(size: int, cuts: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    """The indices of a dimension that each of its parts has, in the order of the mesh."""
+    parts = [torch.arange(size)]
+    for number, factor in cuts:
+        parts = [shard for part in parts for shard in _cut(part, number, factor)]
+    return parts
+
+
+def _cut(indices: Tensor, number: int, factor: int) -> list[Tensor]:
+    """Cut into ``factor`` pieces, each of these into ``number``; a part gets one from each."""
+    pieces = [_chunk(piece, number) for piece in _chunk(indices, factor)]
+    return [torch.cat(shard) for shard in zip(*pieces, strict=True)]
+
+
+def _chunk(indices: Tensor, number: int) -> list[Tensor]:
+    """As ``torch.chunk``, but with the empty ones."""
+    size = -(-len(indices) // number)
+    return [indices[i * size : (i + 1) * size] for i in range(number)]
+
+
+def _blocks_in_one_part(parts: Sequence[Tensor], rows: int, blocks: int) -> Tensor:
+    """(blocks,) bool: whether one part has all rows of the block."""
+    owner = torch.empty(rows, dtype=torch.int64)
+    for number, part in enumerate(parts):
+        owner[part] = number
+    first, last = owner.view(blocks, -1).aminmax(dim=1)
+    return first == last
+
+
+def _runs(block_of_row: Tensor, alone: Tensor) -> tuple[Run, ...]:
+    """Cut the rows here, whose blocks are given, into runs."""
+    block_ids, counts = block_of_row.unique_consecutive(return_counts=True)
+    shared_before = (~alone).cumsum(0) - (~alone).int()
+    runs: list[Run] = []
+    start = 0
+    for block, rows in zip(block_ids.tolist(), counts.tolist(), strict=True):
+        shared = None if alone[block] else int(shared_before[block])
+        last = runs[-1] if runs else None
+        if last and (last.stop - last.start) // last.blocks == rows and _follows(last, shared):
+            runs[-1] = Run(last.start, start + rows, last.blocks + 1, last.shared)
+        else:
+            runs.append(Run(start, start + rows, 1, shared))
+        start += rows
+    return tuple(runs)
+
+
+def _follows(run: Run, shared: int | None) -> bool:
+    if run.shared is None or shared is None:
+        return run.shared is shared
+    return run.shared + run.blocks == shared
+
+
+def _product(sizes: Sequence[int]) -> int:
+    return functools.reduce(lambda x, y: x * y, sizes, 1)
