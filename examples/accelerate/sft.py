@@ -3,7 +3,8 @@
 accelerate launch --config_file examples/accelerate/fsdp2.yaml examples/accelerate/sft.py \
     --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --dataset_name trl-lib/Capybara --output_dir tuned
 
-Takes the flags of ``trl sft`` too. A run that was killed goes on with ``--resume_from_checkpoint True``.
+Takes the flags of ``trl sft`` too. A run that was killed goes on with ``--resume_from_checkpoint
+tuned/checkpoint-500``.
 """
 
 from dataclasses import dataclass
@@ -31,5 +32,7 @@ trainer = SFTTrainer(
     train_dataset=load_dataset(script.dataset_name, split=script.dataset_train_split),
     optimizer_cls_and_kwargs=(MoFO, {"lr": training.learning_rate, **vars(mofo)}),
 )
-trainer.train(resume_from_checkpoint=training.resume_from_checkpoint == "True")
+trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+if trainer.is_fsdp_enabled:  # with SHARDED_STATE_DICT transformers would save no model here
+    trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
 trainer.save_model()
