@@ -158,3 +158,47 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(make_run, config, kind
         assert {param.dtype for param in model.values()} == {torch.bfloat16}
     else:
         assert (whole.folder / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    flags = {
+        "model_name_or_path": tiny_model,
+        "dataset_name": tiny_data,
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 0.01,
+        "max_grad_norm": 0,  # the norm of all gradients is summed up in another order
+        "bf16": False,
+        "report_to": "none",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    models = {}
+    for config in ("ddp", "fsdp2"):
+        words_of_run = [*words, "--output_dir", tmp_path / config]
+        done = subprocess.run(command(config, ROOT / "src/mofo/tuning/sft.py", *words_of_run), capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"Trained with MoFO" in done.stdout
+        models[config] = load_file(tmp_path / config / "model.safetensors")
+    tied = models["fsdp2"].pop("lm_head.weight")  # accelerate saves it a second time
+    assert torch.equal(tied, models["fsdp2"]["model.embed_tokens.weight"])
+    assert equal(models["ddp"], models["fsdp2"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "launch"),
+    [
+        pytest.param("fsdp2", ("--fsdp_version", 1), id="fsdp1"),
+        pytest.param("deepspeed", (), id="deepspeed", marks=needs_deepspeed),
+    ],
+)
+def test_flat_parameters_are_refused_in_one_sentence_that_names_the_way_out(make_run, config, launch):
+    run = make_run("refused", config, "sft", launch=launch)
+    done = run.to_the_end(2)
+    assert done.returncode != 0
+    assert "NotImplementedError" in done.stderr
+    assert 'accept it with on_flat="per_shard"' in done.stderr
+    assert not list(run.folder.glob("checkpoint-*"))
