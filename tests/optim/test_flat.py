@@ -151,6 +151,25 @@ def test_parameters_of_the_same_shape_may_be_exchanged_left_out_and_added():
     assert all(optimizer.state[param]["step"] == 1 for group in optimizer.param_groups for param in group["params"])
 
 
+def step_after_fully_shard():
+    """The step of an optimizer whose parameters were exchanged for sharded ones after its construction."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = a_model()
+    optimizer = MoFO(model.parameters(), lr=0.1)
+    fully_shard(model)
+    optimizer.param_groups[0]["params"] = list(model.parameters())  # as accelerate does
+    error = attempt(model, optimizer)
+    return error, [param.full_tensor() for param in model.parameters()]
+
+
+@pytest.mark.slow
+def test_sharded_parameters_of_fsdp2_are_none():
+    for error, params in in_processes(2, step_after_fully_shard):
+        assert error is None
+        assert not any(torch.equal(*pair) for pair in zip(params, a_model().parameters(), strict=True))
+
+
 def attempt(model, optimizer, steps=2):
     """Train; return what refused it."""
     try:

@@ -1,11 +1,10 @@
-"""`accelerate launch` with the files of examples/accelerate: trains, is killed, resumes, and ends as if it had not been.
+"""`accelerate launch` with the files of examples/accelerate: killed and resumed, it ends as if it had not been.
 
 Two processes with gloo on the CPU; ``reference/as_on_gpus.py`` tells accelerate that they are GPUs.
 """
 
 import importlib.util
 import itertools
-import os
 import subprocess
 import sys
 import time
@@ -114,9 +113,13 @@ class Run:
 
 
 @pytest.fixture
-def make_run(tiny_model, tiny_data, tmp_path, monkeypatch):
+def _surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+
+
+@pytest.fixture
+def make_run(tiny_model, tiny_data, tmp_path, _surroundings):
     return lambda name, *what, **how: Run(*what, tiny_model, Path(tiny_data).parent, tmp_path / name, **how)
 
 
@@ -124,9 +127,9 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
-)
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+FSDP1 = ("--fsdp_version", 1, "--fsdp_reshard_after_forward", "FULL_SHARD")
+FSDP1 += ("--fsdp_cpu_ram_efficient_loading", "false", "--fsdp_sync_module_states", "false")  # which need a GPU
 FULL = ("--fsdp_state_dict_type", "FULL_STATE_DICT")
 ALLOWED = ("--on_flat", "per_shard")
 
@@ -161,9 +164,8 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(make_run, config, kind
 
 
 @pytest.mark.slow
-def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+@pytest.mark.usefixtures("_surroundings")
+def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path):
     flags = {
         "model_name_or_path": tiny_model,
         "dataset_name": tiny_data,
@@ -191,7 +193,7 @@ def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, t
 @pytest.mark.parametrize(
     ("config", "launch"),
     [
-        pytest.param("fsdp2", ("--fsdp_version", 1), id="fsdp1"),
+        pytest.param("fsdp2", FSDP1, id="fsdp1"),
         pytest.param("deepspeed", (), id="deepspeed", marks=needs_deepspeed),
     ],
 )
