@@ -129,7 +129,9 @@ def run(rank, ranks, shapes, repeats, queue):
     """What one process does."""
     torch.set_num_threads(1)
     torch.manual_seed(rank)
-    dist.init_process_group("gloo", store=dist.FileStore(os.environ["MOFO_BENCH_STORE"], ranks), rank=rank, world_size=ranks)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(os.environ["MOFO_BENCH_STORE"], ranks), rank=rank, world_size=ranks
+    )
     mesh = init_device_mesh("cpu", (ranks,))
     messages, seconds = measure_messages(shapes, mesh), measure_times(shapes, mesh, repeats)
     if rank == 0:
@@ -186,7 +188,9 @@ def main():
         rows = summary(seconds)
         print_tables(ranks, rows, messages)
         runs.append({"ranks": ranks, "rows": rows, "messages": messages})
-    write({**about_this_run(), "shapes": arguments.shapes, "repeats": arguments.repeats, "runs": runs}, arguments.output)
+    write(
+        {**about_this_run(), "shapes": arguments.shapes, "repeats": arguments.repeats, "runs": runs}, arguments.output
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mofo import MoFO
 from reference.back_ends import BACK_ENDS
-from reference.processes import in_processes
+from reference.processes import Processes
 
 OPTIONS = {"lr": 0.05, "fraction": 0.1, "weight_decay": 0.1}
 
@@ -53,9 +53,10 @@ def same(one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_stay_equal_without_messages_and_equal_one_process(world_size):
+def test_processes_stay_equal_without_messages_and_equal_one_process(world_size, tmp_path):
     back_ends = [back_end.values[0] for back_end in BACK_ENDS]
-    first, *others = in_processes(world_size, train_with_each, back_ends)
+    with Processes(world_size, tmp_path) as processes:
+        first, *others = processes.run(train_with_each, back_ends)
     for index, options in enumerate(back_ends):
         params, gradients, sent = first[index]
         assert sent["backward"]
@@ -91,7 +92,8 @@ def train_with_zero_redundancy_optimizer():
 
 
 @pytest.mark.slow
-def test_torchs_zero_redundancy_optimizer_keeps_tensors_whole():
-    states = in_processes(2, train_with_zero_redundancy_optimizer)
+def test_torchs_zero_redundancy_optimizer_keeps_tensors_whole(tmp_path):
+    with Processes(2, tmp_path) as processes:
+        states = processes.run(train_with_zero_redundancy_optimizer)
     assert sum(states) == 6  # each process has the moments of some tensors
     assert max(states) < 6

@@ -12,9 +12,16 @@ from torch import nn
 
 from mofo import MoFO
 from reference.back_ends import BACK_ENDS
-from reference.processes import in_processes
+from reference.processes import Processes
 
 REFUSED = r"flat piece of several tensors.* FSDP2 .*`fsdp_version: 2`.*on_flat=\"per_shard\""
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with Processes(2, tmp_path) as processes:
+        yield processes
 
 
 def a_model():
@@ -160,12 +167,12 @@ def step_after_fully_shard():
     fully_shard(model)
     optimizer.param_groups[0]["params"] = list(model.parameters())  # as accelerate does
     error = attempt(model, optimizer)
-    return error, [param.full_tensor() for param in model.parameters()]
+    return error, [param.detach().full_tensor() for param in model.parameters()]
 
 
 @pytest.mark.slow
-def test_sharded_parameters_of_fsdp2_are_none():
-    for error, params in in_processes(2, step_after_fully_shard):
+def test_sharded_parameters_of_fsdp2_are_none(two):
+    for error, params in two.run(step_after_fully_shard):
         assert error is None
         assert not any(torch.equal(*pair) for pair in zip(params, a_model().parameters(), strict=True))
 
@@ -206,8 +213,8 @@ def train_with_fsdp1():
 
 
 @pytest.mark.slow
-def test_fsdp1_is_refused_on_every_process_unless_allowed():
-    for said in in_processes(2, train_with_fsdp1):
+def test_fsdp1_is_refused_on_every_process_unless_allowed(two):
+    for said in two.run(train_with_fsdp1):
         assert len(said) == 6
         for (use_orig_params, on_flat, built), error in said.items():
             if on_flat == "per_shard":
@@ -245,8 +252,8 @@ def train_with_deepspeed():
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-def test_deepspeed_zero_is_refused_unless_allowed():
-    for said in in_processes(2, train_with_deepspeed):
+def test_deepspeed_zero_is_refused_unless_allowed(two):
+    for said in two.run(train_with_deepspeed):
         assert len(said) == 16
         for (stage, dtype, on_flat), (error, filtered) in said.items():
             if stage == 0:  # nothing is flat

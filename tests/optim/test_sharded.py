@@ -1,30 +1,343 @@
-"""A sharded parameter is refused: selecting within each shard would be another method."""
+"""Sharded parameters have the results of one process, to the bit, however they are spread."""
+
+import random
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from mofo import MoFO
+from mofo.optim import layout, sharded
+from mofo.optim.selection import SCORES
+from reference.back_ends import BACK_ENDS
+from reference.processes import Processes
+
+SHAPES = [(7, 5), (8, 6), (12, 3, 4), (1, 5), (5,), (4,), (64, 33), (4, 1), (0, 3), (132, 70)]
+LAYOUTS = {
+    "one process": ((1,), (Shard(0),)),
+    "FSDP, 2": ((2,), (Shard(0),)),
+    "FSDP, 3": ((3,), (Shard(0),)),
+    "FSDP, 4": ((4,), (Shard(0),)),
+    "TP by columns, 2": ((2,), (Shard(1),)),
+    "TP by columns, 3": ((3,), (Shard(1),)),
+    "replicated": ((2,), (Replicate(),)),
+    "HSDP": ((2, 2), (Replicate(), Shard(0))),
+    "FSDP x TP by rows": ((2, 2), (_StridedShard(0, split_factor=2), Shard(0))),
+    "FSDP x TP by columns": ((2, 2), (Shard(0), Shard(1))),
+    "rows twice": ((2, 2), (Shard(0), Shard(0))),
+    "columns, then rows": ((2, 2), (Shard(1), Shard(0))),
+}
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_a_sharded_parameter_is_refused_at_construction_and_at_the_step():
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    with Processes(4, tmp_path_factory.mktemp("processes")) as four:
+        yield four
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+def make_mesh(shape):
+    """A mesh of the first processes; the others must take part in making it."""
+    return DeviceMesh("cpu", torch.arange(torch.Size(shape).numel()).view(shape))
+
+
+def spread(tensor, mesh, placements):
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+
+
+def fitting(shapes, placements, blocks=1):
+    dims = [placement.dim for placement in placements if not placement.is_replicate()]
+    return [shape for shape in shapes if all(dim < len(shape) for dim in dims) and shape[0] % blocks == 0]
+
+
+def draw(kind, shape, generator, dtype):
+    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "ties":
+        grad = grad.sign()
+    if kind == "sparse":
+        grad *= torch.rand(shape, generator=generator) < 0.05
+    if kind == "one huge":
+        grad.view(-1)[:1] *= 1e6
+    if kind == "not finite":
+        grad.view(-1)[::7] = torch.tensor(float("inf"))
+    return grad.to(dtype)
+
+
+def compare(mesh_shape, placements, options, kinds, dtype=torch.float32, shapes=SHAPES, steps=3):
+    """Steps of the same tensors, whole and spread; raises where a bit differs."""
+    mesh = make_mesh(mesh_shape)
+    if mesh.get_coordinate() is None:
+        return
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    starts = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in fitting(shapes, placements, options.get("blocks", 1))
+    ]
+    whole = [nn.Parameter(start.clone()) for start in starts]
+    parts = [nn.Parameter(spread(start.clone(), mesh, placements)) for start in starts]
+    one = MoFO(whole, lr=1e-2, **options)
+    several = MoFO(parts, lr=1e-2, **options)
+    for _ in range(steps):
+        for kind, p, q in zip(kinds * len(whole), whole, parts, strict=False):
+            p.grad = draw(kind, p.shape, generator, dtype)
+            q.grad = spread(p.grad.clone(), mesh, placements)
+        one.step()
+        several.step()
+    for p, q in zip(whole, parts, strict=True):
+        where = f"{tuple(p.shape)} {dtype} {options} {kinds}"
+        assert_equal(p.detach(), q.detach().full_tensor(), where)
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = several.state[q][key]
+            assert moment.placements == q.placements, where
+            assert_equal(one.state[p][key], moment.full_tensor(), f"{key} of {where}")
+        assert int(several.state[q]["step"]) == steps
+
+
+def assert_equal(expected, found, where):
+    """To the bit; but one NaN is as good as another."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
+    same = expected.contiguous().view(bits) == found.contiguous().view(bits)
+    assert (same | (expected.isnan() & found.isnan())).all(), where
+
+
+def compare_many(mesh_shape, placements, back_end, seed, number):
+    """Options drawn at random, the same in all processes."""
+    rng = random.Random(seed)
+    for _ in range(number):
+        options = {
+            "fraction": rng.choice([0.01, 0.1, 0.5, 0.99]),
+            "blocks": rng.choice([1, 1, 2, 4]),
+            "score": rng.choice(SCORES),
+            "decay": rng.choice(["selected", "all"]),
+            "weight_decay": rng.choice([0.0, 0.1]),
+            "maximize": rng.random() < 0.5,
+            **back_end,
+        }
+        dtype = rng.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64])
+        if back_end.get("fused") and (dtype is torch.float64 or options["score"] == "random"):
+            continue
+        kinds = rng.sample(["dense", "ties", "sparse", "one huge", "not finite"], 3)
+        compare(mesh_shape, placements, options, kinds, dtype)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS[1:])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_spread_tensors_have_the_results_of_whole_ones(processes, name, back_end):
+    processes.run(compare_many, *LAYOUTS[name], back_end, name, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_spread_tensors_have_the_results_of_whole_ones_with_many_options(processes, name):
+    processes.run(compare_many, *LAYOUTS[name], {}, f"many {name}", 30)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("name", ["FSDP, 3", "FSDP x TP by rows", "columns, then rows"])
+def test_the_first_of_equal_entries_move_wherever_they_are(processes, name, score):
+    processes.run(compare, *LAYOUTS[name], {"fraction": 0.3, "score": score}, ["ties"])
+    processes.run(compare, *LAYOUTS[name], {"fraction": 0.3, "score": score, "blocks": 4}, ["ties"])
+
+
+def test_rows_and_experts_as_blocks(processes):
+    options = {"fraction": 0.2, "blocks": 12}
+    for name in ("FSDP, 2", "FSDP, 3", "FSDP, 4", "TP by columns, 2", "FSDP x TP by rows"):
+        processes.run(compare, *LAYOUTS[name], options, ["dense"], torch.float32, [(12, 5), (12, 3, 4), (24, 7)])
+
+
+def misled(name, spread_):
+    sharded.SPREAD = spread_
     try:
-        mesh = init_device_mesh("cpu", (1,))
-        sharded = torch.nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
-        with pytest.raises(NotImplementedError, match="is sharded"):
-            MoFO([sharded])
-        first = torch.nn.Parameter(torch.ones(4, 3))
-        first.grad = torch.ones_like(first)
-        optimizer = MoFO([first, torch.nn.Parameter(torch.ones(4, 3))])
-        optimizer.param_groups[0]["params"][1] = sharded  # as accelerate does
-        sharded.grad = sharded.detach().clone()
-        with pytest.raises(NotImplementedError, match="is sharded"):
-            optimizer.step()
-        assert torch.equal(first, torch.ones(4, 3))
+        compare(*LAYOUTS[name], {"fraction": 0.05}, ["dense", "ties", "sparse"], torch.float32, [(600, 500), (64, 33)])
     finally:
-        dist.destroy_process_group()
+        sharded.SPREAD = 4.0
+
+
+@pytest.mark.parametrize("spread_", [-50.0, 50.0])
+def test_a_sample_that_misleads_costs_time_and_changes_nothing(processes, spread_):
+    processes.run(misled, "FSDP, 3", spread_)
+
+
+def few_counts():
+    sharded.COUNTS = 1 << 5  # as if there were very many blocks: bins of two bits
+    try:
+        compare(*LAYOUTS["FSDP, 3"], {"fraction": 0.05}, ["dense", "ties"])
+        compare(*LAYOUTS["TP by columns, 2"], {"fraction": 0.3, "blocks": 4}, ["dense", "ties"])
+    finally:
+        sharded.COUNTS = 1 << 23
+
+
+def test_very_many_blocks(processes):
+    processes.run(few_counts)
+
+
+def fraction_one(dtype):
+    # torch's own AdamW, which may round otherwise at the ends of what it gets: hence whole vectors
+    compare((2,), (Shard(0),), {"fraction": 1.0, "weight_decay": 0.1}, ["dense"], dtype, [(64, 32), (128,), (8, 8)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fraction_of_one(processes, dtype):
+    processes.run(fraction_one, dtype)
+
+
+def count_messages(divisor, tied):
+    mesh = make_mesh((4,))
+    params = [nn.Parameter(spread(torch.zeros(4096 // divisor, 64), mesh, [Shard(0)])) for _ in range(6)]
+    optimizer = MoFO([{"params": params[:3]}, {"params": params[3:], "fraction": 0.5}], lr=1e-3, fraction=0.05)
+    for param in params:
+        shape = param.to_local().shape
+        own = torch.ones(shape) if tied else (torch.arange(shape.numel()) * 4 + dist.get_rank() + 1.0).view(shape)
+        param.grad = DTensor.from_local(own, mesh, [Shard(0)])
+    optimizer.step()
+    sent = []
+    original = dist.all_reduce
+
+    def record(tensor, *args, **kwargs):
+        sent.append(tensor.nbytes)
+        return original(tensor, *args, **kwargs)
+
+    dist.all_reduce = record
+    try:
+        optimizer.step()
+    finally:
+        dist.all_reduce = original
+    return sent
+
+
+def test_the_bytes_sent_do_not_depend_on_the_size_of_the_tensors(processes):
+    small, large = (processes.run(count_messages, divisor, False) for divisor in (16, 1))
+    assert small == large
+    assert len(small[0]) == 3
+    assert sum(small[0]) == 4 * 6 * (2048 + 2 * 2049)
+    assert all(len(sent) <= 6 for sent in processes.run(count_messages, 1, True))
+
+
+def gradients_that_differ():
+    mesh = make_mesh((2,))
+    if mesh.get_coordinate() is None:
+        return
+    param = nn.Parameter(spread(torch.zeros(4, 3), mesh, [Shard(0)]))
+    whole = nn.Parameter(torch.zeros(5))
+    param.grad = distribute_tensor(torch.ones(4, 3), mesh, [Replicate()])  # as after some tensor-parallel backward
+    whole.grad = torch.ones(5)
+    MoFO([param, whole], lr=1e-2, fraction=0.5).step()
+    assert int((param.full_tensor() != 0).sum()) == 6
+    assert int((whole != 0).sum()) == 2
+
+    partial = nn.Parameter(DTensor.from_local(torch.zeros(4), mesh, [Partial()]))
+    partial.grad = DTensor.from_local(torch.ones(4), mesh, [Partial()])
+    with pytest.raises(NotImplementedError, match="sharded or replicated, got placement"):
+        MoFO([partial]).step()
+
+
+def test_a_gradient_is_spread_as_its_parameter_and_a_partial_parameter_is_refused(processes):
+    processes.run(gradients_that_differ)
+
+
+def random_seeds():
+    mesh = make_mesh((2, 2))
+    torch.manual_seed(dist.get_rank())
+    param = nn.Parameter(spread(torch.zeros(8, 3), mesh, [Replicate(), Shard(0)]))
+    param.grad = spread(torch.ones(8, 3), mesh, [Replicate(), Shard(0)])
+    optimizer = MoFO([param], lr=1e-2, fraction=0.25, score="random")
+    optimizer.step()
+    return optimizer.state[param]["seed"], param.full_tensor().tolist()
+
+
+def test_processes_with_different_seeds_agree_on_the_least(processes):
+    answers = processes.run(random_seeds)
+    assert answers[0][0] == 0
+    assert all(answer == answers[0] for answer in answers)
+
+
+def fsdp2(offload, half):
+    """fully_shard, and one process with the gradients that FSDP2 has reduced."""
+    torch.manual_seed(0)
+    mesh = make_mesh((4,))
+    model = nn.Sequential(nn.Linear(9, 30), nn.ReLU(), nn.Linear(30, 3))
+    whole = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if half else None
+    options = {"mesh": mesh, "mp_policy": policy or MixedPrecisionPolicy()}
+    if offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=False)
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, **options)
+    one = MoFO(whole, lr=1e-2, fraction=0.1)
+    several = MoFO(model.parameters(), lr=1e-2, fraction=0.1)
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    for _ in range(4):
+        model(torch.randn(5, 9, generator=generator)).square().mean().backward()
+        for p, q in zip(whole, model.parameters(), strict=True):
+            p.grad = q.grad.full_tensor()
+        one.step()
+        several.step()
+        several.zero_grad()
+    for p, q in zip(whole, model.parameters(), strict=True):
+        assert_equal(p.detach(), q.detach().full_tensor(), tuple(p.shape))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_fully_shard(processes, half):
+    processes.run(fsdp2, False, half)
+
+
+def restored_in_one_process(path):
+    """The moments of a checkpoint of a whole model, in one that is sharded."""
+    mesh = make_mesh((4,))
+    whole = nn.Parameter(torch.arange(10.0))
+    whole.grad = torch.arange(10.0)
+    one = MoFO([whole], lr=1e-2)
+    one.step()
+    part = nn.Parameter(spread(whole.detach().clone(), mesh, [Shard(0)]))
+    several = MoFO([part], lr=1e-2)
+    several.load_state_dict(one.state_dict())
+    moment = several.state[part]["exp_avg"]
+    assert moment.placements == part.placements
+    assert torch.equal(moment.full_tensor(), one.state[whole]["exp_avg"])
+    with pytest.raises(ValueError, match="sharded, their parameter is not"):
+        one.load_state_dict(several.state_dict())
+
+
+def test_a_whole_checkpoint_is_loaded_into_a_sharded_optimizer(processes, tmp_path):
+    processes.run(restored_in_one_process, str(tmp_path))
+
+
+@pytest.mark.parametrize("cuts", [(), ((2, 1),), ((3, 1),), ((2, 2), (2, 1)), ((2, 1), (2, 1)), ((4, 3), (3, 1))])
+@pytest.mark.parametrize("size", [0, 1, 2, 5, 12, 13])
+def test_the_parts_of_a_dimension_are_a_partition_in_ascending_order(size, cuts):
+    parts = layout._parts(size, cuts)
+    assert sorted(torch.cat(parts).tolist()) == list(range(size))
+    assert all(part.tolist() == sorted(part.tolist()) for part in parts)
+    if len(cuts) == 1 and cuts[0][1] == 1 and size:
+        chunks = torch.arange(size).chunk(cuts[0][0])
+        assert [part.tolist() for part in parts[: len(chunks)]] == [chunk.tolist() for chunk in chunks]
+
+
+def indices(name):
+    mesh_shape, placements = LAYOUTS[name]
+    mesh = make_mesh(mesh_shape)
+    if mesh.get_coordinate() is None:
+        return
+    for shape in fitting([shape for shape in SHAPES if 0 not in shape], placements):
+        own = spread(torch.arange(torch.Size(shape).numel()).view(shape), mesh, placements).to_local().flatten()
+        found = layout.find_layout(shape, mesh, placements, 1, leave_whole=True)
+        if found is not None and len(own):
+            assert torch.equal(found.global_index(torch.arange(len(own))), own), shape
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_index_in_the_whole_tensor(processes, name):
+    processes.run(indices, name)
+
+
+def test_without_distributed_nothing_of_it_is_imported():
+    code = "import sys, mofo; assert 'torch.distributed.tensor' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

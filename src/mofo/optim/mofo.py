@@ -69,6 +69,9 @@ class MoFO(Optimizer):
         capturable: refused; the search for the k highest scores depends on their values.
         differentiable: refused; the choice of entries has no derivative.
 
+    A sharded parameter (``DTensor``, as FSDP2 and tensor parallelism make it) is selected from as a whole, with the
+    results of one process to the bit. All processes must call :meth:`step`.
+
     Moments are float32 for float16, bfloat16 and float32 parameters and float64 for float64 ones. The state has
     the keys of AdamW (``step``, ``exp_avg``, ``exp_avg_sq``), whose checkpoints can be loaded, and ``seed`` with
     ``score="random"``.
@@ -77,7 +80,8 @@ class MoFO(Optimizer):
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
-        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is sharded or flat.
+        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is flat, or spread over
+            processes as something else than shards or replicas.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -137,7 +141,7 @@ class MoFO(Optimizer):
                 check_flat(param, added, shapes)
                 check_param(param, added["blocks"])
                 if added["fused"]:
-                    check_fused(param)
+                    check_fused(param.to_local() if is_dtensor(param) else param)
         except Exception:
             self.param_groups.pop()
             raise
@@ -206,7 +210,8 @@ class MoFO(Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then.
+            RuntimeError: a gradient is sparse, or parameters overlap in memory; no tensor was written then. Or not all
+                processes have gradients of the same sharded parameters.
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
                 were changed since. No tensor was written then.
         """
@@ -258,7 +263,7 @@ class MoFO(Optimizer):
             batch = []
             for tensors in self._tensors(group, position):
                 if is_dtensor(tensors[0]):
-                    for part, options in sharded.add(*tensors, group, method):
+                    for part, options in sharded.add(*tensors, group=group, method=method):
                         yield group, options, [part]
                 else:
                     batch.append(tensors)
@@ -277,5 +282,5 @@ class MoFO(Optimizer):
             if "step" not in state:
                 state.update(new_state(param))
             if group["score"] == "random" and "seed" not in state:
-                state["seed"] = new_seed(position)
+                state["seed"] = new_seed(param, position)
             yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)

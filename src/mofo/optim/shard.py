@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mofo.optim.selection import noise, noise_key, scores
-from mofo.optim.top_k import INTEGER
+from mofo.optim.top_k import INFINITY, INTEGER, SAMPLE
 from mofo.optim.update import move, update_moments
 
 if TYPE_CHECKING:
@@ -28,27 +29,26 @@ class Shard:
 
     def __init__(
         self,
-        param: Tensor,  # (rows, …): the part of the local tensor that the run has
-        grad: Tensor,  # as param
-        exp_avg: Tensor,  # as param, float32 or float64
-        exp_avg_sq: Tensor,  # as exp_avg
+        operands: tuple[Tensor, ...],  # θ, g, m, v: what the run has of the local tensors, (rows, …) each
         t: int,  # number of this step, from 1
         seed: int,
         layout: Layout,
         run: Run,
+        n: int,  # entries of a block in all processes
         first: int,  # number of the first block
         method: Mapping[str, Any],
     ) -> None:
         self._t = t
+        self._n = n
         self._noise_key = noise_key(seed, t) if method["score"] == "random" else 0
         self._layout = layout
-        self._offset = run.start * (param.numel() // (run.stop - run.start))  # flat index in the local tensor
-        self._blocks = slice(first, first + run.blocks)
+        self._offset = run.start * (operands[0].numel() // (run.stop - run.start))  # flat index in the local tensor
+        self.blocks = slice(first, first + run.blocks)  # their numbers
         self._method = method
-        self._originals = (param, exp_avg, exp_avg_sq)
+        self._operands = operands
         # (blocks, entries of each); copies of what is not contiguous
         self._param, self._grad, self._exp_avg, self._exp_avg_sq = (
-            x.contiguous().view(run.blocks, -1) for x in (param, grad, exp_avg, exp_avg_sq)
+            operand.contiguous().view(run.blocks, -1) for operand in operands
         )
 
     def update_moments(self) -> None:
@@ -56,86 +56,102 @@ class Shard:
         betas, maximize = self._method["betas"], self._method["maximize"]
         update_moments(self._grad, self._exp_avg, self._exp_avg_sq, betas=betas, maximize=maximize)
 
-    def count_keys(self, prefix: Tensor, shift: int, width: int, counts: Tensor) -> None:
-        """Add to ``counts`` (blocks, 2**width) how many keys have each digit, of those with the prefix above it."""
-        prefix, counts = prefix[self._blocks], counts[self._blocks]
-        for blocks, entries in self._tiles():
-            _count_digits(self._keys(blocks, entries), prefix[blocks, None], shift, width, counts[blocks])
+    def count_sample(self, shift: int, counts: Tensor) -> None:
+        """Add to ``counts`` (all blocks, bins) a sample of the keys, of small blocks all of them, by their top bits.
 
-    def count_places(self, tied: Tensor, prefix: Tensor, shift: int, width: int, counts: Tensor) -> None:
-        """The same for the places of the entries that have the key of their block in ``tied`` (blocks,)."""
-        tied, prefix, counts = tied[self._blocks], prefix[self._blocks], counts[self._blocks]
+        Args:
+            shift: the bin of a key is ``key >> shift``.
+            counts: int64.
+        """
+        counts, bins = counts[self.blocks], counts.shape[1]
+        stride = max(1, min(self._n // SAMPLE[0], 64), self._n // SAMPLE[1])
+        while stride > 1 and math.gcd(stride, self._param.shape[1]) > 1:  # or it could see few of the columns
+            stride += 1
         for blocks, entries in self._tiles():
-            if (tied[blocks] < 0).all():
-                continue  # most often
-            places = self._places(blocks, entries)
-            places[self._keys(blocks, entries) != tied[blocks, None]] = -1  # no prefix is negative
-            _count_digits(places, prefix[blocks, None], shift, width, counts[blocks])
+            found = self._keys(blocks, slice(entries.start, entries.stop, stride)) >> shift
+            found += torch.arange(len(found), device=found.device, dtype=found.dtype)[:, None] * bins
+            counts[blocks] += torch.bincount(found.view(-1), minlength=len(found) * bins).view(-1, bins)
 
-    def move(self, keys: Tensor, places: Tensor) -> None:
-        """Update the entries with a higher key than that of their block, or the same and at least its place."""
-        keys, places = keys[self._blocks], places[self._blocks]
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
+        """Add to ``counts`` (all blocks, bins + 1) how many keys are in each bin, as :func:`count_bins` does.
+
+        All arguments are int64 and have a row for each block of the step.
+        """
+        low, high, shift, counts = (x[self.blocks] for x in (low, high, shift, counts))
+        for blocks, entries in self._tiles():
+            count_bins(self._keys(blocks, entries), low[blocks], high[blocks], shift[blocks], counts[blocks])
+
+    def tied_places(self, block: int, key: int) -> Tensor:
+        """Where in the whole tensor the entries of a block (by its number) with this key are; counted from its end."""
+        row = block - self.blocks.start
+        tied = [self._keys(*tile).eq(key).nonzero()[:, 1] + tile[1].start for tile in self._tiles(row)]
+        n = self._param.shape[1]
+        return self._layout.size - self._layout.global_index(torch.cat(tied) + (self._offset + row * n))
+
+    def move(self, keys: Tensor, ties: Tensor) -> None:
+        """Update the entries with a higher key than their block's (blocks,), and the first ``ties`` equal ones."""
+        keys, ties = keys[self.blocks], ties[self.blocks].clone()
         options = {key: self._method[key] for key in ("lr", "betas", "eps", "weight_decay", "decay")}
         for blocks, entries in self._tiles():
             own = self._keys(blocks, entries)
             selected = own > keys[blocks, None]
             tied = own == keys[blocks, None]
-            if places[blocks].any():
-                tied &= self._places(blocks, entries) >= places[blocks, None]
-            tile = [x[blocks, entries] for x in (self._param, self._exp_avg, self._exp_avg_sq)]
-            move(*tile, selected | tied, self._t, **options)
-
-    def count_ties(self, keys: Tensor, places: Tensor) -> Tensor:
-        """How many entries of each block have its key and at least its place; all its entries if that is 0."""
-        keys, places = keys[self._blocks], places[self._blocks]
-        ties = torch.where(places > 0, 0, self._param.shape[1])
-        for blocks, entries in self._tiles() if places.any() else ():
-            tied = self._keys(blocks, entries) == keys[blocks, None]
-            tied &= (places[blocks, None] > 0) & (self._places(blocks, entries) >= places[blocks, None])
-            ties[blocks] += tied.sum(dim=1)
-        return ties
+            tied &= tied.cumsum(dim=1) <= ties[blocks, None]
+            ties[blocks] -= tied.sum(dim=1)
+            param, exp_avg, exp_avg_sq = (x[blocks, entries] for x in (self._param, self._exp_avg, self._exp_avg_sq))
+            move(param, exp_avg, exp_avg_sq, selected | tied, self._t, **options)
 
     def finish(self) -> None:
         """Write back what was copied."""
-        copies = (self._param, self._exp_avg, self._exp_avg_sq)
-        for original, copy in zip(self._originals, copies, strict=True):
+        copies = (self._param, self._grad, self._exp_avg, self._exp_avg_sq)
+        for original, copy in zip(self._operands, copies, strict=True):
             if copy.data_ptr() != original.data_ptr():
                 original.copy_(copy.view(original.shape))
 
-    def _tiles(self) -> Iterator[Tile]:
-        """Cut the blocks into pieces of a size that is handled at once."""
+    def _tiles(self, row: int | None = None) -> Iterator[Tile]:
+        """Cut the blocks, or the one of a row, into pieces of a size that is handled at once."""
         blocks, n = self._param.shape
         size = TILE.get(self._param.device.type, LARGE_TILE)
         together = max(1, size // n)
+        if row is not None:
+            for start in range(0, n, size):
+                yield slice(row, row + 1), slice(start, min(start + size, n))
+            return
         for first in range(0, blocks, together):
             for start in range(0, n, size):
                 yield slice(first, min(first + together, blocks)), slice(start, min(start + size, n))
 
     def _keys(self, blocks: slice, entries: slice) -> Tensor:
         """What ranks the entries of a tile, as integers of the same order."""
-        score, grad, exp_avg = self._method["score"], self._grad[blocks, entries], self._exp_avg[blocks, entries]
+        score, exp_avg = self._method["score"], self._exp_avg[blocks, entries]
+        integer = INTEGER[exp_avg.itemsize]
+        if score == "momentum":  # the sign cleared; in a quarter of the time
+            return (exp_avg.view(integer) & torch.iinfo(integer).max).clamp_(max=INFINITY[integer])
         noises = None
         if score == "random":
             noises = noise(self._index(blocks, entries), self._noise_key, exp_avg.dtype)
-        ranking = scores(score, grad.to(exp_avg.dtype), exp_avg, self._exp_avg_sq[blocks, entries], noises)
-        return ranking.view(INTEGER[ranking.itemsize])
+        grad = self._grad[blocks, entries].to(exp_avg.dtype)
+        return scores(score, grad, exp_avg, self._exp_avg_sq[blocks, entries], noises).view(integer)
 
     def _index(self, blocks: slice, entries: slice) -> Tensor:
         """Row-major index in the whole tensor of the entries of a tile."""
         n, device = self._param.shape[1], self._param.device
-        local = torch.arange(blocks.start, blocks.stop, device=device)[:, None] * n
-        return self._layout.global_index(
-            local + torch.arange(entries.start, entries.stop, device=device) + self._offset
-        )
-
-    def _places(self, blocks: slice, entries: slice) -> Tensor:
-        """The same, counted from the end of the tensor."""
-        return self._layout.size - self._index(blocks, entries)
+        starts = torch.arange(blocks.start, blocks.stop, device=device)[:, None] * n + self._offset
+        return self._layout.global_index(starts + torch.arange(*entries.indices(n), device=device))
 
 
-def _count_digits(numbers: Tensor, prefix: Tensor, shift: int, width: int, counts: Tensor) -> None:
-    """Add to ``counts`` (blocks, 2**width) the digits of ``numbers`` (blocks, n) that have the prefix (blocks, 1)."""
-    above = min(shift + width, 8 * numbers.itemsize - 1)
-    digits = (numbers >> shift) & ((1 << width) - 1)
-    digits += torch.arange(len(counts), device=counts.device, dtype=digits.dtype)[:, None] << width
-    counts += torch.bincount(digits[(numbers >> above) == prefix], minlength=counts.numel()).view(counts.shape)
+def count_bins(numbers: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
+    """Add to ``counts`` (rows, bins + 1) the numbers from low to high by bin, and in the last column those above.
+
+    Args:
+        numbers: (rows, n), integers.
+        low: (rows,), int64.
+        high: (rows,), int64.
+        shift: (rows,), int64; the bin of a number is ``(number - low) >> shift``.
+        counts: int64.
+    """
+    rows, columns = (numbers >= low[:, None].to(numbers.dtype)).nonzero(as_tuple=True)
+    reached = numbers[rows, columns]
+    bins = (reached - low[rows]) >> shift[rows]
+    bins = torch.where(reached > high[rows], counts.shape[1] - 1, bins) + rows * counts.shape[1]
+    counts += torch.bincount(bins, minlength=counts.numel()).view(counts.shape)

@@ -1,17 +1,19 @@
 """The step of sharded parameters (``DTensor``): each block is selected from as a whole, and no tensor is gathered.
 
 Each process updates the entries that it has. All that the processes must agree on is the k-th highest score of each
-block, and that takes counts only: scores are compared as the integers that have their bits (``top_k.py``), and the k-th
-highest integer is found digit by digit, from the highest one. Each process counts its entries by their next digit, an
-all-reduce adds the counts up, and these tell everyone which digit the k-th highest has. Of equal scores the first ones
-in the whole tensor are selected; where not all of them fit, the index of the last that does is found in the same way.
+block, and that takes counts only. Scores are compared as the integers that have their bits, the keys (``top_k.py``). A
+sample tells between which two keys the k-th highest probably lies. Each process counts its keys in 2048 bins between
+these two, an all-reduce adds the counts up, and they tell everyone in which bin the k-th highest is, or that the sample
+misled. With the bin in place of the bracket that is repeated, until a bin has one key only. Of equal scores the first
+ones in the whole tensor are selected; where not all of them fit, the place of the last that does is found likewise.
 
-With one process it is the same code without the all-reduce. A step sends as many messages, of as many bytes, for any
-size of the tensors: their number alone counts.
+With one process it is the same code without the all-reduce. How much is sent does not depend on the size of the
+tensors, only on their number.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,7 @@ from mofo.optim.blocks import block_size, selected_count
 from mofo.optim.dispatch import uses_native
 from mofo.optim.kernels.native_shard import NativeShard
 from mofo.optim.layout import find_layout
-from mofo.optim.shard import Shard
+from mofo.optim.shard import Shard, count_bins
 from mofo.optim.top_k import INFINITY, INTEGER
 
 if TYPE_CHECKING:
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 
     from mofo.optim.layout import Layout
 
-DIGIT = 11  # bits; so many that float32 scores have three
-COUNTS = 1 << 23  # where there are very many blocks digits are shorter, so that the counts are no more than these
+WIDTH = 11  # bits of the number of a bin,
+COUNTS = 1 << 23  # but fewer where blocks are so many that the counts of all would be more than these
+SPREAD = 4.0  # half-width of the bracket that a sample tells, in standard deviations
 
 
 class ShardedStep:
@@ -52,6 +55,7 @@ class ShardedStep:
         exp_avg_sq: DTensor,
         step: Tensor,
         seed: int,
+        *,
         group: Mapping[str, Any],
         method: Mapping[str, Any],
     ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -70,11 +74,12 @@ class ShardedStep:
         tensors = [tensor.to_local() for tensor in (param, grad, exp_avg, exp_avg_sq)]
         n = block_size(param, method["blocks"])
         k = selected_count(method["fraction"], n)
-        # the random score needs the index in the whole tensor, which the local back ends do not know
-        whole = method["score"] != "random"
-        layout = find_layout(tuple(param.shape), mesh, placements, method["blocks"], whole)
+        ranks_by_values = method["score"] != "random"  # which needs indices that the local back ends do not know
+        layout = find_layout(tuple(param.shape), mesh, placements, method["blocks"], leave_whole=ranks_by_values)
         if layout is None:
             return [((*tensors, step, seed), dict(method))]
+        if group["fused"] and not ranks_by_values:
+            raise RuntimeError('fused=True cannot update a sharded parameter with score="random": leave it out')
         if k == n:
             return [((*tensors, step, seed), {**method, "blocks": 1, "fraction": 1.0})]
 
@@ -83,12 +88,12 @@ class ShardedStep:
         first = team.add_blocks(layout, n, k)
         local = []
         for run in layout.runs:
-            part = [tensor[run.start : run.stop] for tensor in tensors]
+            part = tuple(tensor[run.start : run.stop] for tensor in tensors)
             if run.shared is None:
                 local.append(((*part, step.clone(), seed), {**method, "blocks": run.blocks}))
             elif part[0].numel():
-                kind = NativeShard if method["score"] != "random" and uses_native(group, tuple(part)) else Shard
-                team.shards.append(kind(*part, int(step) + 1, seed, layout, run, first + run.shared, method))
+                kind = NativeShard if uses_native(group, part) and ranks_by_values else Shard
+                team.shards.append(kind(part, int(step) + 1, seed, layout, run, n, first + run.shared, method))
         return local
 
     def run(self) -> None:
@@ -136,38 +141,63 @@ class Team:
 
         # Filter: the k-th highest key of each block, and how many of the entries that have it are selected
         n, k = (torch.tensor(numbers, device=self._device) for numbers in (self._n, self._k))
-        keys, selected, equal = self._descend(self._infinity.bit_length(), n, k, self._count_keys)
+        highest = torch.full_like(k, self._infinity)
+        brackets = self._guess_brackets(n, k)
+        keys, selected, equal = self._search(brackets, k, highest, self._count_keys)
 
         # Of equal ones the first: the highest of their places, which are counted from the end
-        all_equal = (selected == equal) | (keys >= self._infinity)
-        places = torch.zeros_like(keys)
-        if not all_equal.all():
-            tied = torch.where(all_equal, -1, keys)  # no entry has the key -1
-            total, rank = (x.masked_fill(all_equal, 0) for x in (equal, selected))
-            places, _, _ = self._descend(
-                self._size.bit_length(), total, rank, lambda *digit: self._count_places(tied, *digit)
-            )
-            places = places.masked_fill(all_equal, 0)
+        ties = n.clone()  # how many of those with the k-th highest key this process selects
+        cut = ((selected < equal) & (keys < self._infinity)).nonzero().squeeze(1)  # where not all of them fit
+        if len(cut):
+            places = [self._tied_places(block, int(keys[block])) for block in cut.tolist()]
+            highest = torch.full_like(cut, self._size)
+            brackets = torch.zeros_like(cut), highest
+            count = functools.partial(self._count_places, places)
+            last, _, _ = self._search(brackets, selected[cut], highest, count)
+            ties[cut] = torch.stack([(own >= least).sum() for own, least in zip(places, last, strict=True)])
 
         # Local: update of the selected
         for shard in self.shards:
-            shard.move(keys, places)
+            shard.move(keys, ties)
             shard.finish()
 
-    def _count_keys(self, prefix: Tensor, shift: int, width: int) -> Tensor:
-        counts = self._no_counts(width)
+    @property
+    def _width(self) -> int:
+        """As many bits as tell the bins of a block apart."""
+        return min(WIDTH, max(1, COUNTS.bit_length() - 1 - len(self._k).bit_length()))
+
+    def _guess_brackets(self, n: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Between which two keys the k-th highest of each block probably lies, from a sample of all processes."""
+        shift = max(0, self._infinity.bit_length() - self._width)
+        counts = n.new_zeros(len(n), 1 << self._width)
         for shard in self.shards:
-            shard.count_keys(prefix, shift, width, counts)
+            shard.count_sample(shift, counts)
+        at_least = self._all_reduce(counts).flip(1).cumsum(1).flip(1)  # how many keys are in this bin or a higher one
+        size, share = at_least[:, 0], k / n
+        # how far off the rank in the sample may be, which is none where it is the whole block
+        slack = (SPREAD * (size * share * (1 - share)).sqrt() + 1).masked_fill_(size == n, 0)
+        low, high = (
+            ((at_least >= rank[:, None]).sum(dim=1) - 1).clamp_(min=0)
+            for rank in (size * share + slack, size * share - slack)
+        )
+        return low << shift, ((high + 1 << shift) - 1).clamp_(max=self._infinity)
+
+    def _count_keys(self, low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        for shard in self.shards:
+            shard.count_keys(low, high, shift, counts)
         return counts
 
-    def _count_places(self, tied: Tensor, prefix: Tensor, shift: int, width: int) -> Tensor:
-        counts = self._no_counts(width)
-        for shard in self.shards:
-            shard.count_places(tied, prefix, shift, width, counts)
+    def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        for row, own in enumerate(places):
+            part = slice(row, row + 1)
+            count_bins(own[None], low[part], high[part], shift[part], counts[part])
         return counts
 
-    def _no_counts(self, width: int) -> Tensor:
-        return torch.zeros((len(self._n), 1 << width), dtype=torch.int64, device=self._device)
+    def _tied_places(self, block: int, key: int) -> Tensor:
+        places = [s.tied_places(block, key) for s in self.shards if s.blocks.start <= block < s.blocks.stop]
+        return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device=self._device)
 
     def _all_reduce(self, counts: Tensor) -> Tensor:
         """The sum over the processes; a parameter that is offloaded to the CPU is counted there and added elsewhere."""
@@ -177,34 +207,50 @@ class Team:
             dist.all_reduce(total, group=self._mesh.get_group(dim))
         return total.to(counts.device, counts.dtype)
 
-    def _descend(
-        self, bits: int, total: Tensor, rank: Tensor, count: Callable[[Tensor, int, int], Tensor]
+    def _search(
+        self,
+        brackets: tuple[Tensor, Tensor],
+        k: Tensor,
+        highest: Tensor,
+        count: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Find numbers of a rank (1 is the highest) among numbers that are spread over the processes.
+        """Find the k-th highest of the numbers of each block, which are spread over the processes.
 
         Args:
-            bits: so many the numbers have at most.
-            total: (blocks,), how many numbers each block has in all processes.
-            rank: (blocks,).
-            count: ``count(prefix, shift, width)`` counts the numbers of this process by their digit: (blocks,
-                2**width), of those that have the prefix above it.
+            brackets: the lowest and the highest number that are looked at first, (blocks,) each.
+            k: (blocks,).
+            highest: the highest number that there may be, (blocks,).
+            count: ``count(low, high, shift)`` counts the numbers of this process, (blocks, bins + 1): those from low
+                to high by ``(number - low) >> shift``, and in the last column those above.
 
         Returns:
             (blocks,) each: the numbers, their ranks among the equal ones, and how many equal ones there are.
         """
-        width = min(DIGIT, max(1, COUNTS.bit_length() - 1 - len(rank).bit_length()))
-        prefix = torch.zeros_like(rank)
-        for shift in reversed(range(0, bits, width)):
-            counts = self._all_reduce(count(prefix, shift, width))
-            at_least = counts.flip(1).cumsum_(1).flip(1)  # how many numbers have this digit or a higher one
-            if not torch.equal(at_least[:, 0], total):
-                missing = int((at_least[:, 0] != total).nonzero()[0])
+        low, high = brackets
+        while True:
+            shift = self._shift(high - low)
+            counts = self._all_reduce(count(low, high, shift))
+            at_least = counts.flip(1).cumsum(1).flip(1)  # how many numbers are in this bin or a higher one
+            above, reached = at_least[:, -1], at_least[:, 0]
+            if ((k > reached) & (low == 0)).any():
                 raise RuntimeError(
-                    f"of the {int(total[missing])} entries of a sharded block {int(at_least[missing, 0])} took part in "
-                    "the step: all processes must call step() with gradients of the same parameters"
+                    "some entries of sharded blocks did not take part in the step: all processes must call step() with "
+                    "gradients of the same parameters"
                 )
-            digit = ((at_least >= rank[:, None]).sum(dim=1, keepdim=True) - 1).clamp_(min=0)
-            total = counts.gather(1, digit).squeeze(1)
-            rank = rank - (at_least.gather(1, digit).squeeze(1) - total)
-            prefix = prefix << width | digit.squeeze(1)
-        return prefix, rank, total
+            bin_ = ((at_least >= k[:, None]).sum(dim=1, keepdim=True) - 1).clamp_(0, counts.shape[1] - 2)
+            equal = counts.gather(1, bin_).squeeze(1)
+            rank = k - (at_least.gather(1, bin_).squeeze(1) - equal)
+            first = low + (bin_.squeeze(1) << shift)
+            last = torch.minimum(high, first + (1 << shift) - 1)
+            # in the bin, above the bracket or below it
+            inside = (k > above) & (k <= reached)
+            low, high = (
+                torch.where(inside, first, torch.where(k <= above, high + 1, 0)),
+                torch.where(inside, last, torch.where(k <= above, highest, low - 1)),
+            )
+            if (inside & (low == high)).all():
+                return low, rank, equal
+
+    def _shift(self, span: Tensor) -> Tensor:
+        """By how much numbers up to ``span`` are shifted to the right to be less than the number of bins."""
+        return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)

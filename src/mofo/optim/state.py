@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from mofo.optim.layout import is_dtensor
 
@@ -29,12 +30,19 @@ def new_state(param: Tensor) -> dict[str, Any]:
     return state
 
 
-def new_seed(position: int) -> int:
+def new_seed(param: Tensor, position: int) -> int:
     """A seed for ``score="random"``: from torch's seed, which is read but not moved, and the parameter's place.
 
-    It is a plain integer: torch casts tensors in a state to the type of the parameter.
+    It is a plain integer: torch casts tensors in a state to the type of the parameter. The processes that a parameter
+    is spread over take the least of theirs.
     """
-    return (torch.initial_seed() + position) % 2**63
+    seed = (torch.initial_seed() + position) % 2**63
+    if not is_dtensor(param):
+        return seed
+    agreed = torch.tensor(seed, device=param.device_mesh.device_type)
+    for dim in range(param.device_mesh.ndim):
+        dist.all_reduce(agreed, dist.ReduceOp.MIN, group=param.device_mesh.get_group(dim))
+    return int(agreed)
 
 
 def restored_state(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:

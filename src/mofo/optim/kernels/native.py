@@ -101,23 +101,22 @@ class Library:
         self._library.mofo_cpu_moments(tensor, self._pack(settings))
 
     def count_keys(
-        self, tensor: bytes, settings: Settings, prefix: Tensor, shift: int, width: int, counts: Tensor
+        self, tensor: bytes, settings: Settings, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
     ) -> None:
-        """The second: add to ``counts`` (blocks, 2**width) the digits of the keys that have the prefix (blocks,).
-
-        Both are int64 and contiguous.
+        """The second: count the keys, as :func:`mofo.optim.shard.count_bins` does; all arguments contiguous int64.
 
         Raises:
             MemoryError: there is no scratch memory.
         """
-        digit = (_address(prefix), ctypes.c_int64(shift), ctypes.c_int64(width), _address(counts))
-        if self._library.mofo_cpu_count(tensor, self._pack(settings), *digit):
+        bins = ctypes.c_int64(counts.shape[1] - 1)
+        arrays = map(_address, (low, high, shift, counts))
+        if self._library.mofo_cpu_count(tensor, self._pack(settings), *arrays, bins):
             raise MemoryError("no scratch memory for the step")
 
     def move(self, tensor: bytes, settings: Settings, keys: Tensor, ties: Tensor) -> None:
         """The last: update the entries with a higher key than ``keys`` (blocks,), and the first ``ties`` equal ones.
 
-        Both are int64 and contiguous.
+        Both are contiguous int64.
 
         Raises:
             MemoryError: there is no scratch memory.

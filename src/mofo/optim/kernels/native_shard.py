@@ -25,12 +25,14 @@ class NativeShard(Shard):
         self._settings = Settings()
 
     def update_moments(self) -> None:
+        """Update the moments of all entries."""
         self._library.update_moments(self._packed, self._settings)
 
-    def count_keys(self, prefix: Tensor, shift: int, width: int, counts: Tensor) -> None:
-        part = (prefix[self._blocks], shift, width, counts[self._blocks])
-        self._library.count_keys(self._packed, self._settings, *part)
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
+        """Add to ``counts`` (all blocks, bins + 1) how many keys are in each bin."""
+        own = (x[self.blocks] for x in (low, high, shift, counts))
+        self._library.count_keys(self._packed, self._settings, *own)
 
-    def move(self, keys: Tensor, places: Tensor) -> None:
-        ties = self.count_ties(keys, places)
-        self._library.move(self._packed, self._settings, keys[self._blocks], ties)
+    def move(self, keys: Tensor, ties: Tensor) -> None:
+        """Update the entries with a higher key than their block's (blocks,), and the first ``ties`` equal ones."""
+        self._library.move(self._packed, self._settings, keys[self.blocks], ties[self.blocks])

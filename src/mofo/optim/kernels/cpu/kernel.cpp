@@ -301,12 +301,15 @@ int64_t count_equal(const Tensor& t, int64_t start, int64_t length, Key wanted) 
   return total;
 }
 
-void histogram(const Tensor& t, int64_t start, int64_t length, Bracket bracket, int shift, int64_t* bins) {
+void histogram(const Tensor& t, int64_t start, int64_t length, Bracket bracket, int shift, int64_t above,
+               int64_t* bins) {
+  Chosen chosen;
   for_runs(t, start, length, [&](auto key, int64_t, int size) {
-    Key keys[RUN];
-    for (int i = 0; i < size; ++i) keys[i] = key(i);
-    for (int i = 0; i < size; ++i) {
-      if (keys[i] >= bracket.low && keys[i] <= bracket.high) ++bins[(keys[i] - bracket.low) >> shift];
+    chosen.length = size;
+    chosen.choose(key, bracket.low);
+    for (int i = 0; i < chosen.count; ++i) {
+      const Key found = key(chosen.positions[i]);
+      ++bins[found > bracket.high ? above : (found - bracket.low) >> shift];
     }
   });
 }

@@ -74,8 +74,8 @@ struct Kernel {
   void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
   // How many keys equal `key`.
   int64_t (*count_equal)(const Tensor&, int64_t start, int64_t length, Key key);
-  // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i.
-  void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t* bins);
+  // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i, to bins[above] that of those above.
+  void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t above, int64_t* bins);
   // Update the parameters with a key > above, and the first `ties` of those with key == above.
   void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties);
   // The same for the candidates of the block that starts there. Returns how many of the ties are left.

@@ -90,17 +90,17 @@ Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, in
   return guess_bracket(keys, lines, t.n, t.k, s.spread);
 }
 
-// Sets bins[i] to the number of keys in the bracket with (key - low) >> shift == i. There is memory for `size` bins for
-// each thread.
+// Sets bins[i], i < size, to the number of keys in the bracket with (key - low) >> shift == i, and bins[size] to that of
+// the keys above. Each thread needs memory for so many.
 void count_keys(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
                 int64_t size, int64_t* bins) {
-  std::fill(bins, bins + size * team.threads(), 0);
+  std::fill(bins, bins + (size + 1) * team.threads(), 0);
   team.run(ranges(t.n), [&](int64_t i, int64_t worker) {
-    s.kernel->histogram(t, block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), bracket, shift,
-                        bins + worker * size);
+    s.kernel->histogram(t, block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), bracket, shift, size,
+                        bins + worker * (size + 1));
   });
   for (int64_t worker = 1; worker < team.threads(); ++worker) {
-    for (int64_t bin = 0; bin < size; ++bin) bins[bin] += bins[worker * size + bin];
+    for (int64_t bin = 0; bin <= size; ++bin) bins[bin] += bins[worker * (size + 1) + bin];
   }
 }
 
@@ -256,7 +256,7 @@ void step(const Settings& s, const Tensor* tensors, int64_t count) {
   int64_t shared_keys = 0, shared_bins = 0, keys = 0, largest = 0;
   for (const Task& task : plan.shared) {
     shared_keys = std::max(shared_keys, keys_needed(s, *task.tensor));
-    shared_bins = std::max({shared_bins, BINS * s.threads, ranges(task.tensor->n)});
+    shared_bins = std::max({shared_bins, (BINS + 1) * s.threads, ranges(task.tensor->n)});
     largest = std::max(largest, task.tensor->n);
   }
   for (const Task& task : plan.alone) {
@@ -267,7 +267,7 @@ void step(const Settings& s, const Tensor* tensors, int64_t count) {
   const int64_t listed = workers ? largest / s.list_share / workers : 0;
   // All memory is taken here: once the first tensor is written nothing can fail.
   const auto key_memory = allocate<Key>(std::max(shared_keys, keys * workers));
-  const auto bin_memory = allocate<int64_t>(std::max(shared_bins, BINS * workers));
+  const auto bin_memory = allocate<int64_t>(std::max(shared_bins, (BINS + 1) * workers));
   const auto candidate_memory = allocate<Candidate>(listed * workers);
 
   const Team team(s.threads, s.openmp);
@@ -275,7 +275,7 @@ void step(const Settings& s, const Tensor* tensors, int64_t count) {
     step_shared(s, team, *task.tensor, task.first, {key_memory.get(), bin_memory.get(), {}});
   }
   team.run(int64_t(plan.alone.size()), [&](int64_t i, int64_t worker) {
-    const Scratch scratch{key_memory.get() + worker * keys, bin_memory.get() + worker * BINS,
+    const Scratch scratch{key_memory.get() + worker * keys, bin_memory.get() + worker * (BINS + 1),
                           {candidate_memory.get() + worker * listed, listed}};
     const Task& task = plan.alone[size_t(i)];
     for (int64_t block = task.first; block < task.first + task.count; ++block) {
@@ -323,18 +323,17 @@ EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* se
   return 0;
 }
 
-EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* prefix,
-                          int64_t shift, int64_t width, int64_t* counts) {
+EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* low,
+                          const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins) {
   using namespace mofo;
   const Team team(settings->threads, settings->openmp);
-  const int64_t size = int64_t(1) << width, span = size << shift;
   try {
-    const auto bins = allocate<int64_t>(size * team.threads());
-    for (int64_t block = 0; block < tensor->blocks; ++block) {
-      const int64_t low = prefix[block] * span, high = std::min<int64_t>(low + span - 1, HIGHEST);
-      if (low > high) continue;  // no key is so high
-      count_keys(*settings, team, *tensor, block, {Key(low), Key(high)}, int(shift), size, bins.get());
-      for (int64_t bin = 0; bin < size; ++bin) counts[block * size + bin] += bins[bin];
+    const auto memory = allocate<int64_t>((bins + 1) * team.threads());
+    for (int64_t block = 0; block < tensor->blocks; ++block, counts += bins + 1) {
+      if (low[block] > HIGHEST) continue;
+      const Bracket bracket{Key(low[block]), Key(std::min<int64_t>(high[block], HIGHEST))};
+      count_keys(*settings, team, *tensor, block, bracket, int(shift[block]), bins, memory.get());
+      for (int64_t bin = 0; bin <= bins; ++bin) counts[bin] += memory[size_t(bin)];
     }
     return 0;
   } catch (const std::bad_alloc&) {

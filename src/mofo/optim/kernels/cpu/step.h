@@ -44,10 +44,10 @@ EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo:
 // Update the moments of all entries.
 EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* settings);
 
-// Add to counts[block][i] the number of keys with (key >> shift) % 2^width == i, of those with key >> shift + width ==
-// prefix[block].
-EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* prefix,
-                          int64_t shift, int64_t width, int64_t* counts);
+// Add to counts[block][i], i < bins, the number of keys from low[block] to high[block] with (key - low) >> shift == i,
+// and to counts[block][bins] the number of those above.
+EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* low,
+                          const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins);
 
 // Update the parameters with a key > keys[block], and the first ties[block] of those with key == keys[block].
 EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* keys,
