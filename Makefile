@@ -59,11 +59,12 @@ else
 	mkdir -p dist && cp build/wheel/*.whl dist
 endif
 
-# Without build isolation the tools keep their place, so that only the C++ that changed is compiled again.
+# Without build isolation the tools keep their place, so that only the C++ that changed is compiled again. setuptools
+# is for DeepSpeed, which comes as source; it is installed without its C++.
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt pip scikit-build-core cmake ninja
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
+	$(PIP) install --quiet --constraint constraints.txt pip setuptools scikit-build-core cmake ninja
+	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
 	touch $(READY)
 
 clean:

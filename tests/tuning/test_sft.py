@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import json
 import math
 import os
@@ -278,9 +279,21 @@ def test_a_bad_row_is_told_with_its_number(settings, launched, tmp_path):
         sft.main(flags(settings, dataset_name=tmp_path / "rows.jsonl"))
 
 
-def test_sharded_training_is_refused(settings, monkeypatch):
+@pytest.mark.parametrize("version", [None, "1"])
+def test_fsdp1_is_refused_before_anything_is_loaded(settings, monkeypatch, version):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="shard the parameters"):
+    if version:
+        monkeypatch.setenv("FSDP_VERSION", version)
+    with pytest.raises(UserError, match=r"flatten the parameters.* FSDP2"):
+        sft.train(flags(settings))
+    assert not Path(settings["output_dir"]).exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_deepspeed_is_refused_before_anything_is_loaded(settings, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(UserError, match=r"flatten the parameters.* FSDP2"):
         sft.train(flags(settings))
     assert not Path(settings["output_dir"]).exists()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from mofo.optim.blocks import block_size
+from mofo.optim.flat import OnFlat
 from mofo.optim.selection import Score
 from mofo.optim.update import Decay
 
@@ -43,7 +44,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(options["blocks"], int) or isinstance(options["blocks"], bool):
         raise TypeError(f"blocks must be an integer, got {options['blocks']!r}")
     _check_number("blocks", options["blocks"], "at least 1", lambda x: x >= 1)
-    for name, choices in (("score", get_args(Score)), ("decay", get_args(Decay))):
+    for name, choices in (("score", get_args(Score)), ("decay", get_args(Decay)), ("on_flat", get_args(OnFlat))):
         if options[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {options[name]!r}")
     _check_back_end(options)

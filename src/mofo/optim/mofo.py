@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from mofo.optim.checks import check_grad, check_options, check_param
 from mofo.optim.dispatch import check_fused, uses_native
+from mofo.optim.flat import check_flat
 from mofo.optim.kernels.native import NativeStep
 from mofo.optim.layout import is_dtensor
 from mofo.optim.multi_tensor import multi_tensor_update
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
 
+    from mofo.optim.flat import OnFlat
     from mofo.optim.selection import Score
     from mofo.optim.update import Decay
 
@@ -61,6 +63,9 @@ class MoFO(Optimizer):
         fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
             both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
             :func:`mofo.backends` tells what there is. The results of all are the same to the bit.
+        on_flat: what to do with the flat pieces that DeepSpeed ZeRO and FSDP1 put in the place of parameters:
+            ``"refuse"``, or ``"per_shard"``, which selects within each piece: an approximation, see "Large models" in
+            the docs.
         capturable: refused; the search for the k highest scores depends on their values.
         differentiable: refused; the choice of entries has no derivative.
 
@@ -75,7 +80,7 @@ class MoFO(Optimizer):
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
-        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is spread over
+        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is flat, or spread over
             processes as something else than shards or replicas.
 
     Example:
@@ -97,6 +102,7 @@ class MoFO(Optimizer):
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        on_flat: OnFlat = "refuse",
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
@@ -112,10 +118,12 @@ class MoFO(Optimizer):
             "maximize": maximize,
             "foreach": foreach,
             "fused": fused,
+            "on_flat": on_flat,
             "capturable": capturable,
             "differentiable": differentiable,
         }
         check_options(defaults)
+        self._shapes: set[torch.Size] = set()  # of the parameters as they were given
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -128,13 +136,19 @@ class MoFO(Optimizer):
         added = self.param_groups[-1]
         try:
             check_options(added)
+            shapes = {param.shape for param in added["params"]}
             for param in added["params"]:
+                check_flat(param, added, shapes)
                 check_param(param, added["blocks"])
                 if added["fused"]:
                     check_fused(param.to_local() if is_dtensor(param) else param)
         except Exception:
             self.param_groups.pop()
             raise
+        self._shapes |= shapes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_shapes": self._shapes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -210,6 +224,7 @@ class MoFO(Optimizer):
             check_options(group)
             for param in group["params"]:
                 if param.grad is not None:
+                    check_flat(param, group, self._shapes)
                     check_param(param, group["blocks"])
                     check_grad(param.grad)
 

@@ -89,14 +89,14 @@ def sharded_like(moment: Tensor, param: Tensor) -> Tensor:
 def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter group out of a checkpoint; what an AdamW checkpoint does not say stays as it was constructed.
 
-    How the step is computed (``foreach``, ``fused``, ``capturable``, ``differentiable``) is not for a checkpoint
-    to say, so that one of a fused AdamW can be loaded.
+    How the step is computed (``foreach``, ``fused``, ``capturable``, ``differentiable``, ``on_flat``) is not for a
+    checkpoint to say, so that one of a fused AdamW can be loaded and none allows an approximation.
 
     Raises:
         ValueError: the checkpoint is of AMSGrad, whose running maximum MoFO does not have.
     """
     if saved.get("amsgrad"):
         raise ValueError("the loaded state is of AdamW with amsgrad=True, from which MoFO cannot go on")
-    computed = ("foreach", "fused", "capturable", "differentiable")
+    computed = ("foreach", "fused", "capturable", "differentiable", "on_flat")
     dropped = ("amsgrad", "decoupled_weight_decay", *computed)
     return {**own, **{key: value for key, value in saved.items() if key not in dropped}}

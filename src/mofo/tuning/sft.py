@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 import yaml
 from filelock import FileLock
+from transformers import TrainerCallback
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from mofo import MoFO
@@ -33,6 +34,7 @@ from mofo.tuning.models import cache_folder, resolve_model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from accelerate import FullyShardedDataParallelPlugin
     from trl import SFTTrainer
 
 _FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}  # suffix: how `datasets` calls it
@@ -113,14 +115,14 @@ def train(argv: list[str]) -> None:
         argv: Flags of `trl sft` and of MoFO.
 
     Raises:
-        UserError: As :func:`main`; or the hub or the disk cannot be used, or the parameters are sharded.
+        UserError: As :func:`main`; or the hub or the disk cannot be used, or the parameters would be flat.
     """
     from trl.scripts.sft import main as trl_sft
 
     args = _parse(argv)
     if args.unknown_in_argv:
         raise UserError(f"Neither `trl sft` nor MoFO has the flag {args.unknown_in_argv[0]}.")
-    _refuse_sharding(args.training)
+    _refuse_flat_parameters(args.training)
     with _mofo_in_every_sft_trainer(_optimizer_settings(args)) as trainers:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
@@ -152,10 +154,22 @@ def _mofo_in_every_sft_trainer(settings: dict[str, Any]) -> Iterator[list[SFTTra
 
     def construct_with_mofo(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
         construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings))
+        if trainer.is_fsdp_enabled:
+            trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
         trainers.append(trainer)
 
     with mock.patch.object(SFTTrainer, "__init__", construct_with_mofo):
         yield trainers
+
+
+class _WholeModelAtTheEnd(TrainerCallback):
+    """SHARDED_STATE_DICT, in which checkpoints are written, is nothing that transformers saves a trained model in."""
+
+    def __init__(self, fsdp: FullyShardedDataParallelPlugin) -> None:
+        self.fsdp = fsdp
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.fsdp.set_state_dict_type("FULL_STATE_DICT")
 
 
 class _Parser(TrlParser):
@@ -262,12 +276,13 @@ def _optimizer_settings(args: _Arguments) -> dict[str, Any]:
     }
 
 
-def _refuse_sharding(training: SFTConfig) -> None:
-    """Under ZeRO and FSDP the optimizer sees shards of a tensor, and would pick the largest entries of each shard."""
-    if training.deepspeed_plugin or training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+def _refuse_flat_parameters(training: SFTConfig) -> None:
+    """Before the model is loaded: MoFO itself refuses what DeepSpeed and FSDP1 make of the parameters, but later."""
+    launched_with_fsdp1 = os.environ.get("ACCELERATE_USE_FSDP") == "true" and os.environ.get("FSDP_VERSION") != "2"
+    if training.deepspeed_plugin or launched_with_fsdp1:
         raise UserError(
-            "DeepSpeed and FSDP shard the parameters, which would change what MoFO selects: use plain data parallelism "
-            "(--accelerate_config multi_gpu), or `trl sft` without MoFO."
+            "DeepSpeed and version 1 of FSDP flatten the parameters, so that MoFO could not select within each tensor: "
+            "use FSDP2 (--accelerate_config fsdp2) or plain data parallelism (--accelerate_config multi_gpu)."
         )
 
 
