@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
-SAMPLE = 2**21
+SAMPLE = 2**19
 """About how many entries of the model each process looks at; a model with fewer is looked at entirely."""
 
 RUN = 16
@@ -46,9 +46,9 @@ class MoFOCallback(TrainerCallback):
     :data:`RUN` entries at even distances of every tensor, scaled up tensor by tensor; tensors shorter than one distance
     are taken whole. Only the logging step and the one before it are looked at (with ``logging_strategy="epoch"``, whose
     last step nobody knows beforehand, every step). On SmolLM2-135M, of which one entry
-    in 65 is in the sample, the estimates were within ERRORS of the exact values (``benchmarks/callback_cost.py``).
+    in 257 is in the sample, the estimates were within ERRORS of the exact values (``benchmarks/callback_cost.py``).
 
-    The sample of the first weights goes into each checkpoint (``mofo_base_RANK.safetensors``, at most 8 MB), because a
+    The sample of the first weights goes into each checkpoint (``mofo_base_RANK.safetensors``, about 2 MB), because a
     resumed training cannot see them any more. It is looked for in ``output_dir``; where it is not, or does not fit
     because the number of processes changed, ``distance`` is left out with a warning.
 
