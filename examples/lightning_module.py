@@ -1,6 +1,6 @@
 """MoFO in Lightning: configure_optimizers returns it, with groups made from the model.
 
-python examples/lightning_module.py [--model MODEL] [--output FOLDER] [--steps 20] [--resume CHECKPOINT]
+python examples/lightning_module.py [--model MODEL] [--output FOLDER] [--steps 20]
 """
 
 import argparse
@@ -16,7 +16,6 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
 parser.add_argument("--output", default="tuned")
 parser.add_argument("--steps", type=int, default=20)
-parser.add_argument("--resume")
 cli = parser.parse_args()
 
 
@@ -45,6 +44,6 @@ data = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts]
 loader = DataLoader(data, batch_size=4, collate_fn=DataCollatorForLanguageModeling(tokenizer, mlm=False))
 module = Tuning()
 trainer = L.Trainer(max_steps=cli.steps, default_root_dir=cli.output, gradient_clip_val=1.0, logger=False)
-trainer.fit(module, loader, ckpt_path=cli.resume)
+trainer.fit(module, loader)
 module.model.save_pretrained(cli.output)
 tokenizer.save_pretrained(cli.output)

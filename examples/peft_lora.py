@@ -32,7 +32,7 @@ trainer = SFTTrainer(
         report_to="none",
     ),
     train_dataset=Dataset.from_list(rows),
-    # what modules_to_save lists is copied and trained whole; MoFO filters the copies, too
+    # modules_to_save: modules whose names end so, here all norms, are copied and trained; MoFO filters the copies, too
     peft_config=LoraConfig(r=8, target_modules="all-linear", modules_to_save=["norm"], task_type="CAUSAL_LM"),
     optimizer_cls_and_kwargs=(MoFO, {"lr": 2e-4, "fraction": 0.15}),
 )

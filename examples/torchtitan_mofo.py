@@ -32,7 +32,7 @@ def mofo(**options):
 
 
 def debugmodel():
-    """torchtitan's small model for trying things out, tuned with MoFO."""
+    """Torchtitan's small model for trying things out, tuned with MoFO."""
     config = llama3_debugmodel()
     config.optimizer = mofo(lr=2e-5, fraction=0.15)
     return config
