@@ -42,18 +42,18 @@ class MoFOCallback(TrainerCallback):
     ======================  =======================================================================================
 
     ``selected`` is exact (but for entries with a momentum that is not finite, which move in any case). The other
-    three are estimates from a sample, unless the model has fewer than :data:`SAMPLE` entries (a process): runs of
-    :data:`RUN` entries at even distances of every tensor, scaled up tensor by tensor; tensors shorter than one distance
-    are taken whole. Only the logging step and the one before it are looked at (with ``logging_strategy="epoch"``, whose
-    last step nobody knows beforehand, every step). On SmolLM2-135M, of which one entry
-    in 257 is in the sample, the estimates were within ERRORS of the exact values (``benchmarks/callback_cost.py``).
+    three are estimates from a sample, unless a process has fewer than :data:`SAMPLE` entries: runs of :data:`RUN`
+    entries at even distances in every tensor, scaled up tensor by tensor; tensors shorter than one distance are taken
+    whole. On SmolLM2-135M, one entry of 257 in the sample, they were within 2 % of the exact values
+    (``benchmarks/callback_cost.py``). Only the logging step and the one before it are looked at; with
+    ``logging_strategy="epoch"``, whose last step nobody knows beforehand, every step.
 
     The sample of the first weights goes into each checkpoint (``mofo_base_RANK.safetensors``, about 2 MB), because a
-    resumed training cannot see them any more. It is looked for in ``output_dir``; where it is not, or does not fit
-    because the number of processes changed, ``distance`` is left out with a warning.
+    resumed training cannot see them any more. It is looked for in the checkpoint in ``output_dir``; where it is not
+    there, or does not fit because the number of processes changed, ``distance`` is left out with a warning.
 
     Works with gradient accumulation and with several processes, whose parameters may be copies (DDP) or shards
-    (``DTensor``): the processes add up their sums, four numbers a logging step.
+    (``DTensor``): the processes add up three sums a logging step.
 
     Example:
         >>> trainer = SFTTrainer(..., optimizer_cls_and_kwargs=(MoFO, {"lr": 1e-5}))
