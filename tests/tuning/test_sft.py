@@ -106,6 +106,13 @@ def test_the_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsy
     assert "Trained with MoFO: fraction 0.1, score momentum_over_rms, decay all." in capsys.readouterr().out
 
 
+def test_the_logs_tell_what_mofo_moves(settings, trainers):
+    sft.train(flags(settings, logging_steps=1))
+    logs = [entry for entry in trainers[0].state.log_history if "loss" in entry]
+    assert [round(entry["mofo/moved"], 2) for entry in logs] == [0.1, 0.1, 0.1]
+    assert {"mofo/selected", "mofo/overlap", "mofo/distance", "mean_token_accuracy"} <= set(logs[2])
+
+
 def test_trl_trains_with_adamw_afterwards_as_before(settings, tiny_model):
     construct = SFTTrainer.__init__
     sft.train(flags(settings, max_steps=1))

@@ -1,7 +1,8 @@
 """``mofo sft``: trl's supervised fine-tuning command, with MoFO as the optimizer.
 
-trl's own script loads the data and the model, trains and saves. What is ours is which optimizer it trains with,
-the names of models and data that the workbench knows, and the flags of :class:`MoFOArguments`.
+trl's own script loads the data and the model, trains and saves. What is ours is which optimizer it trains with, what
+the logs say of it (:class:`MoFOCallback`), the names of models and data that the workbench knows, and the flags of
+:class:`MoFOArguments`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.optim.selection import Score
+from mofo.tuning.callback import MoFOCallback
 from mofo.tuning.data import load_rows
 from mofo.tuning.files import write_jsonl
 from mofo.tuning.models import cache_folder, resolve_model
@@ -156,6 +158,7 @@ def _mofo_in_every_sft_trainer(settings: dict[str, Any]) -> Iterator[list[SFTTra
         construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings))
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
+        MoFOCallback.attach(trainer)
         trainers.append(trainer)
 
     with mock.patch.object(SFTTrainer, "__init__", construct_with_mofo):
