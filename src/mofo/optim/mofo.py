@@ -11,6 +11,7 @@ from mofo.optim.checks import check_grad, check_options, check_param
 from mofo.optim.dispatch import check_fused, uses_native
 from mofo.optim.kernels.native import NativeStep
 from mofo.optim.multi_tensor import multi_tensor_update
+from mofo.optim.quantised import float32_moments, is_quantised
 from mofo.optim.state import new_seed, new_state, restored_group, restored_state
 from mofo.optim.update import update
 from mofo.optim.whole import is_whole, update_whole
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
 
+    from mofo.optim.quantised import State
     from mofo.optim.selection import Score
     from mofo.optim.update import Decay
 
@@ -55,6 +57,10 @@ class MoFO(Optimizer):
             state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
         decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
         maximize: ascend instead of descend.
+        state: how moments are kept between steps: ``"float32"``, or ``"int8"`` in blocks of 8 bits with a scale each,
+            which takes a quarter of the memory and needs torchao. The step itself, selection too, is the float32 one
+            on the values that the 8 bits stand for. Small tensors and those that cannot be cut into such blocks stay
+            float32 (:func:`mofo.optim.quantised.quantisation_block`).
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
         fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
             both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
@@ -71,6 +77,7 @@ class MoFO(Optimizer):
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
         NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is sharded.
+        ImportError: ``state="int8"`` without torchao.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -89,6 +96,7 @@ class MoFO(Optimizer):
         score: Score = "momentum",
         decay: Decay = "selected",
         maximize: bool = False,
+        state: State = "float32",
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
@@ -104,6 +112,7 @@ class MoFO(Optimizer):
             "score": score,
             "decay": decay,
             "maximize": maximize,
+            "state": state,
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
@@ -123,7 +132,7 @@ class MoFO(Optimizer):
         try:
             check_options(added)
             for param in added["params"]:
-                check_param(param, added["blocks"])
+                check_param(param, added["blocks"], added["state"])
                 if added["fused"]:
                     check_fused(param)
         except Exception:
@@ -139,7 +148,8 @@ class MoFO(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.
 
-        Options that the checkpoint does not have, and ``foreach``, stay as they are.
+        Options that the checkpoint does not have, ``foreach`` and ``state`` stay as they are: moments of a float32
+        checkpoint are rounded if they are to be kept in 8 bits, those of 8 bits become float32 without loss.
 
         Raises:
             ValueError: the checkpoint does not fit the parameters, or is of AMSGrad; nothing is loaded then.
@@ -154,9 +164,9 @@ class MoFO(Optimizer):
             for group, own in zip(groups, self.param_groups, strict=True):
                 check_options(group)
                 for index, param in zip(group["params"], own["params"], strict=True):
-                    check_param(param, group["blocks"])
+                    check_param(param, group["blocks"], group["state"])
                     if index in state:
-                        restored[param] = restored_state(param, state.pop(index))
+                        restored[param] = restored_state(param, state.pop(index), group["state"])
             return {"state": state, "param_groups": groups}
 
         def restore(_: Optimizer) -> None:
@@ -190,7 +200,8 @@ class MoFO(Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then.
+            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then, but with
+                ``state="int8"`` those before one that overlaps its own gradient were.
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
                 were changed since. No tensor was written then.
         """
@@ -203,36 +214,23 @@ class MoFO(Optimizer):
             check_options(group)
             for param in group["params"]:
                 if param.grad is not None:
-                    check_param(param, group["blocks"])
+                    check_param(param, group["blocks"], group["state"])
                     check_grad(param.grad)
+                    if group["fused"]:
+                        check_fused(param, param.grad)
 
-        native = NativeStep()
-        rest = []  # of each group, what plain torch updates
+        at_once, quantised = [], []
         position = 0
         for group in self.param_groups:
-            method = {key: group[key] for key in METHOD}
-            whole, plain = [], []
-            for tensors in self._tensors(group, position):
-                if is_whole(group, tensors):
-                    if group["fused"]:
-                        check_fused(*tensors[:4])
-                    whole.append(tensors)
-                elif uses_native(group, tensors[:4]):
-                    native.add(*tensors, **method)
-                else:
-                    plain.append(tensors)
-            rest.append((group, method, whole, plain))
+            tensors = list(self._tensors(group, position))
+            at_once.append((group, [operands for operands in tensors if not is_quantised(operands[2])]))
+            quantised += [(group, operands) for operands in tensors if is_quantised(operands[2])]
             position += len(group["params"])
 
-        native.run()
-        for group, method, whole, plain in rest:
-            if whole:
-                update_whole(whole, group["foreach"], group["fused"], **method)
-            if group["foreach"] is not False:
-                multi_tensor_update(plain, **method)
-            else:
-                for tensors in plain:
-                    update(*tensors, **method)
+        _update(at_once)
+        for group, operands in quantised:  # one at a time: its moments in float32 are memory that it needs
+            with float32_moments(operands) as values:
+                _update([(group, [values])])
         return loss
 
     def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
@@ -245,7 +243,36 @@ class MoFO(Optimizer):
                 continue
             state = self.state[param]
             if "step" not in state:
-                state.update(new_state(param))
+                state.update(new_state(param, group["state"]))
             if group["score"] == "random" and "seed" not in state:
                 state["seed"] = new_seed(position)
             yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)
+
+
+def _update(work: list[tuple[dict[str, Any], list[tuple[Any, ...]]]]) -> None:
+    """One step of the tuples of tensors of each group, whose moments are not quantised."""
+    native = NativeStep()
+    rest = []  # of each group, what plain torch updates
+    for group, tensors in work:
+        method = {key: group[key] for key in METHOD}
+        whole, plain = [], []
+        for operands in tensors:
+            if is_whole(group, operands):
+                if group["fused"]:
+                    check_fused(*operands[:4])
+                whole.append(operands)
+            elif uses_native(group, operands[:4]):
+                native.add(*operands, **method)
+            else:
+                plain.append(operands)
+        rest.append((group, method, whole, plain))
+
+    native.run()
+    for group, method, whole, plain in rest:
+        if whole:
+            update_whole(whole, group["foreach"], group["fused"], **method)
+        if group["foreach"] is not False:
+            multi_tensor_update(plain, **method)
+        else:
+            for operands in plain:
+                update(*operands, **method)
