@@ -156,9 +156,15 @@ def as_values(param: Tensor, saved: Tensor, dtype: torch.dtype) -> Tensor:
     return moment
 
 
+def is_sharded(tensor: Any) -> bool:
+    """Whether it is a ``DTensor``."""
+    module = sys.modules.get("torch.distributed.tensor")  # slow to import; without it there is no DTensor
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def local(tensor: Any) -> Any:
     """The shard of a ``DTensor`` that is on this rank; any other tensor itself."""
-    return tensor.to_local() if _is_sharded(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 @functools.cache
@@ -175,13 +181,8 @@ def _moment_class() -> Any:
     return OptimState8bit
 
 
-def _is_sharded(tensor: Any) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")  # slow to import; without it there is no DTensor
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
 def _sharded_like(param: Any, shard: Tensor) -> Tensor:
-    if not _is_sharded(param):
+    if not is_sharded(param):
         return shard
     from torch.distributed.tensor import DTensor
 
@@ -203,7 +204,7 @@ def _same_shards(param: Tensor, moment: Tensor, saved: Tensor) -> tuple[Any, Any
 
 
 def _check_shards_hold_blocks(param: Any, block: int) -> None:
-    if not _is_sharded(param):
+    if not is_sharded(param):
         return
     sizes = list(param.shape)
     for axis, placement in enumerate(param.placements):

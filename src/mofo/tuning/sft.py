@@ -25,6 +25,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 
 from mofo import MoFO
 from mofo.errors import UserError
+from mofo.optim.quantised import State
 from mofo.optim.selection import Score
 from mofo.tuning.data import load_rows
 from mofo.tuning.files import write_jsonl
@@ -58,6 +59,10 @@ class MoFOArguments:
     decay: Literal["selected", "all"] = field(
         default="selected",
         metadata={"help": "Whether weight decay acts on the entries that move at a step, or on all as in AdamW."},
+    )
+    state: State = field(
+        default="float32",
+        metadata={"help": "How moments are kept: int8 takes a quarter of the memory and needs torchao."},
     )
 
 
@@ -201,7 +206,7 @@ def _parse(argv: list[str]) -> _Arguments:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **_optimizer_settings(args))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")
