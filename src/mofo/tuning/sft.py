@@ -138,7 +138,7 @@ def train(argv: list[str]) -> None:
         group = optimizer.param_groups[0]
         print(
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
-            f"decay {group['decay']}."
+            f"decay {group['decay']}, state {group['state']}."
         )
 
 
