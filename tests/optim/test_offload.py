@@ -192,6 +192,31 @@ def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, sta
 
 
 @pytest.mark.usefixtures("lane")
+@pytest.mark.parametrize("make", [MoFO, CPUOffload])
+@pytest.mark.parametrize("state", ["float32", "int8"])
+def test_torchs_distributed_checkpoints_resume_to_the_bit(make, state, tmp_path):
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    arguments = {"lr": 1e-2, "fraction": 0.1, "state": state}
+    whole = make_model()
+    train(whole, MoFO(whole.parameters(), **arguments), range(6))
+    first = make_model()
+    stopped = make(first.parameters(), **arguments)
+    train(first, stopped, range(3))
+    dcp.save({"optimizer": get_optimizer_state_dict(first, stopped)}, checkpoint_id=tmp_path, no_dist=True)
+    second = make_model()
+    resumed = make(second.parameters(), **arguments)
+    target = {"optimizer": get_optimizer_state_dict(second, resumed)}
+    finish_all()  # on a GPU every use of the weights waits for the copies
+    second.load_state_dict(first.state_dict())
+    dcp.load(target, checkpoint_id=tmp_path, no_dist=True)
+    set_optimizer_state_dict(second, resumed, target["optimizer"])
+    train(second, resumed, range(3, 6))
+    assert_same(whole, second)
+
+
+@pytest.mark.usefixtures("lane")
 def test_what_changes_after_the_backward_pass_counts():
     """Gradients that are scaled, replaced or set by hand, and weights that are changed or replaced in memory."""
     plain, offloaded = make_model(), make_model()

@@ -52,12 +52,12 @@ def _mofo(score: str = "momentum", state: str = "float32") -> Method:
 
 METHODS: dict[str, Method] = {
     "adamw": Method(_adamw, uses_fraction=False),
-    "adamw-int8": Method(_adamw_int8, uses_fraction=False),
     "mofo": _mofo(),
-    "mofo-int8": _mofo(state="int8"),
     "mofo-gradient": _mofo("gradient"),
     "mofo-momentum_over_rms": _mofo("momentum_over_rms"),
     "mofo-random": _mofo("random"),
+    "adamw-int8": Method(_adamw_int8, uses_fraction=False),
+    "mofo-int8": _mofo(state="int8"),
 }
 
 
