@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import torch
-from step_time import SHAPES, _status, about_this_run, clock, fill_gradients, make_params, write
+from step_time import SHAPES, _status, about_this_run, clock, fill_gradients, make_params, share_moments, write
 
 from mofo import MoFO
 from mofo.optim.state import MOMENTS, new_state
@@ -103,7 +103,13 @@ def measure_times(shapes, repeats):
     generator = torch.Generator().manual_seed(1)
     for param in params:
         param.grad = torch.empty_like(param)
-    ready = {kind: make(params) for kind, make in KINDS.items()}
+    ready = {}
+    moments = [(torch.zeros_like(param), torch.zeros_like(param)) for param in params]
+    for kind, make in KINDS.items():
+        ready[kind] = make(params)
+        ready[kind].step()
+        if kind != "MoFO int8":
+            share_moments(ready[kind], moments)
     seconds = {kind: [] for kind in KINDS}
     for round_ in range(repeats + 1):
         fill_gradients([param.grad for param in params], generator)
