@@ -101,8 +101,8 @@ def dequantise(moment: Tensor) -> Tensor:
 def quantise_(moment: Tensor, values: Tensor) -> None:
     """Set a moment to ``values``, which :func:`dequantise` gave and a step has changed; works in place.
 
-    The codes and scales are those of torchao's ``moment.copy_(values)``, bit for bit, in a tenth of its time and
-    without its temporary memory. A NaN or infinity makes its whole quantisation block NaN.
+    The codes and scales are those of torchao's ``moment.copy_(values)``, bit for bit, on a CPU in about a tenth of its
+    time, and with less temporary memory. A NaN or infinity makes its whole quantisation block NaN.
     """
     moment = local(moment)
     if not is_quantised(moment):
