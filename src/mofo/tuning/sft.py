@@ -27,6 +27,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 
 from mofo import MoFO
 from mofo.errors import UserError
+from mofo.optim.quantised import State
 from mofo.optim.selection import Score
 from mofo.tuning.callback import MoFOCallback
 from mofo.tuning.data import load_rows
@@ -62,6 +63,10 @@ class MoFOArguments:
     decay: Literal["selected", "all"] = field(
         default="selected",
         metadata={"help": "Whether weight decay acts on the entries that move at a step, or on all as in AdamW."},
+    )
+    state: State = field(
+        default="float32",
+        metadata={"help": "How moments are kept: int8 takes a quarter of the memory and needs torchao."},
     )
 
 
@@ -137,7 +142,7 @@ def train(argv: list[str]) -> None:
         group = optimizer.param_groups[0]
         print(
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
-            f"decay {group['decay']}."
+            f"decay {group['decay']}, state {group['state']}."
         )
 
 
@@ -218,7 +223,7 @@ def _parse(argv: list[str]) -> _Arguments:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **_optimizer_settings(args))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")
