@@ -16,6 +16,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from mofo import MoFO
 from mofo.optim import layout, sharded
+from mofo.optim.quantised import dequantise
 from mofo.optim.selection import SCORES
 from reference.back_ends import BACK_ENDS
 from reference.processes import Processes
@@ -98,7 +99,10 @@ def compare(mesh_shape, placements, options, kinds, dtype=torch.float32, shapes=
         for key in ("exp_avg", "exp_avg_sq"):
             moment = several.state[q][key]
             assert moment.placements == q.placements, where
-            assert_equal(one.state[p][key], moment.full_tensor(), f"{key} of {where}")
+            values = DTensor.from_local(
+                dequantise(moment), mesh, placements, run_check=False, shape=p.shape, stride=p.stride()
+            )
+            assert_equal(dequantise(one.state[p][key]), values.full_tensor(), f"{key} of {where}")
         assert int(several.state[q]["step"]) == steps
 
 
@@ -286,9 +290,21 @@ def fsdp2(offload, half):
         assert_equal(p.detach(), q.detach().full_tensor(), tuple(p.shape))
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_fully_shard(processes, half):
-    processes.run(fsdp2, False, half)
+@pytest.mark.parametrize(("offload", "half"), [(False, False), (False, True), (True, True)])
+def test_fully_shard(processes, offload, half):
+    processes.run(fsdp2, offload, half)
+
+
+def int8(name):
+    """Moments in 8 bits: the same codes, whoever has them; two parts of tensors in float32 at a time."""
+    options = {"fraction": 0.1, "state": "int8"}
+    compare(*LAYOUTS[name], options, ["dense", "sparse"], torch.bfloat16, [(66, 128), (9,), (64, 256), (65, 64)])
+
+
+@pytest.mark.parametrize("name", ["FSDP, 3", "HSDP", "FSDP x TP by rows"])
+def test_moments_in_8_bits(processes, name):
+    pytest.importorskip("torchao")
+    processes.run(int8, name)
 
 
 def restored_in_one_process(path):
