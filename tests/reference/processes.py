@@ -30,7 +30,7 @@ class Processes:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            process.join(timeout=10)
+            process.join(timeout=2)
             process.kill()
 
     def run(self, function, *args):

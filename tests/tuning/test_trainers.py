@@ -19,7 +19,8 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import mofo
-from mofo import MoFO
+from mofo import CPUOffload, MoFO
+from mofo.optim import quantised
 
 FRACTION = 0.1
 
@@ -186,6 +187,35 @@ def test_a_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, dtype, sc
     for key in ("exp_avg", "exp_avg_sq"):
         states = zip(resumed.optimizer.state.values(), whole.optimizer.state.values(), strict=True)
         assert all(torch.equal(a[key], b[key]) and a[key].dtype == torch.float32 for a, b in states)
+
+
+def test_with_moments_in_8_bits_a_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantised, "SMALLEST_TENSOR", 256)  # the model is tiny
+    monkeypatch.setattr(quantised, "SMALLEST_BLOCK", 16)
+    optimizer = (MoFO, {"lr": 0.01, "fraction": FRACTION, "state": "int8"})
+    more = {"optimizer": optimizer, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = workshop.trainer(**more)
+    base = copies(whole.model)
+    whole.train()
+    shutil.copytree(workshop.output / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
+    resumed = workshop.trainer(**more, output=tmp_path / "again")
+    resumed.train(resume_from_checkpoint=True)
+    assert equal(copies(resumed.model), copies(whole.model))
+    assert not equal(copies(resumed.model), base)
+    assert any(quantised.is_quantised(state["exp_avg"]) for state in resumed.optimizer.state.values())
+
+
+def test_offloaded_it_trains_to_the_bit_as_on_the_cpu_and_resumes(workshop, tmp_path):
+    more = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "cosine"}
+    more |= {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1}
+    plain = workshop.trainer(**more)
+    plain.train()
+    for again in (False, True):
+        offload = (CPUOffload, {"optimizer_class": MoFO, "lr": 0.01, "fraction": FRACTION})
+        trainer = workshop.trainer(**more, optimizer=offload, output=tmp_path / "again")
+        trainer.train(resume_from_checkpoint=str(tmp_path / "again" / "checkpoint-2") if again else None)
+        assert type(trainer.optimizer.optimizer) is CPUOffload
+        assert equal(copies(trainer.model), copies(plain.model))
 
 
 def test_a_run_begun_with_adamw_goes_on_with_mofo(workshop):

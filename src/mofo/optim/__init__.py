@@ -3,5 +3,6 @@
 from mofo.optim.dispatch import backends
 from mofo.optim.groups import param_groups
 from mofo.optim.mofo import MoFO
+from mofo.optim.offload import CPUOffload
 
-__all__ = ["MoFO", "backends", "param_groups"]
+__all__ = ["CPUOffload", "MoFO", "backends", "param_groups"]

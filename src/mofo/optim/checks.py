@@ -10,6 +10,7 @@ import torch
 
 from mofo.optim.blocks import block_size
 from mofo.optim.flat import OnFlat
+from mofo.optim.quantised import State, check_torchao, quantisation_block
 from mofo.optim.selection import Score
 from mofo.optim.update import Decay
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+CHOICES = {"score": get_args(Score), "decay": get_args(Decay), "state": get_args(State), "on_flat": get_args(OnFlat)}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -29,6 +31,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         ValueError: an option is outside its range, or NaN.
         RuntimeError: two options exclude each other.
         NotImplementedError: an option of torch's AdamW that MoFO does not have.
+        ImportError: ``state="int8"`` without torchao.
     """
     lr, betas = options["lr"], options["betas"]
     if isinstance(lr, torch.Tensor) and lr.numel() != 1:
@@ -44,17 +47,20 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(options["blocks"], int) or isinstance(options["blocks"], bool):
         raise TypeError(f"blocks must be an integer, got {options['blocks']!r}")
     _check_number("blocks", options["blocks"], "at least 1", lambda x: x >= 1)
-    for name, choices in (("score", get_args(Score)), ("decay", get_args(Decay)), ("on_flat", get_args(OnFlat))):
+    for name, choices in CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {options[name]!r}")
+    if options["state"] == "int8":
+        check_torchao()
     _check_back_end(options)
 
 
-def check_param(param: Tensor, blocks: int) -> None:
+def check_param(param: Tensor, blocks: int, state: State) -> None:
     """Check that a parameter can be cut into blocks and updated in place.
 
     Raises:
-        TypeError: its type is not float16, bfloat16, float32 or float64.
+        TypeError: its type is not float16, bfloat16, float32 or float64, or it is float64 and ``state`` is "int8".
+        NotImplementedError: it is sharded within a quantisation block.
         RuntimeError: several of its entries share one memory location.
         ValueError: ``blocks`` does not divide its first dimension.
     """
@@ -69,6 +75,13 @@ def check_param(param: Tensor, blocks: int) -> None:
             "clone() it before giving it to the optimizer"
         )
     block_size(param, blocks)
+    if state == "int8":
+        if param.dtype is torch.float64:
+            raise TypeError(
+                f"state='int8' computes in float32, got a float64 parameter of shape {shape}: use state='float32', "
+                "which keeps float64 moments for it"
+            )
+        quantisation_block(param)
 
 
 def check_grad(grad: Tensor) -> None:

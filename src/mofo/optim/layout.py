@@ -58,6 +58,11 @@ def is_dtensor(tensor: Tensor) -> TypeIs[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def local(tensor: Any) -> Any:
+    """The shard of a ``DTensor`` that this process has; any other tensor itself."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor
+
+
 @functools.lru_cache(maxsize=4096)
 def find_layout(
     shape: tuple[int, ...], mesh: DeviceMesh, placements: tuple[Placement, ...], blocks: int, leave_whole: bool

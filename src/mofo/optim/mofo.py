@@ -8,15 +8,11 @@ import torch
 from torch.optim import Optimizer
 
 from mofo.optim.checks import check_grad, check_options, check_param
-from mofo.optim.dispatch import check_fused, uses_native
+from mofo.optim.dispatch import check_fused
 from mofo.optim.flat import check_flat
-from mofo.optim.kernels.native import NativeStep
 from mofo.optim.layout import is_dtensor
-from mofo.optim.multi_tensor import multi_tensor_update
-from mofo.optim.sharded import ShardedStep
 from mofo.optim.state import new_seed, new_state, restored_group, restored_state
-from mofo.optim.update import update
-from mofo.optim.whole import is_whole, update_whole
+from mofo.optim.step import make_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,10 +21,9 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
     from mofo.optim.flat import OnFlat
+    from mofo.optim.quantised import State
     from mofo.optim.selection import Score
     from mofo.optim.update import Decay
-
-METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize")
 
 
 class MoFO(Optimizer):
@@ -59,6 +54,10 @@ class MoFO(Optimizer):
             state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
         decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
         maximize: ascend instead of descend.
+        state: how moments are kept between steps: ``"float32"``, or ``"int8"`` in blocks of 8 bits with a scale each,
+            which takes a quarter of the memory and needs torchao. The step itself, selection too, is the float32 one
+            on the values that the 8 bits stand for. Small tensors and those that cannot be cut into such blocks stay
+            float32 (:func:`mofo.optim.quantised.quantisation_block`).
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
         fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
             both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
@@ -82,6 +81,7 @@ class MoFO(Optimizer):
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
         NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is flat, or spread over
             processes as something else than shards or replicas.
+        ImportError: ``state="int8"`` without torchao.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -100,6 +100,7 @@ class MoFO(Optimizer):
         score: Score = "momentum",
         decay: Decay = "selected",
         maximize: bool = False,
+        state: State = "float32",
         foreach: bool | None = None,
         fused: bool | None = None,
         on_flat: OnFlat = "refuse",
@@ -116,6 +117,7 @@ class MoFO(Optimizer):
             "score": score,
             "decay": decay,
             "maximize": maximize,
+            "state": state,
             "foreach": foreach,
             "fused": fused,
             "on_flat": on_flat,
@@ -139,7 +141,7 @@ class MoFO(Optimizer):
             shapes = {param.shape for param in added["params"]}
             for param in added["params"]:
                 check_flat(param, added, shapes)
-                check_param(param, added["blocks"])
+                check_param(param, added["blocks"], added["state"])
                 if added["fused"]:
                     check_fused(param.to_local() if is_dtensor(param) else param)
         except Exception:
@@ -159,7 +161,8 @@ class MoFO(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.
 
-        Options that the checkpoint does not have, and ``foreach``, stay as they are.
+        Options that the checkpoint does not have, ``foreach`` and ``state`` stay as they are: moments of a float32
+        checkpoint are rounded if they are to be kept in 8 bits, those of 8 bits become float32 without loss.
 
         Raises:
             ValueError: the checkpoint does not fit the parameters, or is of AMSGrad; nothing is loaded then.
@@ -174,9 +177,9 @@ class MoFO(Optimizer):
             for group, own in zip(groups, self.param_groups, strict=True):
                 check_options(group)
                 for index, param in zip(group["params"], own["params"], strict=True):
-                    check_param(param, group["blocks"])
+                    check_param(param, group["blocks"], group["state"])
                     if index in state:
-                        restored[param] = restored_state(param, state.pop(index))
+                        restored[param] = restored_state(param, state.pop(index), group["state"])
             return {"state": state, "param_groups": groups}
 
         def restore(_: Optimizer) -> None:
@@ -210,8 +213,9 @@ class MoFO(Optimizer):
             What ``closure`` returned.
 
         Raises:
-            RuntimeError: a gradient is sparse, or parameters overlap in memory; no tensor was written then. Or not all
-                processes have gradients of the same sharded parameters.
+            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then, but with
+                ``state="int8"`` those before one that overlaps its own gradient were. Or not all processes have
+                gradients of the same sharded parameters.
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
                 were changed since. No tensor was written then.
         """
@@ -225,50 +229,18 @@ class MoFO(Optimizer):
             for param in group["params"]:
                 if param.grad is not None:
                     check_flat(param, group, self._shapes)
-                    check_param(param, group["blocks"])
+                    check_param(param, group["blocks"], group["state"])
                     check_grad(param.grad)
+                    if group["fused"] and not is_dtensor(param):
+                        check_fused(param, param.grad)
 
-        sharded, native = ShardedStep(), NativeStep()
-        rest = []  # what plain torch updates
-        for group, method, batch in self._batches(sharded):
-            whole, plain = [], []
-            for tensors in batch:
-                if is_whole(group, tensors):
-                    if group["fused"]:
-                        check_fused(*tensors[:4])
-                    whole.append(tensors)
-                elif uses_native(group, tensors[:4]):
-                    native.add(*tensors, **method)
-                else:
-                    plain.append(tensors)
-            rest.append((group, method, whole, plain))
-
-        sharded.run()
-        native.run()
-        for group, method, whole, plain in rest:
-            if whole:
-                update_whole(whole, group["foreach"], group["fused"], **method)
-            if group["foreach"] is not False:
-                multi_tensor_update(plain, **method)
-            else:
-                for tensors in plain:
-                    update(*tensors, **method)
-        return loss
-
-    def _batches(self, sharded: ShardedStep) -> Iterator[tuple[dict[str, Any], dict[str, Any], list[tuple[Any, ...]]]]:
-        """Groups, options and tensors of what this process can update for itself; the rest is added to ``sharded``."""
+        work = []
         position = 0
         for group in self.param_groups:
-            method = {key: group[key] for key in METHOD}
-            batch = []
-            for tensors in self._tensors(group, position):
-                if is_dtensor(tensors[0]):
-                    for part, options in sharded.add(*tensors, group=group, method=method):
-                        yield group, options, [part]
-                else:
-                    batch.append(tensors)
-            yield group, method, batch
+            work.append((group, list(self._tensors(group, position))))
             position += len(group["params"])
+        make_step(work)
+        return loss
 
     def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
         """Parameter, gradient, both moments, step and seed of each parameter with a gradient.
@@ -280,7 +252,7 @@ class MoFO(Optimizer):
                 continue
             state = self.state[param]
             if "step" not in state:
-                state.update(new_state(param))
+                state.update(new_state(param, group["state"]))
             if group["score"] == "random" and "seed" not in state:
                 state["seed"] = new_seed(param, position)
             yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from mofo.optim.blocks import block_size, selected_count
 from mofo.optim.dispatch import uses_native
 from mofo.optim.kernels.native_shard import NativeShard
-from mofo.optim.layout import find_layout
+from mofo.optim.layout import find_layout, local
 from mofo.optim.shard import Shard, count_bins
 from mofo.optim.top_k import INFINITY, INTEGER
 
@@ -51,8 +51,8 @@ class ShardedStep:
         self,
         param: DTensor,
         grad: DTensor,
-        exp_avg: DTensor,
-        exp_avg_sq: DTensor,
+        exp_avg: Tensor,  # the shard that is here, or a DTensor
+        exp_avg_sq: Tensor,  # as exp_avg
         step: Tensor,
         seed: int,
         *,
@@ -71,7 +71,7 @@ class ShardedStep:
         mesh, placements = param.device_mesh, param.placements
         if grad.placements != placements:
             grad = grad.redistribute(mesh, placements)
-        tensors = [tensor.to_local() for tensor in (param, grad, exp_avg, exp_avg_sq)]
+        tensors = [local(tensor) for tensor in (param, grad, exp_avg, exp_avg_sq)]
         n = block_size(param, method["blocks"])
         k = selected_count(method["fraction"], n)
         ranks_by_values = method["score"] != "random"  # which needs indices that the local back ends do not know
@@ -86,15 +86,15 @@ class ShardedStep:
         self._steps.append(step)
         team = self._team(mesh, layout.mesh_dims, exp_avg.dtype, tensors[0].device)
         first = team.add_blocks(layout, n, k)
-        local = []
+        own = []
         for run in layout.runs:
             part = tuple(tensor[run.start : run.stop] for tensor in tensors)
             if run.shared is None:
-                local.append(((*part, step.clone(), seed), {**method, "blocks": run.blocks}))
+                own.append(((*part, step.clone(), seed), {**method, "blocks": run.blocks}))
             elif part[0].numel():
                 kind = NativeShard if uses_native(group, part) and ranks_by_values else Shard
                 team.shards.append(kind(part, int(step) + 1, seed, layout, run, n, first + run.shared, method))
-        return local
+        return own
 
     def run(self) -> None:
         """Update the parts of the tensors that the local back ends did not."""

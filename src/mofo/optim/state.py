@@ -8,11 +8,14 @@ import torch
 import torch.distributed as dist
 
 from mofo.optim.layout import is_dtensor
+from mofo.optim.quantised import as_quantised, as_values, is_quantised, quantisation_block, quantised_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+    from mofo.optim.quantised import State
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -22,11 +25,15 @@ def moment_dtype(param: Tensor) -> torch.dtype:
     return torch.promote_types(param.dtype, torch.float32)
 
 
-def new_state(param: Tensor) -> dict[str, Any]:
+def new_state(param: Tensor, kind: State) -> dict[str, Any]:
     """Zero moments under AdamW's keys; the step is a float32 scalar on the CPU, as torch has it."""
     state: dict[str, Any] = {"step": torch.tensor(0.0, dtype=torch.float32)}
+    block = quantisation_block(param) if kind == "int8" else None
     for key in MOMENTS:
-        state[key] = torch.zeros_like(param, dtype=moment_dtype(param), memory_format=torch.preserve_format)
+        if block:
+            state[key] = quantised_zeros(param, block, signed=key == "exp_avg")
+        else:
+            state[key] = torch.zeros_like(param, dtype=moment_dtype(param), memory_format=torch.preserve_format)
     return state
 
 
@@ -45,8 +52,8 @@ def new_seed(param: Tensor, position: int) -> int:
     return int(agreed)
 
 
-def restored_state(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of ``param`` out of a checkpoint, moments in their own type and not cast to the parameter's.
+def restored_state(param: Tensor, saved: Mapping[str, Any], kind: State) -> dict[str, Any]:
+    """The state of ``param`` out of a checkpoint, moments in the type of ``kind`` and not cast to the parameter's.
 
     Raises:
         ValueError: a moment is missing or of another shape than the parameter.
@@ -55,12 +62,18 @@ def restored_state(param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in ("step", *MOMENTS) if key not in saved]
     if missing:
         raise ValueError(f"the loaded state has no {', '.join(missing)} for a parameter of shape {shape}")
+    block = quantisation_block(param) if kind == "int8" else None
     state = {"step": torch.as_tensor(saved["step"], dtype=torch.float32, device="cpu").clone()}
     for key in MOMENTS:
         if saved[key].shape != param.shape:
             raise ValueError(f"the loaded {key} has shape {tuple(saved[key].shape)}, its parameter {shape}")
-        moment = saved[key].to(device=param.device, dtype=moment_dtype(param))
-        state[key] = sharded_like(moment, param)
+        if block:
+            state[key] = as_quantised(param, saved[key], block, signed=key == "exp_avg")
+        elif is_quantised(saved[key]):
+            state[key] = as_values(param, saved[key], moment_dtype(param))
+        else:
+            moment = saved[key].to(device=param.device, dtype=moment_dtype(param))
+            state[key] = sharded_like(moment, param)
     return {**saved, **state}
 
 
@@ -89,8 +102,9 @@ def sharded_like(moment: Tensor, param: Tensor) -> Tensor:
 def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter group out of a checkpoint; what an AdamW checkpoint does not say stays as it was constructed.
 
-    How the step is computed (``foreach``, ``fused``, ``capturable``, ``differentiable``, ``on_flat``) is not for a
-    checkpoint to say, so that one of a fused AdamW can be loaded and none allows an approximation.
+    How the step is computed (``foreach``, ``fused``, ``capturable``, ``differentiable``, ``on_flat``) and how moments
+    are kept (``state``) is not for a checkpoint to say, so that one of a fused AdamW can be loaded, any of them into 8
+    bits, and none allows an approximation.
 
     Raises:
         ValueError: the checkpoint is of AMSGrad, whose running maximum MoFO does not have.
@@ -98,5 +112,5 @@ def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str
     if saved.get("amsgrad"):
         raise ValueError("the loaded state is of AdamW with amsgrad=True, from which MoFO cannot go on")
     computed = ("foreach", "fused", "capturable", "differentiable", "on_flat")
-    dropped = ("amsgrad", "decoupled_weight_decay", *computed)
+    dropped = ("amsgrad", "decoupled_weight_decay", "state", *computed)
     return {**own, **{key: value for key, value in saved.items() if key not in dropped}}

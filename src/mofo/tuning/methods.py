@@ -37,20 +37,27 @@ def _adamw(model: torch.nn.Module, run: Run, recipe: Recipe) -> torch.optim.Opti
     return torch.optim.AdamW(parameters, lr=run.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _mofo(score: str) -> Method:
+def _adamw_int8(model: torch.nn.Module, run: Run, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = param_groups(model, fraction=1.0, weight_decay=recipe.weight_decay)
+    return MoFO(groups, lr=run.learning_rate, state="int8")
+
+
+def _mofo(score: str = "momentum", state: str = "float32") -> Method:
     def make(model: torch.nn.Module, run: Run, recipe: Recipe) -> torch.optim.Optimizer:
         groups = param_groups(model, fraction=run.fraction, weight_decay=recipe.weight_decay)
-        return MoFO(groups, lr=run.learning_rate, score=score)
+        return MoFO(groups, lr=run.learning_rate, score=score, state=state)
 
     return Method(make, uses_fraction=True)
 
 
 METHODS: dict[str, Method] = {
     "adamw": Method(_adamw, uses_fraction=False),
-    "mofo": _mofo("momentum"),
+    "mofo": _mofo(),
     "mofo-gradient": _mofo("gradient"),
     "mofo-momentum_over_rms": _mofo("momentum_over_rms"),
     "mofo-random": _mofo("random"),
+    "adamw-int8": Method(_adamw_int8, uses_fraction=False),
+    "mofo-int8": _mofo(state="int8"),
 }
 
 

@@ -1,7 +1,8 @@
 """``mofo sft``: trl's supervised fine-tuning command, with MoFO as the optimizer.
 
-trl's own script loads the data and the model, trains and saves. What is ours is which optimizer it trains with,
-the names of models and data that the workbench knows, and the flags of :class:`MoFOArguments`.
+trl's own script loads the data and the model, trains and saves. What is ours is which optimizer it trains with, what
+the logs say of it (:class:`MoFOCallback`), the names of models and data that the workbench knows, and the flags of
+:class:`MoFOArguments`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 
 from mofo import MoFO
 from mofo.errors import UserError
+from mofo.optim.quantised import State
 from mofo.optim.selection import Score
+from mofo.tuning.callback import MoFOCallback
 from mofo.tuning.data import load_rows
 from mofo.tuning.files import write_jsonl
 from mofo.tuning.models import cache_folder, resolve_model
@@ -60,6 +63,10 @@ class MoFOArguments:
     decay: Literal["selected", "all"] = field(
         default="selected",
         metadata={"help": "Whether weight decay acts on the entries that move at a step, or on all as in AdamW."},
+    )
+    state: State = field(
+        default="float32",
+        metadata={"help": "How moments are kept: int8 takes a quarter of the memory and needs torchao."},
     )
 
 
@@ -135,7 +142,7 @@ def train(argv: list[str]) -> None:
         group = optimizer.param_groups[0]
         print(
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
-            f"decay {group['decay']}."
+            f"decay {group['decay']}, state {group['state']}."
         )
 
 
@@ -156,6 +163,7 @@ def _mofo_in_every_sft_trainer(settings: dict[str, Any]) -> Iterator[list[SFTTra
         construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings))
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
+        MoFOCallback.attach(trainer)
         trainers.append(trainer)
 
     with mock.patch.object(SFTTrainer, "__init__", construct_with_mofo):
@@ -215,7 +223,7 @@ def _parse(argv: list[str]) -> _Arguments:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **_optimizer_settings(args))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")

@@ -1,0 +1,184 @@
+"""What the moments take: bytes a parameter between steps, memory and time of a step, for each kind of state.
+
+Usage: python benchmarks/state_memory.py [--repeats 5] [--shapes small]
+
+Between steps: the bytes of all tensors in the optimizer's state, for models whose shapes are listed here, without
+making them. During a step, with the shapes of SmolLM2-135M: the peak above what was held before it, each kind in a
+process of its own, and in another process the times of steps on one thread, paired in rounds.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from step_time import SHAPES, _status, about_this_run, clock, fill_gradients, make_params, share_moments, write
+
+from mofo import MoFO
+from mofo.optim.state import MOMENTS, new_state
+
+KINDS = {
+    "AdamW": lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, fused=True),
+    "MoFO float32": lambda params: MoFO(params, lr=1e-5),
+    "MoFO int8": lambda params: MoFO(params, lr=1e-5, state="int8"),
+}
+
+
+def decoder(vocabulary, hidden, inner, layers, kv, tied):
+    """The shapes of a Llama-like model, without biases."""
+    layer = [(hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden), (inner, hidden), (inner, hidden)]
+    layer += [(hidden, inner), (hidden,), (hidden,)]
+    return [(vocabulary, hidden)] * (1 if tied else 2) + layer * layers + [(hidden,)]
+
+
+MODELS = {
+    "SmolLM2-135M": SHAPES["smollm2-135m"],
+    "Qwen2.5-0.5B": decoder(151936, 896, 4864, 24, 128, tied=True),
+    "Llama-3.2-1B": decoder(128256, 2048, 8192, 16, 512, tied=True),
+    "Qwen2.5-7B": decoder(152064, 3584, 18944, 28, 512, tied=False),
+    "Llama-3.1-8B": decoder(128256, 4096, 14336, 32, 1024, tied=False),
+    "Llama-3.1-70B": decoder(128256, 8192, 28672, 80, 1024, tied=False),
+}
+
+
+def held(moment):
+    """Bytes of a tensor; of a quantised one, of the tensors it is made of."""
+    if type(moment) is torch.Tensor:
+        return moment.numel() * moment.itemsize
+    names, _ = moment.__tensor_flatten__()
+    return sum(held(getattr(moment, name)) for name in names)
+
+
+def between_steps(shapes, kind):
+    """Bytes a parameter of the moments, and the share of entries that are quantised."""
+    entries = total = quantised = 0
+    for shape in shapes:
+        param = torch.empty(shape, device="meta", dtype=torch.bfloat16)
+        state = new_state(param, kind)
+        entries += param.numel()
+        total += sum(held(state[key]) for key in MOMENTS)
+        quantised += param.numel() * (type(state["exp_avg"]) is not torch.Tensor)
+    return {
+        "parameters": entries,
+        "bytes_per_parameter": round(total / entries, 4),
+        "share_of_entries_in_8_bits": round(quantised / entries, 5),
+    }
+
+
+def measure_memory(kind, shapes):
+    """Bytes held by the state, and the peak of the third step above what was held before it."""
+    params = make_params(shapes, "cpu")
+    optimizer = KINDS[kind](params)
+    generator = torch.Generator().manual_seed(1)
+    for param in params:
+        param.grad = torch.empty_like(param)
+    for _ in range(2):
+        fill_gradients([param.grad for param in params], generator)
+        optimizer.step()
+    fill_gradients([param.grad for param in params], generator)
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    optimizer.step()
+    state = sum(held(state[key]) for state in optimizer.state.values() for key in MOMENTS)
+    return {"state_bytes": state, "extra_bytes_in_a_step": max(0, _status("VmHWM") - before)}
+
+
+def memory_of(kind, arguments):
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, "--memory-of", kind, "--shapes", arguments.shapes]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def measure_times(shapes, repeats):
+    """Seconds of a step of each kind in each round, on the same parameters and gradients."""
+    params = make_params(shapes, "cpu")
+    generator = torch.Generator().manual_seed(1)
+    for param in params:
+        param.grad = torch.empty_like(param)
+    ready = {}
+    moments = [(torch.zeros_like(param), torch.zeros_like(param)) for param in params]
+    for kind, make in KINDS.items():
+        ready[kind] = make(params)
+        ready[kind].step()
+        if kind != "MoFO int8":
+            share_moments(ready[kind], moments)
+    seconds = {kind: [] for kind in KINDS}
+    for round_ in range(repeats + 1):
+        fill_gradients([param.grad for param in params], generator)
+        for kind, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
+            start = clock("cpu")
+            optimizer.step()
+            if round_:
+                seconds[kind].append(clock("cpu") - start)
+        print(f"round {round_} of {repeats}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
+    parser.add_argument("--shapes", default="smollm2-135m", choices=SHAPES)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "state_memory-cpu.json")
+    parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    shapes = SHAPES[arguments.shapes]
+    if arguments.memory_of:
+        print(json.dumps(measure_memory(arguments.memory_of, shapes)))
+        return
+
+    models = {
+        name: {kind: between_steps(of_model, kind) for kind in ("float32", "int8")} for name, of_model in MODELS.items()
+    }
+    for name, kinds in models.items():
+        int8 = kinds["int8"]
+        print(
+            f"{name:<16}{int8['parameters'] / 1e9:>8.2f} G parameters: {kinds['float32']['bytes_per_parameter']:.3f} "
+            f"bytes each in float32, {int8['bytes_per_parameter']:.3f} in 8 bits, as which "
+            f"{int8['share_of_entries_in_8_bits']:.3%} are kept"
+        )
+    largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
+    entries = sum(torch.Size(shape).numel() for shape in shapes)
+    memory = {kind: memory_of(kind, arguments) for kind in KINDS}
+    seconds = measure_times(shapes, arguments.repeats)
+    rows = []
+    for kind, found in memory.items():
+        ratios = [own / other for own, other in zip(seconds[kind], seconds["MoFO float32"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        rows.append(
+            {
+                "kind": kind,
+                "state_bytes_per_parameter": round(found["state_bytes"] / entries, 4),
+                "extra_bytes_in_a_step": found["extra_bytes_in_a_step"],
+                "extra_over_largest_tensor": round(found["extra_bytes_in_a_step"] / largest, 3),
+                "milliseconds": round(1000 * statistics.median(seconds[kind]), 1),
+                "ratio_to_mofo_float32": round(middle, 3),
+                "quartiles": [round(low, 3), round(high, 3)],
+            }
+        )
+        print(
+            f"{kind:<14}{rows[-1]['state_bytes_per_parameter']:>8.3f} bytes a parameter,"
+            f"{rows[-1]['extra_over_largest_tensor']:>7.2f} × the largest tensor in a step,"
+            f"{rows[-1]['milliseconds']:>9.1f} ms ({middle:.2f} ×, {low:.2f} – {high:.2f})"
+        )
+    result = about_this_run() | {
+        "threads": 1,
+        "repeats": arguments.repeats,
+        "between_steps": models,
+        "shapes": arguments.shapes,
+        "parameters": entries,
+        "during_a_step": rows,
+    }
+    write(result, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

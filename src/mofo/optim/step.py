@@ -1,0 +1,98 @@
+"""One step: which back end updates which tensors, and in which order."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from mofo.optim.dispatch import check_fused, uses_native
+from mofo.optim.kernels.native import NativeStep
+from mofo.optim.layout import is_dtensor
+from mofo.optim.multi_tensor import multi_tensor_update
+from mofo.optim.quantised import float32_moments, is_quantised
+from mofo.optim.sharded import ShardedStep
+from mofo.optim.update import update
+from mofo.optim.whole import is_whole, update_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Operands = tuple[Any, ...]  # parameter, gradient, both moments, step and seed
+Group = dict[str, Any]
+Work = list[tuple[Group, list[Operands]]]
+
+METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize")
+
+
+def make_step(work: Work) -> None:
+    """One step of the tensors of each group.
+
+    Raises:
+        RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
+    """
+    _update([(group, [operands for operands in batch if not is_quantised(operands[2])]) for group, batch in work])
+    for part in _parts_of_quantised(work):
+        with contextlib.ExitStack() as stack:
+            _update([(group, [stack.enter_context(float32_moments(operands))]) for group, operands in part])
+
+
+def _parts_of_quantised(work: Work) -> Iterator[list[tuple[Group, Operands]]]:
+    """The tensors with quantised moments, no more at a time than the largest: in float32 they take memory.
+
+    Entries are counted in all processes, so that these have the same parts.
+    """
+    quantised = [(group, operands) for group, batch in work for operands in batch if is_quantised(operands[2])]
+    largest = max((operands[0].numel() for _, operands in quantised), default=0)
+    part: list[tuple[Group, Operands]] = []
+    size = 0
+    for group, operands in quantised:
+        entries = operands[0].numel()
+        if size + entries > largest:
+            yield part
+            part, size = [], 0
+        part.append((group, operands))
+        size += entries
+    if part:
+        yield part
+
+
+def _update(work: Work) -> None:
+    sharded, native = ShardedStep(), NativeStep()
+    rest = []  # what plain torch updates
+    for group, method, batch in _local(work, sharded):
+        whole, plain = [], []
+        for operands in batch:
+            if is_whole(group, operands):
+                if group["fused"]:
+                    check_fused(*operands[:4])
+                whole.append(operands)
+            elif uses_native(group, operands[:4]):
+                native.add(*operands, **method)
+            else:
+                plain.append(operands)
+        rest.append((group, method, whole, plain))
+
+    sharded.run()
+    native.run()
+    for group, method, whole, plain in rest:
+        if whole:
+            update_whole(whole, group["foreach"], group["fused"], **method)
+        if group["foreach"] is not False:
+            multi_tensor_update(plain, **method)
+        else:
+            for operands in plain:
+                update(*operands, **method)
+
+
+def _local(work: Work, sharded: ShardedStep) -> Iterator[tuple[Group, dict[str, Any], list[Operands]]]:
+    """Groups, options and tensors that this process can update for itself; the rest is added to ``sharded``."""
+    for group, tensors in work:
+        method = {key: group[key] for key in METHOD}
+        batch = []
+        for operands in tensors:
+            if is_dtensor(operands[0]):
+                for part, options in sharded.add(*operands, group=group, method=method):
+                    yield group, options, [part]
+            else:
+                batch.append(operands)
+        yield group, method, batch

@@ -1,0 +1,288 @@
+"""What MoFOCallback reports, against the whole model before and after each step."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from mofo import MoFO
+from mofo.tuning import callback as module
+from mofo.tuning.callback import MoFOCallback, _Sample
+
+NAMES = {"mofo/selected", "mofo/moved", "mofo/overlap", "mofo/distance"}
+OPTIMIZER = (MoFO, {"lr": 0.01, "fraction": 0.1})
+
+
+class Reporter(TrainerCallback):
+    """Stands for a callback that `report_to` names: it comes before those that the user passes."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.seen.append((state.global_step, dict(logs)))
+
+
+class Exact(TrainerCallback):
+    """Compares copies of the whole model."""
+
+    def __init__(self):
+        self.values = {}
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.base = [p.detach().clone() for p in model.parameters()]
+        self.moved_before = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.before = [p.detach().clone() for p in model.parameters()]
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        params = [p.detach() for p in model.parameters()]
+        moved = torch.cat([(p != old).flatten() for p, old in zip(params, self.before, strict=True)])
+        squares = [(p.double() - old.double()).square().sum() for p, old in zip(params, self.base, strict=True)]
+        selected = sum(max(1, math.floor(0.1 * p.numel())) for p in params)
+        values = {
+            "mofo/selected": selected / moved.numel(),
+            "mofo/moved": moved.sum().item() / moved.numel(),
+            "mofo/distance": math.sqrt(sum(squares)),
+        }
+        if self.moved_before is not None:
+            values["mofo/overlap"] = (moved & self.moved_before).sum().item() / moved.sum().item()
+        self.moved_before = moved
+        self.values[state.global_step + 1] = values
+
+
+def make_trainer(tiny_model, sums, output, *, dtype=torch.float32, optimizer=OPTIMIZER, callbacks=(), **more):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    data = Dataset.from_dict(dict(tokenizer([f"{row['question']} {row['answer']}" for row in sums])))
+    arguments = {
+        "output_dir": str(output),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "lr_scheduler_type": "constant",
+        "use_cpu": True,
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    return Trainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype),
+        args=TrainingArguments(**arguments | more),
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        optimizer_cls_and_kwargs=optimizer,
+        callbacks=list(callbacks),
+    )
+
+
+def train(trainer, **how):
+    MoFOCallback.attach(trainer)
+    trainer.train(**how)
+    return history(trainer)
+
+
+def history(trainer):
+    """What MoFO reported, by step."""
+    ours = {e["step"]: {name: e[name] for name in e if name in NAMES} for e in trainer.state.log_history if "loss" in e}
+    return {step: values for step, values in ours.items() if values}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 3}, {"logging_steps": 2, "max_steps": 6}])
+def test_values_are_exact_where_the_sample_is_the_whole_model(tiny_model, sums, tmp_path, dtype, more):
+    exact = Exact()
+    got = train(make_trainer(tiny_model, sums, tmp_path, dtype=dtype, callbacks=[exact], **more))
+    assert list(got) == ([2, 4, 6] if "logging_steps" in more else [1, 2, 3, 4])
+    for step, values in got.items():
+        assert values == pytest.approx(exact.values[step], rel=1e-5)
+    assert "mofo/overlap" in got[4]
+
+
+def test_bfloat16_rounds_updates_away(tiny_model, sums, tmp_path):
+    small = (MoFO, {"lr": 1e-6, "fraction": 0.1})
+    got = train(make_trainer(tiny_model, sums, tmp_path, dtype=torch.bfloat16, optimizer=small, learning_rate=1e-6))
+    assert all(0 < values["mofo/moved"] < 0.7 * values["mofo/selected"] for values in got.values())
+
+
+def test_the_callbacks_that_report_see_the_values_in_one_log_a_step(tiny_model, sums, tmp_path, monkeypatch):
+    reporter = Reporter()
+    monkeypatch.setattr("transformers.trainer.get_reporting_integration_callbacks", lambda names: [reporter])
+    got = train(make_trainer(tiny_model, sums, tmp_path, report_to="tensorboard"))
+    reported = {step: {k: v for k, v in logs.items() if k in NAMES} for step, logs in reporter.seen if "loss" in logs}
+    assert reported == got
+    assert [step for step, logs in reporter.seen if "loss" in logs] == [1, 2, 3, 4]
+    assert set(got[1]) == NAMES - {"mofo/overlap"}
+    assert all(set(got[step]) == NAMES for step in (2, 3, 4))
+
+
+def test_tensorboard_gets_the_values(tiny_model, sums, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    got = train(make_trainer(tiny_model, sums, tmp_path, report_to="tensorboard"))
+    (file,) = tmp_path.rglob("events.out.*")
+    events = EventAccumulator(str(file)).Reload()
+    for name in NAMES - {"mofo/overlap"}:
+        written = {event.step: event.value for event in events.Scalars(f"train/{name}")}
+        assert written == pytest.approx({step: values[name] for step, values in got.items()})
+
+
+def test_evaluation_logs_are_left_alone(tiny_model, sums, tmp_path):
+    trainer = make_trainer(tiny_model, sums, tmp_path, logging_strategy="epoch", eval_strategy="steps", eval_steps=2)
+    assert set(train(trainer)[4]) == NAMES
+    assert not any(NAMES & set(entry) for entry in trainer.state.log_history if "eval_loss" in entry)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_trls_own_metrics_stay_in_the_same_log(tiny_model, sums, tmp_path, kind):
+    settings = {
+        "output_dir": str(tmp_path),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+    shared = {"model": tiny_model, "processing_class": AutoTokenizer.from_pretrained(tiny_model)}
+    if kind == "sft":
+        data = Dataset.from_list([{"text": row["answer"]} for row in sums])
+        args = SFTConfig(**settings)
+        trainer = SFTTrainer(args=args, train_dataset=data, optimizer_cls_and_kwargs=OPTIMIZER, **shared)
+    else:
+        data = Dataset.from_list([{"prompt": r["question"], "chosen": r["answer"], "rejected": "No."} for r in sums])
+        trainer = DPOTrainer(args=DPOConfig(**settings), train_dataset=data, **shared)
+        trainer.optimizer_cls_and_kwargs = OPTIMIZER
+    train(trainer)
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(steps) == 2
+    assert set(steps[1]) >= {*NAMES, "mean_token_accuracy" if kind == "sft" else "rewards/margins"}
+
+
+def test_a_resumed_run_reports_the_distance_from_the_first_weights(tiny_model, sums, tmp_path):
+    more = {"save_strategy": "steps", "save_steps": 2}
+    whole = train(make_trainer(tiny_model, sums, tmp_path, **more))
+    resumed = make_trainer(tiny_model, sums, tmp_path, **more)
+    with torch.no_grad():
+        resumed.model.lm_head.weight.add_(1.0)  # what the model holds before the checkpoint is loaded does not count
+    got = train(resumed, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert got[4] == whole[4]
+    del whole[3]["mofo/overlap"]  # the step before was of another session
+    assert got[3] == whole[3]
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: module.save_file({"base": torch.zeros(3)}, file)])
+def test_without_the_first_weights_distance_is_left_out_and_said(tiny_model, sums, tmp_path, spoil):
+    more = {"save_strategy": "steps", "save_steps": 2}
+    train(make_trainer(tiny_model, sums, tmp_path, **more))
+    spoil(tmp_path / "checkpoint-2" / "mofo_base_0.safetensors")
+    with pytest.warns(UserWarning, match="distance is left out"):
+        got = train(
+            make_trainer(tiny_model, sums, tmp_path, **more), resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+        )
+    assert set(got[4]) == NAMES - {"mofo/distance"}
+
+
+def test_other_optimizers_are_refused(tiny_model, sums, tmp_path):
+    with pytest.raises(TypeError, match="the optimizer is AdamW: pass optimizer_cls_and_kwargs"):
+        train(make_trainer(tiny_model, sums, tmp_path, optimizer=(torch.optim.AdamW, {})))
+
+
+def test_a_place_behind_the_callbacks_that_report_is_refused(tiny_model, sums, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.trainer.get_reporting_integration_callbacks", lambda names: [Reporter()])
+    trainer = make_trainer(tiny_model, sums, tmp_path, report_to="tensorboard", callbacks=[MoFOCallback()])
+    with pytest.raises(ValueError, match=r"report to tensorboard: use MoFOCallback.attach\(trainer\)"):
+        trainer.train()
+
+
+def test_in_the_list_of_callbacks_it_serves_where_nothing_is_reported(tiny_model, sums, tmp_path):
+    trainer = make_trainer(tiny_model, sums, tmp_path, callbacks=[MoFOCallback()])
+    trainer.train()
+    assert set(history(trainer)[2]) == NAMES
+
+
+def test_training_is_the_same_with_it(tiny_model, sums, tmp_path):
+    plain, watched = (make_trainer(tiny_model, sums, tmp_path) for _ in range(2))
+    plain.train()
+    train(watched)
+    pairs = zip(plain.model.parameters(), watched.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_sample_stands_for_every_entry(monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 1000)
+    params = [torch.randn(300, 256), torch.randn(7), torch.randn(64, 100).T]
+    sample = _Sample(params)
+    assert sample.weights.numel() < 1400
+    assert sample.weights.sum().item() == pytest.approx(sum(p.numel() for p in params))
+    assert sample.period % 2
+    positions = _Sample([torch.arange(p.numel()).float().reshape(p.shape) for p in params]).read()
+    assert positions.numel() == sample.read().numel()
+    rows = (positions[: positions.numel() // 2] // 256).unique()
+    assert len(rows) > 10
+
+
+def test_an_estimate_is_near_the_exact_sum(monkeypatch):
+    torch.manual_seed(0)
+    tensors = [torch.randn(2048, 1024) * scale for scale in (1, 5)]
+    exact = sum(t.double().square().sum().item() for t in tensors)
+    monkeypatch.setattr(module, "SAMPLE", 2**16)
+    sample = _Sample(tensors)
+    (estimate,) = sample.totals(sample.read().square())
+    assert estimate == pytest.approx(exact, rel=0.03)
+
+
+SHARDED = """
+import json, sys
+import torch, torch.distributed as dist
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+from mofo.tuning.callback import _Sample
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (2,))
+torch.manual_seed(0)
+whole = [torch.randn(5, 4), torch.randn(3), torch.randn(1, 6), torch.randn(4, 4)]
+placed = [
+    distribute_tensor(whole[0], mesh, [Shard(0)]),
+    whole[1],  # as DDP has it
+    distribute_tensor(whole[2], mesh, [Shard(0)]),  # the second process holds nothing of it
+    distribute_tensor(whole[3], mesh, [Replicate()]),
+]
+sample = _Sample(placed)
+values = sample.read()
+number, square = sample.totals(torch.ones_like(values), values.square())
+if dist.get_rank() == 0:
+    print(json.dumps([number, square, sum(t.numel() for t in whole), sum(t.square().sum().item() for t in whole)]))
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_shards_and_copies_add_up_to_the_whole_model(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SHARDED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    number, square, entries, exact = json.loads(done.stdout)
+    assert number == pytest.approx(entries)
+    assert square == pytest.approx(exact)
