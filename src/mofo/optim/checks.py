@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from mofo.optim.blocks import block_size
+from mofo.optim.rounding import Rounding
 from mofo.optim.selection import Score
 from mofo.optim.update import Decay
 
@@ -35,7 +36,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, got {betas!r}")
-    _check_number("lr", float(lr) if isinstance(lr, torch.Tensor) else lr, "at least 0", _is_finite)
+    if not isinstance(lr, torch.Tensor) or lr.is_cpu:  # one on a device is read there, and not waited for
+        _check_number("lr", float(lr) if isinstance(lr, torch.Tensor) else lr, "at least 0", _is_finite)
     _check_number("fraction", options["fraction"], "in (0, 1]; 1 is AdamW", lambda x: 0 < x <= 1)
     _check_number("betas[0]", betas[0], "in [0, 1)", lambda x: 0 <= x < 1)
     _check_number("betas[1]", betas[1], "in [0, 1)", lambda x: 0 <= x < 1)
@@ -44,7 +46,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(options["blocks"], int) or isinstance(options["blocks"], bool):
         raise TypeError(f"blocks must be an integer, got {options['blocks']!r}")
     _check_number("blocks", options["blocks"], "at least 1", lambda x: x >= 1)
-    for name, choices in (("score", get_args(Score)), ("decay", get_args(Decay))):
+    for name, choices in (("score", get_args(Score)), ("decay", get_args(Decay)), ("rounding", get_args(Rounding))):
         if options[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {options[name]!r}")
     _check_back_end(options)
@@ -77,6 +79,19 @@ def check_param(param: Tensor, blocks: int) -> None:
     block_size(param, blocks)
 
 
+def check_rounding(param: Tensor, rounding: Rounding) -> None:
+    """Check that a parameter can be rounded in this way.
+
+    Raises:
+        TypeError: it is float16, and to be rounded at random.
+    """
+    if rounding == "stochastic" and param.dtype is torch.float16:
+        raise TypeError(
+            f"rounding='stochastic' is for bfloat16 parameters, got float16 of shape {tuple(param.shape)}: make it "
+            "bfloat16, or choose rounding='nearest'"
+        )
+
+
 def check_grad(grad: Tensor) -> None:
     """Check that a gradient is dense; its type is that of its parameter.
 
@@ -90,11 +105,8 @@ def check_grad(grad: Tensor) -> None:
 def _check_back_end(options: Mapping[str, Any]) -> None:
     if options["fused"] and options["foreach"]:
         raise RuntimeError("fused and foreach cannot be True together")
-    if options["capturable"]:
-        raise NotImplementedError(
-            "capturable=True is not supported: how many entries are looked at depends on their values, so a step "
-            "cannot be recorded in a graph"
-        )
+    if options["capturable"] and (options["foreach"] or options["fused"] is False):
+        raise RuntimeError("capturable=True needs the fused back end: leave foreach and fused out")
     if options["differentiable"]:
         raise NotImplementedError(
             "differentiable=True is not supported: which entries are selected does not change smoothly with the "

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch.optim import Optimizer
 
-from mofo.optim.checks import check_grad, check_options, check_param
-from mofo.optim.dispatch import check_fused, uses_native
+from mofo.optim.checks import check_grad, check_options, check_param, check_rounding
+from mofo.optim.dispatch import check_capturable, check_fused, uses_native, uses_triton
 from mofo.optim.kernels.native import NativeStep
 from mofo.optim.multi_tensor import multi_tensor_update
-from mofo.optim.state import new_seed, new_state, restored_group, restored_state
+from mofo.optim.rounding import is_random
+from mofo.optim.scaling import GradScale
+from mofo.optim.state import new_seed, new_state, restored_group, restored_state, step_on_device
 from mofo.optim.update import update
 from mofo.optim.whole import is_whole, update_whole
 
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
 
+    from mofo.optim.kernels.triton.launch import TritonStep
+    from mofo.optim.rounding import Rounding
     from mofo.optim.selection import Score
     from mofo.optim.update import Decay
 
-METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize")
+METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize", "rounding")
 
 
 class MoFO(Optimizer):
@@ -55,22 +59,29 @@ class MoFO(Optimizer):
             state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
         decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
         maximize: ascend instead of descend.
+        rounding: how new values of bfloat16 parameters are rounded: to the ``"nearest"``, where small steps are lost, or
+            ``"stochastic"``, up or down at random so that the mean is right (from the seed that is kept in the
+            state), which does without a float32 copy. Only selected entries are rounded at random; the decay of the others
+            with ``decay="all"`` is rounded to the nearest. Wider parameters hold new values as they are, float16 is
+            refused.
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
-        fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
-            both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
-            :func:`mofo.backends` tells what there is. The results of all are the same to the bit.
-        capturable: refused; the search for the k highest scores depends on their values.
+        fused: True takes the native library for CPU tensors and Triton's kernels for those on a GPU, of 16 and 32
+            bits, and refuses others; ``torch.amp.GradScaler`` then leaves it to them to unscale. If both are None it is
+            taken for tensors that it can update and ``foreach=True`` for the rest; :func:`mofo.backends` tells what there
+            is. On a CPU the results of all are the same to the bit.
+        capturable: the count of steps is kept on the GPU, and read there as a tensor ``lr`` is, so that a step can be
+            captured in a CUDA graph; needs Triton.
         differentiable: refused; the choice of entries has no derivative.
 
     Moments are float32 for float16, bfloat16 and float32 parameters and float64 for float64 ones. The state has
     the keys of AdamW (``step``, ``exp_avg``, ``exp_avg_sq``), whose checkpoints can be loaded, and ``seed`` with
-    ``score="random"``.
+    ``score="random"`` or ``rounding="stochastic"``.
 
     Raises:
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
-        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is sharded.
+        NotImplementedError: ``differentiable`` is True, ``capturable`` where Triton cannot serve, or a parameter is sharded.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -89,6 +100,7 @@ class MoFO(Optimizer):
         score: Score = "momentum",
         decay: Decay = "selected",
         maximize: bool = False,
+        rounding: Rounding = "nearest",
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
@@ -104,6 +116,7 @@ class MoFO(Optimizer):
             "score": score,
             "decay": decay,
             "maximize": maximize,
+            "rounding": rounding,
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
@@ -111,6 +124,7 @@ class MoFO(Optimizer):
         }
         check_options(defaults)
         super().__init__(params, defaults)
+        self._prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own, as ``torch.optim.Optimizer`` does.
@@ -124,6 +138,9 @@ class MoFO(Optimizer):
             check_options(added)
             for param in added["params"]:
                 check_param(param, added["blocks"])
+                check_rounding(param, added["rounding"])
+                if added["capturable"]:
+                    check_capturable(param)
                 if added["fused"]:
                     check_fused(param)
         except Exception:
@@ -135,6 +152,13 @@ class MoFO(Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What is neither an option nor state."""
+        self._workspaces: dict[Any, Any] = {}  # of Triton's kernels
+        if self.defaults["fused"]:
+            self._step_supports_amp_scaling = True  # GradScaler asks for it; as of torch's own fused optimizers
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.
@@ -204,15 +228,25 @@ class MoFO(Optimizer):
             for param in group["params"]:
                 if param.grad is not None:
                     check_param(param, group["blocks"])
+                    check_rounding(param, group["rounding"])
                     check_grad(param.grad)
 
+        scale = GradScale(self)
         native = NativeStep()
+        gpu = None
         rest = []  # of each group, what plain torch updates
         position = 0
         for group in self.param_groups:
             method = {key: group[key] for key in METHOD}
             whole, plain = [], []
             for tensors in self._tensors(group, position):
+                if not is_whole(group, tensors) and uses_triton(group, tensors[:4]):
+                    gpu = gpu or self._triton_step(scale)
+                    gpu.add(*tensors, **method)
+                    continue
+                if scale.overflowed:
+                    continue
+                tensors = (tensors[0], scale.unscaled(tensors[1]), *tensors[2:])
                 if is_whole(group, tensors):
                     if group["fused"]:
                         check_fused(*tensors[:4])
@@ -224,16 +258,23 @@ class MoFO(Optimizer):
             rest.append((group, method, whole, plain))
             position += len(group["params"])
 
+        if gpu:
+            gpu.run()
         native.run()
         for group, method, whole, plain in rest:
             if whole:
-                update_whole(whole, group["foreach"], group["fused"], **method)
+                update_whole(whole, group["foreach"], group["fused"], group["capturable"], **method)
             if group["foreach"] is not False:
                 multi_tensor_update(plain, **method)
             else:
                 for tensors in plain:
                     update(*tensors, **method)
         return loss
+
+    def _triton_step(self, scale: GradScale) -> TritonStep:
+        from mofo.optim.kernels.triton.launch import TritonStep  # imports Triton, which is slow
+
+        return TritonStep(self._workspaces, found_inf=scale.found_inf, grad_scale=scale.grad_scale)
 
     def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
         """Parameter, gradient, both moments, step and seed of each parameter with a gradient.
@@ -246,6 +287,8 @@ class MoFO(Optimizer):
             state = self.state[param]
             if "step" not in state:
                 state.update(new_state(param))
-            if group["score"] == "random" and "seed" not in state:
+            if "seed" not in state and (group["score"] == "random" or is_random(group["rounding"], param)):
                 state["seed"] = new_seed(position)
+            on_device = bool(group["capturable"] or group["fused"] or self.defaults["fused"])
+            state["step"] = step_on_device(state["step"], param, on_device)
             yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)

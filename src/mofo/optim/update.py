@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from mofo.optim.blocks import as_blocks, block_size, selected_count
-from mofo.optim.rounding import square_root
+from mofo.optim.rounding import is_random, round_at_random, rounding_key, square_root
 from mofo.optim.selection import noise, noise_key, scores, select_top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mofo.optim.rounding import Rounding
     from mofo.optim.selection import Score
 
 Decay = Literal["selected", "all"]
@@ -24,7 +25,7 @@ def update(
     exp_avg: Tensor,  # m: shape of param, float32 or float64
     exp_avg_sq: Tensor,  # v: as exp_avg
     step: Tensor,  # t: scalar, number of steps before this one
-    seed: int,  # only for score="random"
+    seed: int,  # only for score="random" and rounding="stochastic"
     *,
     lr: float | Tensor,
     fraction: float,
@@ -35,6 +36,7 @@ def update(
     score: Score,
     decay: Decay,
     maximize: bool,
+    rounding: Rounding,
 ) -> None:
     """Algorithm 1 of the paper (section 3.2) with AdamW's decoupled weight decay; works in place.
 
@@ -71,4 +73,9 @@ def update(
     old = param.to(exp_avg.dtype)
     denominator = (square_root(exp_avg_sq) / (1 - beta2**t) ** 0.5).add_(eps)
     moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
-    param.copy_(torch.where(selected, moved.to(param.dtype), param))
+    if is_random(rounding, param):
+        index = torch.arange(param.numel(), device=param.device).view(param.shape)
+        new = round_at_random(moved, index, rounding_key(seed, int(t)))
+    else:
+        new = moved.to(param.dtype)
+    param.copy_(torch.where(selected, new, param))
