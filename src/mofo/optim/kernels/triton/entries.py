@@ -123,9 +123,19 @@ def find_highest(keys, wanted):
 
 
 @triton.jit
+def narrow(x, DTYPE: tl.constexpr):
+    """To the nearest; of bfloat16 by hand, because Triton's interpreter cuts the bits off."""
+    if DTYPE == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000  # ties to even
+        x = tl.where(x != x, x, nearest.to(tl.float32, bitcast=True))
+    return x.to(DTYPE)
+
+
+@triton.jit
 def shrink_all(p, numbers, DTYPE: tl.constexpr):
     """Weight decay of all entries, rounded as if it were written."""
-    return (p * tl.load(numbers + at.SHRINK_ALL)).to(DTYPE).to(tl.float32)
+    return narrow(p * tl.load(numbers + at.SHRINK_ALL), DTYPE).to(tl.float32)
 
 
 @triton.jit
@@ -139,4 +149,4 @@ def move(p, m, v, numbers, index, rounding_key, DTYPE: tl.constexpr, STOCHASTIC:
         finite = (bits & at.INFINITE) != at.INFINITE
         rounded = (bits + (hash_index(index, rounding_key) >> 16).to(tl.int32)) & -0x10000
         new = tl.where(finite, rounded, bits).to(tl.float32, bitcast=True)
-    return new.to(DTYPE)
+    return narrow(new, DTYPE)

@@ -33,9 +33,9 @@ def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale):
     numbers += tl.program_id(0) * at.NUMBERS
     skip = tl.load(found_inf) != 0
     t = float64(row, at.STEPS_BEFORE) + 1
-    counter = tl.load(row + at.STEP)
-    if counter != 0:
-        counter = counter.to(tl.pointer_type(tl.float32))
+    address = tl.load(row + at.STEP)
+    if address != 0:
+        counter = address.to(tl.pointer_type(tl.float32))
         t = tl.load(counter).to(tl.float64) + 1
         tl.store(counter, t.to(tl.float32), mask=skip == 0)
     lr = float64(row, at.LR)
@@ -346,52 +346,82 @@ def code_of(key, offsets, bits):
     return (key.to(tl.int64) << bits) | ((tl.full((), 1, tl.int64) << bits) - 1 - offsets)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "programs"])
 def move_above(
-    tensors, numbers, hash_keys, blocks, states, pools, work,
+    tensors, numbers, hash_keys, blocks, states, pools, lists, work, chunks, programs,
     P: tl.constexpr, G: tl.constexpr, SCORE: tl.constexpr, STOCHASTIC: tl.constexpr, ALIGNED: tl.constexpr,
-    CHUNK: tl.constexpr,
+    CHUNK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Move the entries above the bracket, and collect the positions of those inside, in any order."""
-    block = tl.load(work + 2 * tl.program_id(0)).to(tl.int64)
-    offsets = tl.load(work + 2 * tl.program_id(0) + 1) * CHUNK + tl.arange(0, CHUNK)
-    tensor = tl.load(blocks + block * at.BLOCK + at.TENSOR)
-    row = tensors + tensor * at.COLUMNS
-    state = states + block * at.STATE
-    if tl.load(numbers + tensor * at.NUMBERS + at.SKIP) == 0:
-        n = entries_of_block(row, ALIGNED)
-        mask = offsets < n
-        first = tl.load(blocks + block * at.BLOCK + at.NUMBER) * n
-        key, m, v = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, ALIGNED)
+    """Move the entries above the bracket, and collect the positions of those inside, in any order.
 
-        # Codes are compared by their halves, as 32-bit integers.
-        bits = tl.load(row + at.BITS)
-        low = tl.load(state + at.LOW)
-        high = tl.load(state + at.HIGH)
-        last = (tl.full((), 1, tl.int64) << bits) - 1
-        low_key = (low >> bits).to(tl.int32)
-        low_position = (last - (low & last)).to(tl.int32)
-        high_key = (high >> bits).to(tl.int32)
-        high_position = (last - (high & last)).to(tl.int32)
-        reached = (key > low_key) | ((key == low_key) & (offsets <= low_position))
-        above = (key > high_key) | ((key == high_key) & (offsets < high_position))
-        above |= key == at.INFINITE
-        inside = mask & reached & (above == 0)
+    Few entries reach the bracket. A program first lists them, in memory of its own, so that roots and quotients need not
+    be computed for all.
+    """
+    reached_list = lists + tl.program_id(0) * CHUNK
+    for chunk in range(tl.program_id(0), chunks, programs):
+        block = tl.load(work + 2 * chunk).to(tl.int64)
+        tensor = tl.load(blocks + block * at.BLOCK + at.TENSOR)
+        row = tensors + tensor * at.COLUMNS
+        if tl.load(numbers + tensor * at.NUMBERS + at.SKIP) == 0:
+            n = entries_of_block(row, ALIGNED)
+            first = tl.load(blocks + block * at.BLOCK + at.NUMBER) * n
+            offsets = tl.load(work + 2 * chunk + 1) * CHUNK + tl.arange(0, CHUNK)
+            mask = offsets < n
+            if tl.load(row + at.DECAY_ALL) != 0:
+                theta = pointer(row, at.PARAM, first, P, ALIGNED)
+                p = shrink_all(read(theta, offsets, mask), numbers + tensor * at.NUMBERS, P)
+                tl.store(theta + offsets, p.to(P), mask=mask)
 
-        capacity = tl.load(blocks + block * at.BLOCK + at.CAPACITY)
-        slot = tl.atomic_add(state + at.POOLED + tl.zeros_like(offsets), tl.full((), 1, tl.int64), mask=inside)
-        pool = pools + tl.load(blocks + block * at.BLOCK + at.POOL)
-        tl.store(pool + slot, offsets, mask=inside & (slot < capacity))
+            # Codes are compared by their halves, as 32-bit integers.
+            state = states + block * at.STATE
+            bits = tl.load(row + at.BITS)
+            last = (tl.full((), 1, tl.int64) << bits) - 1
+            low = tl.load(state + at.LOW)
+            low_key = (low >> bits).to(tl.int32)
+            low_position = (last - (low & last)).to(tl.int32)
+            high = tl.load(state + at.HIGH)
+            high_key = (high >> bits).to(tl.int32)
+            high_position = (last - (high & last)).to(tl.int32)
 
-        numbers += tensor * at.NUMBERS
-        theta = pointer(row, at.PARAM, first, P, ALIGNED)
-        touched = tl.where(tl.load(row + at.DECAY_ALL) != 0, mask, above)
-        p = shrink_all(read(theta, offsets, touched), numbers, P)
-        if SCORE != at.MOMENTUM_OVER_RMS:
-            v = read(pointer(row, at.EXP_AVG_SQ, first, tl.float32, ALIGNED), offsets, above)
-        rounding_key = tl.load(hash_keys + 2 * tensor + at.ROUNDING)
-        new = move(p, m, v, numbers, first + offsets, rounding_key, P, STOCHASTIC)
-        tl.store(theta + offsets, tl.where(above, new, p.to(P)), mask=touched)
+            key, _, _ = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, ALIGNED)
+            reached = (key > low_key) | ((key == low_key) & (offsets <= low_position)) | (key == at.INFINITE)
+            reached &= mask
+            slot = tl.cumsum(reached.to(tl.int32)) - 1
+            tl.store(reached_list + slot, offsets, mask=reached)
+            tl.debug_barrier()
+            count = tl.max(slot) + 1
+            pool = pools + tl.load(blocks + block * at.BLOCK + at.POOL)
+            capacity = tl.load(blocks + block * at.BLOCK + at.CAPACITY)
+            for start in range(0, count, TILE):
+                turn = start + tl.arange(0, TILE)
+                few = turn < count
+                some = tl.load(reached_list + turn, mask=few, other=0)
+                its_key, m, v = read_keys(row, numbers, hash_keys, tensor, first, some, few, G, SCORE, False)
+                above = (its_key > high_key) | ((its_key == high_key) & (some < high_position))
+                above = few & (above | (its_key == at.INFINITE))
+                move_entries(
+                    row, numbers + tensor * at.NUMBERS, hash_keys + 2 * tensor, first, some, m, v, above,
+                    P, SCORE, STOCHASTIC,
+                )  # fmt: skip
+                inside = few & (above == 0)
+                pooled = state + at.POOLED + tl.zeros_like(some)
+                place = tl.atomic_add(pooled, tl.full((), 1, tl.int64), mask=inside, sem="relaxed")
+                tl.store(pool + place, some, mask=inside & (place < capacity))
+            tl.debug_barrier()
+
+
+@triton.jit
+def move_entries(
+    row, numbers, hash_keys, first, offsets, m, v, selected,
+    P: tl.constexpr, SCORE: tl.constexpr, STOCHASTIC: tl.constexpr,
+):  # fmt: skip
+    """Move those entries of a block that are selected. Weight decay of all has been done."""
+    theta = pointer(row, at.PARAM, first, P, False)
+    p = read(theta, offsets, selected)
+    if SCORE != at.MOMENTUM_OVER_RMS:  # which had to read it
+        v = read(pointer(row, at.EXP_AVG_SQ, first, tl.float32, False), offsets, selected)
+    new = move(p, m, v, numbers, first + offsets, tl.load(hash_keys + at.ROUNDING), P, STOCHASTIC)
+    tl.store(theta + offsets, new, mask=selected)
 
 
 @triton.jit
@@ -415,11 +445,7 @@ def move_from_pool(
         code = tl.where(mask, code_of(key, offsets, tl.load(row + at.BITS)), -1)
         selected = mask & (code >= find_highest(code, wanted.to(tl.int32)))
 
-        numbers += tensor * at.NUMBERS
-        theta = pointer(row, at.PARAM, first, P, False)
-        p = read(theta, offsets, selected)
-        if SCORE != at.MOMENTUM_OVER_RMS:
-            v = read(pointer(row, at.EXP_AVG_SQ, first, tl.float32, False), offsets, selected)
-        rounding_key = tl.load(hash_keys + 2 * tensor + at.ROUNDING)
-        new = move(p, m, v, numbers, first + offsets, rounding_key, P, STOCHASTIC)
-        tl.store(theta + offsets, new, mask=selected)
+        move_entries(
+            row, numbers + tensor * at.NUMBERS, hash_keys + 2 * tensor, first, offsets, m, v, selected,
+            P, SCORE, STOCHASTIC,
+        )  # fmt: skip

@@ -28,6 +28,8 @@ SCORES = {score: number for number, score in enumerate(get_args(Score))}
 ALIGNMENT = 16  # bytes that a thread reads at once, and entries whose bytes are a multiple of that in every type
 MAX_ENTRIES = 2**31 - 1  # positions are 32-bit integers
 LINE = 8  # entries that are sampled together: what a GPU reads at least of float32
+HOST = torch.device("cpu")
+WARPS = 8  # of a program for a chunk
 KEY_BITS = 31
 
 ROW = struct.Struct("=12q6d")  # of the table of tensors, see tables.py
@@ -45,7 +47,8 @@ class Settings:
     pool: int = 8192  # entries that the pool of a block holds at most,
     pool_share: int = 1024  # and one entry in so many of a smaller block,
     least_pool: int = 64  # but no fewer than these
-    programs: int = 2048  # that share all chunks in the phases that mostly have nothing to do
+    programs: int | None = None  # that share all chunks in the later phases; None: four for each multiprocessor
+    tile: int = 256  # of the entries that reach the bracket, so many are moved together
 
     def __post_init__(self) -> None:
         if self.chunk > 1 << 14:
@@ -128,11 +131,11 @@ class TritonStep:
         addresses = [operand.data_ptr() for operand in operands]
         aligned = not any(address % ALIGNMENT for address in addresses) and shape.n % ALIGNMENT == 0
         kind = Kind(param.device, param.dtype, grad.dtype, score, is_random(rounding, param), aligned)
-        on_device = step.device == param.device and not step.is_cpu
+        on_device = step.device != HOST
         if not on_device:
             self._steps.append(step)
         rate = None
-        if isinstance(lr, torch.Tensor) and not lr.is_cpu:
+        if isinstance(lr, torch.Tensor) and lr.device != HOST:
             rate = lr.to(device=param.device, dtype=torch.float32)
             operands = (*operands, rate)
         beta1, beta2 = betas
@@ -221,6 +224,8 @@ class Workspace:
             for (_, _, n), capacity in zip(large, capacities, strict=True)
         ]
         self._rounds = 1 + math.ceil(max(bits, default=0) / math.log2(settings.bins))
+        self._programs = min(settings.programs or _programs(device), len(self._large))
+        self._lists = torch.empty((self._programs, settings.chunk), dtype=torch.int32, device=device)
         self._pending = torch.zeros(tables.MAX_ROUNDS.value, dtype=torch.int32, device=device)
 
         self._rows = b""
@@ -241,7 +246,7 @@ class Workspace:
     def nbytes(self) -> int:
         """Bytes of device memory that it holds."""
         held = [self._whole, *(work for _, work in self._small), self._large, self._blocks, self._states, self._bins]
-        held += [self._pools, self._pending, self._tensors, self._numbers, self._hash_keys]
+        held += [self._pools, self._lists, self._pending, self._tensors, self._numbers, self._hash_keys]
         return sum(tensor.nbytes for tensor in held)
 
     def run(self, rows: bytes, found_inf: Tensor | None, grad_scale: Tensor | None) -> None:
@@ -279,7 +284,7 @@ class Workspace:
         kernels.prepare[(len(tensors),)](tensors, numbers, hash_keys, pending, found_inf, grad_scale, num_warps=1)
         if len(self._whole):
             kernels.update_everything[(len(self._whole),)](
-                tensors, numbers, hash_keys, self._whole, **of_param, **aligned, **chunk
+                tensors, numbers, hash_keys, self._whole, **of_param, **aligned, **chunk, num_warps=WARPS
             )
         for width, work in self._small:
             kernels.update_small_block[(len(work),)](
@@ -287,7 +292,8 @@ class Workspace:
             )
         if not len(blocks):
             return
-        each_block, each_chunk = (len(blocks),), (len(self._large),)
+        each_block, each_chunk, some_chunks = (len(blocks),), (len(self._large),), (self._programs,)
+        stride = (len(self._large), self._programs)
         sample = {"PAIRS": settings.sample_pairs, "LINE": LINE, "SPREAD": settings.spread}
         kernels.guess_bracket[each_block](
             tensors, numbers, hash_keys, blocks, states, bins, **of_grad, **score, **sample, **bin_count,
@@ -295,21 +301,21 @@ class Workspace:
         )  # fmt: skip
         kernels.update_moments_and_count[each_chunk](
             tensors, numbers, hash_keys, blocks, states, bins, self._large, **of_grad, **score, **aligned, **chunk,
-            **bin_count,
+            **bin_count, num_warps=WARPS,
         )  # fmt: skip
         for round_ in range(self._rounds):
             if round_:
-                programs = min(settings.programs, len(self._large))
-                kernels.count_in_bins[(programs,)](
-                    tensors, numbers, hash_keys, blocks, states, bins, pending, self._large, len(self._large), programs,
-                    **of_grad, **score, **aligned, **chunk, **bin_count, ROUND=round_,
+                kernels.count_in_bins[some_chunks](
+                    tensors, numbers, hash_keys, blocks, states, bins, pending, self._large, *stride,
+                    **of_grad, **score, **aligned, **chunk, **bin_count, ROUND=round_, num_warps=WARPS,
                 )  # fmt: skip
             kernels.narrow_bracket[each_block](
                 tensors, numbers, blocks, states, bins, pending, **bin_count, ROUND=round_
             )
-        kernels.move_above[each_chunk](
-            tensors, numbers, hash_keys, blocks, states, pools, self._large, **of_param, **score, **aligned, **chunk
-        )
+        kernels.move_above[some_chunks](
+            tensors, numbers, hash_keys, blocks, states, pools, self._lists, self._large, *stride,
+            **of_param, **score, **aligned, **chunk, TILE=settings.tile, num_warps=WARPS,
+        )  # fmt: skip
         kernels.move_from_pool[each_block](
             tensors, numbers, hash_keys, blocks, states, pools, **of_param, **score, WIDTH=settings.pool,
             num_warps=_warps(settings.pool),
@@ -345,6 +351,11 @@ def _work(parts: list[tuple[int, int]], size: int, device: torch.device) -> Tens
 def _warps(width: int) -> int:
     """So that a thread has 32 entries at most, as far as a program may have so many threads."""
     return min(max(width // 1024, 4), 32)
+
+
+def _programs(device: torch.device) -> int:
+    """As many as run at the same time: each takes many chunks, and none waits for a second turn."""
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 512
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
