@@ -65,6 +65,7 @@ PATHS = {
     "one_program": {"programs": 1},
     "small_chunks": {"chunk": 64, "tile": 16},
 }
+HARDEST = ["heavy", "zero", "few_values", "sparse"]
 
 
 def bits(tensor):
@@ -119,12 +120,11 @@ def assert_meets_the_specification(tensors, paths=(), steps=1, **changed):
 
 @pytest.mark.parametrize(
     ("path", "score"),
-    [(path, "momentum") for path in PATHS]
-    + [(path, score) for path in ("usual", "pool_of_one_and_bracket_of_one_key") for score in SCORES[1:]],
+    [(path, "momentum") for path in PATHS] + [("pool_of_one_and_bracket_of_one_key", score) for score in SCORES[1:]],
 )
-def test_every_pattern_by_every_path(path, score):
+def test_the_hardest_patterns_by_every_path(path, score):
     generator = torch.Generator().manual_seed(0)
-    tensors = [operands(patterned(kind, 900, generator).float(), generator) for kind in KINDS]
+    tensors = [operands(patterned(kind, 700, generator).float(), generator) for kind in HARDEST]
     assert_meets_the_specification(tensors, PATHS[path], score=score)
 
 
@@ -138,10 +138,18 @@ def test_every_pattern_by_every_path_and_score(path, score, fraction):
     assert_meets_the_specification(tensors, PATHS[path], score=score, fraction=fraction)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+def test_two_steps_of_blocks_of_rows_by_every_path(path):
+    generator = torch.Generator().manual_seed(10)
+    tensors = [operands(patterned(kind, 3 * 300, generator).view(3, 300).bfloat16(), generator) for kind in KINDS]
+    assert_meets_the_specification(tensors, PATHS[path], blocks=3, steps=2, rounding="stochastic")
+
+
 @given(
-    rows=st.integers(1, 6),
+    rows=st.integers(1, 3),
     columns=st.integers(0, 300),
-    blocks=st.integers(1, 4),
+    blocks=st.integers(1, 3),
     fraction=st.floats(1e-4, 1.0),
     score=st.sampled_from(SCORES),
     decay=st.sampled_from(["selected", "all"]),
@@ -156,20 +164,20 @@ def test_every_pattern_by_every_path_and_score(path, score, fraction):
     path=st.sampled_from(sorted(PATHS)),
     seed=st.integers(0, 1 << 40),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_option(rows, columns, blocks, dtype, kind, path, seed, **options):
     if dtype is torch.float16:
         options["rounding"] = "nearest"
     generator = torch.Generator().manual_seed(seed)
     grad = patterned(kind, rows * blocks * columns, generator).view(rows * blocks, columns).to(dtype)
-    assert_meets_the_specification([operands(grad, generator)], PATHS[path], steps=2, blocks=blocks, **options)
+    assert_meets_the_specification([operands(grad, generator)], PATHS[path], blocks=blocks, **options)
 
 
 @pytest.mark.parametrize("param", DTYPES)
 @pytest.mark.parametrize("grad", DTYPES)
 def test_types_of_parameters_and_gradients_are_independent(param, grad):
     generator = torch.Generator().manual_seed(2)
-    tensors = [operands(torch.randn(n, generator=generator).to(grad), generator) for n in (50, 600)]
+    tensors = [operands(torch.randn(n, generator=generator).to(grad), generator) for n in (50, 300)]
     for tensor in tensors:
         tensor[0] = tensor[0].to(param)
     for fraction in (0.1, 1.0):
@@ -178,9 +186,9 @@ def test_types_of_parameters_and_gradients_are_independent(param, grad):
 
 def test_sizes_at_the_limits_of_the_kernels():
     generator = torch.Generator().manual_seed(3)
-    sizes = [1, 2, 15, 16, 17, 63, 64, 65, 255, 256, 257, 271, 272, 511, 512, 513, 1024]
+    sizes = [1, 2, 15, 16, 63, 64, 65, 255, 256, 257, 272, 511, 512]
     tensors = [operands(torch.randn(n, generator=generator), generator) for n in sizes]
-    for fraction in (1e-9, 0.1, 0.999, 1.0):  # one entry, and all
+    for fraction in (1e-9, 0.999, 1.0):  # one entry, and all
         assert_meets_the_specification(tensors, fraction=fraction)
     assert_meets_the_specification([operands(torch.randn(())), operands(torch.randn(3, 0))])
 
@@ -188,17 +196,16 @@ def test_sizes_at_the_limits_of_the_kernels():
 @pytest.mark.parametrize("blocks", [1, 2, 12])
 def test_blocks_of_every_size_from_tensors_to_rows(blocks):
     generator = torch.Generator().manual_seed(4)
-    for columns in (60, 64, 300):
+    for columns in (64, 300):
         grad = patterned("rows", 12 * columns, generator).view(12, columns).float()
-        assert_meets_the_specification([operands(grad, generator)], blocks=blocks, steps=2)
+        assert_meets_the_specification([operands(grad, generator)], blocks=blocks)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(("score", "bad"), list(zip(SCORES, [torch.nan, torch.inf, -torch.inf, torch.nan], strict=True)))
 def test_what_is_not_finite_always_moves(score, bad):
     generator = torch.Generator().manual_seed(5)
     tensors = []
-    for n, many in [(70, 5), (900, 3), (900, 100), (900, 900)]:
+    for n, many in [(70, 5), (600, 3), (600, 100), (600, 600)]:
         grad = torch.randn(n, generator=generator)
         grad[torch.randperm(n, generator=generator)[:many]] = bad
         tensors.append(operands(grad, generator))
