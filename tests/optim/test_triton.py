@@ -1,4 +1,4 @@
-"""The GPU kernels against the specification: compiled where there is a GPU, else in Triton's interpreter, bit for bit."""
+"""The GPU kernels against the specification: compiled where there is a GPU, else interpreted, and then to the bit."""
 
 import copy
 import itertools
@@ -201,7 +201,9 @@ def test_blocks_of_every_size_from_tensors_to_rows(blocks):
         assert_meets_the_specification([operands(grad, generator)], blocks=blocks)
 
 
-@pytest.mark.parametrize(("score", "bad"), list(zip(SCORES, [torch.nan, torch.inf, -torch.inf, torch.nan], strict=True)))
+@pytest.mark.parametrize(
+    ("score", "bad"), list(zip(SCORES, [torch.nan, torch.inf, -torch.inf, torch.nan], strict=True))
+)
 def test_what_is_not_finite_always_moves(score, bad):
     generator = torch.Generator().manual_seed(5)
     tensors = []
@@ -218,7 +220,10 @@ def test_the_same_bits_run_after_run_and_beside_other_tensors():
     tensors = [operands(patterned("heavy", n, generator).bfloat16(), generator) for n in (700, 40, 1000)]
     results = []
     for chosen in ([0, 1, 2], [2, 0], [0]):
-        step, copies = TritonStep({}, Settings(**SMALL)), {i: [x.to(DEVICE, copy=True) for x in tensors[i]] for i in chosen}
+        step, copies = (
+            TritonStep({}, Settings(**SMALL)),
+            {i: [x.to(DEVICE, copy=True) for x in tensors[i]] for i in chosen},
+        )
         for i, own in copies.items():
             step.add(*own, torch.tensor(0.0), i, **OPTIONS | {"rounding": "stochastic"})
         step.run()
@@ -425,7 +430,7 @@ def test_what_it_does_not_serve_goes_to_plain_torch_or_is_refused(taken_for_gpu,
 def test_a_step_without_triton(taken_for_gpu, monkeypatch):
     monkeypatch.setattr(dispatch, "_triton_version", lambda: None)
     params = a_model()
-    with pytest.raises(RuntimeError, match="needs Triton .* pip install triton"):
+    with pytest.raises(RuntimeError, match=r"needs Triton .* pip install triton"):
         MoFO(params, fused=True)
     assert "pip install triton" in mofo.backends()["gpu"]
     train(MoFO(params, foreach=True), params, 1)
@@ -474,11 +479,15 @@ def test_capturable_keeps_the_count_on_the_device(taken_for_gpu, everything_is_a
 
 
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
-@pytest.mark.parametrize("scores", [("momentum",), pytest.param(SCORES[1:], marks=pytest.mark.slow)], ids=["usual", "others"])
+@pytest.mark.parametrize(
+    "scores", [("momentum",), pytest.param(SCORES[1:], marks=pytest.mark.slow)], ids=["usual", "others"]
+)
 def test_every_kernel_compiles(target, scores):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).parents[1] / "reference" / "compile_kernels.py"
-    done = subprocess.run([sys.executable, str(script), target, *scores], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(script), target, *scores], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Compile every Triton kernel as the optimizer launches it. Usage: python compile_kernels.py cuda:90|hip:gfx942 SCORE..."""
+"""Compile every Triton kernel as it is launched. Usage: python compile_kernels.py cuda:90|hip:gfx942 SCORE..."""
 
 import inspect
 import itertools

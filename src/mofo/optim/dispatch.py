@@ -60,8 +60,8 @@ def check_capturable(param: Tensor, *others: Tensor) -> None:
     """
     if param.device.type not in TRITON_DEVICES or _triton_version() is None or not _triton_serves(param, *others):
         raise NotImplementedError(
-            "capturable=True is not supported in plain torch or on a CPU: how many entries are looked at there depends "
-            "on their values, so a step cannot be recorded in a graph. It needs Triton and contiguous float32, bfloat16 "
+            "capturable=True is not supported in plain torch and on a CPU: how many entries are looked at depends on "
+            "their values, so a step cannot be recorded in a graph. It needs Triton and contiguous float32, bfloat16 "
             f"or float16 parameters on a GPU, got {_kinds(param, *others)} of shape {tuple(param.shape)}"
         )
 

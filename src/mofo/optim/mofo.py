@@ -59,16 +59,16 @@ class MoFO(Optimizer):
             state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
         decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
         maximize: ascend instead of descend.
-        rounding: how new values of bfloat16 parameters are rounded: to the ``"nearest"``, where small steps are lost, or
-            ``"stochastic"``, up or down at random so that the mean is right (from the seed that is kept in the
-            state), which does without a float32 copy. Only selected entries are rounded at random; the decay of the others
-            with ``decay="all"`` is rounded to the nearest. Wider parameters hold new values as they are, float16 is
-            refused.
+        rounding: how new values of bfloat16 parameters are rounded: to the ``"nearest"``, where small steps are lost,
+            or ``"stochastic"``, up or down at random so that the mean is right (from the seed that is kept in the
+            state), which does without a float32 copy. Only selected entries are rounded at random; the decay of the
+            others with ``decay="all"`` is rounded to the nearest. Wider parameters hold new values as they are,
+            float16 is refused.
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
         fused: True takes the native library for CPU tensors and Triton's kernels for those on a GPU, of 16 and 32
-            bits, and refuses others; ``torch.amp.GradScaler`` then leaves it to them to unscale. If both are None it is
-            taken for tensors that it can update and ``foreach=True`` for the rest; :func:`mofo.backends` tells what there
-            is. On a CPU the results of all are the same to the bit.
+            bits, and refuses others; ``torch.amp.GradScaler`` then leaves it to them to unscale. If both are None it
+            is taken for tensors that it can update and ``foreach=True`` for the rest; :func:`mofo.backends` tells what
+            there is. On a CPU the results of all are the same to the bit.
         capturable: the count of steps is kept on the GPU, and read there as a tensor ``lr`` is, so that a step can be
             captured in a CUDA graph; needs Triton.
         differentiable: refused; the choice of entries has no derivative.
@@ -81,7 +81,8 @@ class MoFO(Optimizer):
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
-        NotImplementedError: ``differentiable`` is True, ``capturable`` where Triton cannot serve, or a parameter is sharded.
+        NotImplementedError: ``differentiable`` is True, ``capturable`` where Triton cannot serve, or a parameter is
+            sharded.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -158,7 +159,7 @@ class MoFO(Optimizer):
         """What is neither an option nor state."""
         self._workspaces: dict[Any, Any] = {}  # of Triton's kernels
         if self.defaults["fused"]:
-            self._step_supports_amp_scaling = True  # GradScaler asks for it; as of torch's own fused optimizers
+            self._step_supports_amp_scaling = True  # GradScaler asks for it
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.

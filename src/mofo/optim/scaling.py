@@ -1,7 +1,7 @@
 """Gradients that ``torch.amp.GradScaler`` has scaled, which it leaves to a fused optimizer to undo.
 
-It sets two attributes of the optimizer before a step: ``found_inf``, not 0 where a gradient overflowed and the step is to
-be left out, and ``grad_scale``, by which gradients are to be divided, or None where they were. Kernels on a GPU read
+It sets two attributes of the optimizer before a step: ``found_inf``, not 0 where a gradient overflowed and the step is
+to be left out, and ``grad_scale``, by which gradients are to be divided, or None where they were. Kernels on a GPU read
 both there; the other back ends are told here.
 """
 

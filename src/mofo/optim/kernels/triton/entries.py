@@ -4,9 +4,6 @@ The numbers are rounded as on a CPU (``kernels/cpu/kernel.cpp``): two fused mult
 quotients, everything else apart, for which the kernels are launched with ``enable_fp_fusion=False``.
 """
 
-# Triton compiles these functions from their source, and does not know postponed or strict annotations.
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,assignment"
-
 import triton
 import triton.language as tl
 
@@ -125,7 +122,7 @@ def find_highest(keys, wanted):
 @triton.jit
 def narrow(x, DTYPE: tl.constexpr):
     """To the nearest; of bfloat16 by hand, because Triton's interpreter cuts the bits off."""
-    if DTYPE == tl.bfloat16:
+    if DTYPE == tl.bfloat16:  # noqa: SIM300
         bits = x.to(tl.int32, bitcast=True)
         nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000  # ties to even
         x = tl.where(x != x, x, nearest.to(tl.float32, bitcast=True))

@@ -6,8 +6,6 @@ too large for one program has a row in ``blocks``, what the host says of it, and
 ``work`` has a row for each program: which tensor or large block, and which part of it.
 """
 
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,assignment"
-
 import triton
 import triton.language as tl
 
@@ -25,6 +23,7 @@ from mofo.optim.kernels.triton.entries import (
     shrink_all,
     update_moments,
 )
+
 
 @triton.jit
 def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale):
@@ -147,9 +146,9 @@ def guess_bracket(
 ):  # fmt: skip
     """Between which two keys the k-th highest probably lies, from a sample. One program a block.
 
-    The sample is 2 · PAIRS lines of LINE neighbouring entries, one somewhere in each stratum of the block. Neighbours may
-    be of one size, so that lines and not entries are the observations; the differences within pairs of lines tell how
-    far off the count may be, without what differs between far parts of the block.
+    The sample is 2 · PAIRS lines of LINE neighbouring entries, one somewhere in each stratum of the block. Neighbours
+    may be of one size, so that lines and not entries are the observations; the differences within pairs of lines tell
+    how far off the count may be, without what differs between far parts of the block.
     """
     block = tl.program_id(0)
     tensor = tl.load(blocks + block * at.BLOCK + at.TENSOR)
@@ -314,7 +313,7 @@ def count_in_bins(
                 n = entries_of_block(row, ALIGNED)
                 mask = offsets < n
                 first = tl.load(blocks + block * at.BLOCK + at.NUMBER) * n
-                key, m, v = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, ALIGNED)
+                key, _, _ = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, ALIGNED)
                 code = code_of(key, offsets, tl.load(row + at.BITS))
                 low = tl.load(state + at.LOW)
                 inside = mask & (code >= low) & (code <= tl.load(state + at.HIGH))
@@ -354,8 +353,8 @@ def move_above(
 ):  # fmt: skip
     """Move the entries above the bracket, and collect the positions of those inside, in any order.
 
-    Few entries reach the bracket. A program first lists them, in memory of its own, so that roots and quotients need not
-    be computed for all.
+    Few entries reach the bracket. A program first lists them, in memory of its own, so that roots and quotients need
+    not be computed for all.
     """
     reached_list = lists + tl.program_id(0) * CHUNK
     for chunk in range(tl.program_id(0), chunks, programs):

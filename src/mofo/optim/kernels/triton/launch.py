@@ -78,8 +78,8 @@ class TritonStep:
     """The tensors of one step, of all groups.
 
     Args:
-        workspaces: tables and scratch memory, kept from step to step by the caller. They are no state: what they hold is
-            made again at every step, and memory is taken only where the tensors are others than the step before.
+        workspaces: tables and scratch memory, kept from step to step by the caller. They are no state: what they hold
+            is made again at every step, and memory is taken only where the tensors are others than the step before.
         found_inf: scalar on a device; if it is not 0, the step changes nothing.
         grad_scale: scalar on a device, by which gradients are divided.
     """
@@ -127,7 +127,7 @@ class TritonStep:
         n = block_size(param, blocks)
         k = selected_count(fraction, n)
         shape = Shape(1, param.numel(), True) if k == n else Shape(blocks, n, False)
-        operands = (param, grad, exp_avg, exp_avg_sq)
+        operands: tuple[Tensor, ...] = (param, grad, exp_avg, exp_avg_sq)
         addresses = [operand.data_ptr() for operand in operands]
         aligned = not any(address % ALIGNMENT for address in addresses) and shape.n % ALIGNMENT == 0
         kind = Kind(param.device, param.dtype, grad.dtype, score, is_random(rounding, param), aligned)
@@ -234,7 +234,7 @@ class Workspace:
         self._hash_keys = torch.empty((len(shapes), 2), dtype=torch.int64, device=device)
         self._zero = torch.zeros((), device=device)
         self._one = torch.ones((), device=device)
-        # Memory that the device reads without the help of the host. A graph keeps it: it copies from it at every replay.
+        # Memory that the device reads without the host's help. A graph keeps it, and copies from it at every replay.
         self._staging: Tensor | None = self._new_staging()
         self._captured: list[Tensor] = []
 
@@ -253,7 +253,9 @@ class Workspace:
         """One step of the tensors whose rows these are."""
         with _current(self._kind.device):
             self._upload(rows)
-            self._launch(self._zero if found_inf is None else found_inf, self._one if grad_scale is None else grad_scale)
+            self._launch(
+                self._zero if found_inf is None else found_inf, self._one if grad_scale is None else grad_scale
+            )
 
     def _upload(self, rows: bytes) -> None:
         if rows == self._rows:
@@ -386,8 +388,8 @@ def _check_overlap(tensors: list[tuple[Tensor, ...]]) -> None:
     for start, end, is_written in sorted(extents):
         if start < (used if is_written else written):
             raise RuntimeError(
-                "parameters, gradients or moments overlap in memory: clone() them before giving them to the optimizer, or "
-                "choose foreach=True, which updates one tensor after the other"
+                "parameters, gradients or moments overlap in memory: clone() them before giving them to the optimizer, "
+                "or choose foreach=True, which updates one tensor after the other"
             )
         used = max(used, end)
         written = max(written, end) if is_written else written

@@ -1,7 +1,5 @@
 """The columns of the tables that the kernels read and write, and other numbers with a name."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 import triton.language as tl
 
 # ``tensors`` (tensors, COLUMNS): 64-bit words, the last six float64. What the host says of a tensor.
