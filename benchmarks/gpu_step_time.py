@@ -1,8 +1,8 @@
 """Time, bandwidth and memory of one optimizer step on a GPU; `python benchmarks/step_time.py --device cuda` runs it.
 
-Each contender has the GPU for itself, in a process of its own: a 7B model with its moments leaves no room for two. Times
-are medians of events on the device, with fresh gradients before each step. Bytes are those that the method has to move,
-as computed and not as counted; the bandwidth to compare with is that of a copy on the same device.
+Each contender has the GPU for itself, in a process of its own: a 7B model with its moments leaves no room for two.
+Times are medians of events on the device, with fresh gradients before each step. Bytes are those that the method has to
+move, as computed and not as counted; the bandwidth to compare with is that of a copy on the same device.
 """
 
 import argparse

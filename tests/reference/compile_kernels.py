@@ -13,8 +13,9 @@ from mofo.optim.kernels.triton import kernels
 from mofo.optim.kernels.triton.launch import LINE, SCORES, WARPS, Settings, _warps
 
 TYPES = dict.fromkeys(("tensors", "hash_keys", "blocks", "states"), "*i64")
-TYPES |= dict.fromkeys(("pending", "work", "bins", "pools", "lists"), "*i32")
+TYPES |= dict.fromkeys(("pending", "work", "bins", "pools"), "*i32")
 TYPES |= dict.fromkeys(("numbers", "found_inf", "grad_scale"), "*fp32")
+TYPES["lists"] = "*i16"
 TYPES |= dict.fromkeys(("chunks", "programs"), "i32")
 
 

@@ -364,7 +364,8 @@ def move_above(
         if tl.load(numbers + tensor * at.NUMBERS + at.SKIP) == 0:
             n = entries_of_block(row, ALIGNED)
             first = tl.load(blocks + block * at.BLOCK + at.NUMBER) * n
-            offsets = tl.load(work + 2 * chunk + 1) * CHUNK + tl.arange(0, CHUNK)
+            start = tl.load(work + 2 * chunk + 1) * CHUNK
+            offsets = start + tl.arange(0, CHUNK)
             mask = offsets < n
             if tl.load(row + at.DECAY_ALL) != 0:
                 theta = pointer(row, at.PARAM, first, P, ALIGNED)
@@ -386,15 +387,15 @@ def move_above(
             reached = (key > low_key) | ((key == low_key) & (offsets <= low_position)) | (key == at.INFINITE)
             reached &= mask
             slot = tl.cumsum(reached.to(tl.int32)) - 1
-            tl.store(reached_list + slot, offsets, mask=reached)
+            tl.store(reached_list + slot, tl.arange(0, CHUNK).to(tl.int16), mask=reached)
             tl.debug_barrier()
             count = tl.max(slot) + 1
             pool = pools + tl.load(blocks + block * at.BLOCK + at.POOL)
             capacity = tl.load(blocks + block * at.BLOCK + at.CAPACITY)
-            for start in range(0, count, TILE):
-                turn = start + tl.arange(0, TILE)
+            for done in range(0, count, TILE):
+                turn = done + tl.arange(0, TILE)
                 few = turn < count
-                some = tl.load(reached_list + turn, mask=few, other=0)
+                some = start + tl.load(reached_list + turn, mask=few, other=0).to(tl.int32)
                 its_key, m, v = read_keys(row, numbers, hash_keys, tensor, first, some, few, G, SCORE, False)
                 above = (its_key > high_key) | ((its_key == high_key) & (some < high_position))
                 above = few & (above | (its_key == at.INFINITE))

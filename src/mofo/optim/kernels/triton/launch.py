@@ -168,18 +168,22 @@ class TritonStep:
             RuntimeError: tensors overlap in memory, or a graph is captured that would not know of this step's numbers;
                 nothing was written then.
         """
-        for kind, shapes in self._shapes.items():
-            workspace = self._workspaces.get(kind)
-            if workspace is None or not workspace.fits(shapes, self._settings):
-                _check_capture(kind, "the tensors are others than in the step before it: make a step first")
-                _check_overlap(self._operands[kind])
-                self._workspaces[kind] = Workspace(kind, shapes, self._settings)
+        others = [kind for kind in self._shapes if not self._has_workspace(kind)]
+        if others:
+            _check_overlap([operands for of_kind in self._operands.values() for operands in of_kind])
+        for kind in others:
+            _check_capture(kind, "the tensors are others than in the step before it: make a step first")
+            self._workspaces[kind] = Workspace(kind, self._shapes[kind], self._settings)
         for kind, rows in self._rows.items():
             if self._steps:
                 _check_capture(kind, "the steps are counted on the host: capturable=True keeps the count on the device")
             self._workspaces[kind].run(b"".join(rows), self._found_inf, self._grad_scale)
         if self._steps:
             torch._foreach_add_(self._steps, 1)
+
+    def _has_workspace(self, kind: Kind) -> bool:
+        workspace = self._workspaces.get(kind)
+        return workspace is not None and workspace.fits(self._shapes[kind], self._settings)
 
 
 class Workspace:
@@ -225,7 +229,7 @@ class Workspace:
         ]
         self._rounds = 1 + math.ceil(max(bits, default=0) / math.log2(settings.bins))
         self._programs = min(settings.programs or _programs(device), len(self._large))
-        self._lists = torch.empty((self._programs, settings.chunk), dtype=torch.int32, device=device)
+        self._lists = torch.empty((self._programs, settings.chunk), dtype=torch.int16, device=device)
         self._pending = torch.zeros(tables.MAX_ROUNDS.value, dtype=torch.int32, device=device)
 
         self._rows = b""
