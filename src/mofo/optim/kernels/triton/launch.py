@@ -257,8 +257,10 @@ class Workspace:
         """One step of the tensors whose rows these are."""
         with _current(self._kind.device):
             self._upload(rows)
+            device = self._kind.device
             self._launch(
-                self._zero if found_inf is None else found_inf, self._one if grad_scale is None else grad_scale
+                self._zero if found_inf is None else found_inf.to(device, non_blocking=True),
+                self._one if grad_scale is None else grad_scale.to(device, non_blocking=True),
             )
 
     def _upload(self, rows: bytes) -> None:
