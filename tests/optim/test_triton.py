@@ -124,7 +124,7 @@ def assert_meets_the_specification(tensors, paths=(), steps=1, **changed):
 )
 def test_the_hardest_patterns_by_every_path(path, score):
     generator = torch.Generator().manual_seed(0)
-    tensors = [operands(patterned(kind, 700, generator).float(), generator) for kind in HARDEST]
+    tensors = [operands(patterned(kind, n, generator).float(), generator) for kind in HARDEST for n in (200, 700)]
     assert_meets_the_specification(tensors, PATHS[path], score=score)
 
 

@@ -32,7 +32,14 @@ def entries_of_block(row, ALIGNED: tl.constexpr):
 
 @triton.jit
 def read(operand, offsets, mask):
-    return tl.load(operand + offsets, mask=mask, other=0).to(tl.float32)
+    return widen(tl.load(operand + offsets, mask=mask, other=0))
+
+
+@triton.jit
+def widen(x):
+    if x.dtype == tl.bfloat16:  # by hand: Triton's interpreter converts subnormal numbers wrongly
+        x = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
 
 
 @triton.jit
@@ -124,23 +131,25 @@ def narrow(x, DTYPE: tl.constexpr):
     """To the nearest; of bfloat16 by hand, because Triton's interpreter cuts the bits off."""
     if DTYPE == tl.bfloat16:  # noqa: SIM300
         bits = x.to(tl.int32, bitcast=True)
-        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000  # ties to even
-        x = tl.where(x != x, x, nearest.to(tl.float32, bitcast=True))
-    return x.to(DTYPE)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # ties to even
+        narrowed = tl.where(x != x, 0x7FC0, nearest).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        narrowed = x.to(DTYPE)
+    return narrowed
 
 
 @triton.jit
 def shrink_all(p, numbers, DTYPE: tl.constexpr):
-    """Weight decay of all entries, rounded as if it were written."""
-    return narrow(p * tl.load(numbers + at.SHRINK_ALL), DTYPE).to(tl.float32)
+    """Weight decay of all entries, rounded to ``DTYPE``."""
+    return narrow(p * tl.load(numbers + at.SHRINK_ALL), DTYPE)
 
 
 @triton.jit
 def move(p, m, v, numbers, index, rounding_key, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
-    """New values, as ``DTYPE``, of parameters that are selected."""
+    """New values of parameters that are selected; all as ``DTYPE``."""
     root = tl.div_rn(tl.sqrt_rn(v), tl.load(numbers + at.CORRECTION))
     update = tl.div_rn(-tl.load(numbers + at.STEP_SIZE) * m, root + tl.load(numbers + at.EPS_ROUNDED))
-    new = p * tl.load(numbers + at.SHRINK) + update
+    new = widen(p) * tl.load(numbers + at.SHRINK) + update
     if STOCHASTIC:  # rounding.py
         bits = new.to(tl.int32, bitcast=True)
         finite = (bits & at.INFINITE) != at.INFINITE

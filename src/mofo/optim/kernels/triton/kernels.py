@@ -132,7 +132,7 @@ def update_small_block(
         p = shrink_all(read(theta, offsets, touched), numbers, P)
         rounding_key = tl.load(hash_keys + 2 * tensor + at.ROUNDING)
         new = move(p, m, v, numbers, first + offsets, rounding_key, P, STOCHASTIC)
-        tl.store(theta + offsets, tl.where(selected, new, p.to(P)), mask=touched)
+        tl.store(theta + offsets, tl.where(selected, new, p), mask=touched)
 
 
 # ---- Large blocks, in phases.
@@ -370,7 +370,7 @@ def move_above(
             if tl.load(row + at.DECAY_ALL) != 0:
                 theta = pointer(row, at.PARAM, first, P, ALIGNED)
                 p = shrink_all(read(theta, offsets, mask), numbers + tensor * at.NUMBERS, P)
-                tl.store(theta + offsets, p.to(P), mask=mask)
+                tl.store(theta + offsets, p, mask=mask)
 
             # Codes are compared by their halves, as 32-bit integers.
             state = states + block * at.STATE
@@ -417,7 +417,7 @@ def move_entries(
 ):  # fmt: skip
     """Move those entries of a block that are selected. Weight decay of all has been done."""
     theta = pointer(row, at.PARAM, first, P, False)
-    p = read(theta, offsets, selected)
+    p = tl.load(theta + offsets, mask=selected, other=0)
     if SCORE != at.MOMENTUM_OVER_RMS:  # which had to read it
         v = read(pointer(row, at.EXP_AVG_SQ, first, tl.float32, False), offsets, selected)
     new = move(p, m, v, numbers, first + offsets, tl.load(hash_keys + at.ROUNDING), P, STOCHASTIC)
