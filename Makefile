@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*)
 # where there is a C++ compiler, a native library that does not build is an error; without one the tests run without it
 export MOFO_REQUIRE_NATIVE ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
 
-.PHONY: demo test test-fast sanitize lint bench wheel clean
+.PHONY: demo test test-fast sanitize lint bench bench-gpu wheel clean
 
 demo: $(READY)
 	$(BIN)/mofo demo --output mofo-demo --jobs 2
@@ -47,6 +47,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py
+
+# on a machine with a GPU: prints the tables and writes benchmarks/results/step_time-cuda.json
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/step_time.py --device cuda
 
 # a wheel for machines with this machine's C library or a newer one, in dist/
 wheel: $(READY)

@@ -1,6 +1,7 @@
 """Time and memory of one optimizer step: MoFO against torch's AdamW and the official formula, paired in one run.
 
-Usage: python benchmarks/step_time.py [--device cuda] [--threads 1 2] [--repeats 9] [--shapes small] [--output FILE]
+Usage: python benchmarks/step_time.py [--threads 1 2] [--repeats 9] [--shapes small] [--output FILE]
+       python benchmarks/step_time.py --device cuda [--repeats 20] [--shapes llama-7b]: see gpu_step_time.py
 
 In every round each contender makes one step on the same gradients and moments, one after the other, and the ratio to
 fused AdamW is taken within the round: a machine that is slow for a while is slow for all. The order is another one in
@@ -72,9 +73,9 @@ def contenders():
     return made
 
 
-def make_params(shapes, device):
-    generator = torch.Generator(device).manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator, device=device).mul_(0.02)) for shape in shapes]
+def make_params(shapes):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator).mul_(0.02)) for shape in shapes]
 
 
 def fill_gradients(grads, generator):
@@ -87,12 +88,6 @@ def fill_gradients(grads, generator):
             grad.mul_(torch.randn(1, grad.shape[1], generator=scales, device=grad.device).mul_(0.5).exp_())
 
 
-def clock(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def share_moments(optimizer, moments):
     """Let an optimizer go on from these moments; eight sets of them would need 9 GB."""
     if isinstance(optimizer, Official):
@@ -102,12 +97,12 @@ def share_moments(optimizer, moments):
         state.update(exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
 
-def measure_times(shapes, device, repeats, warmup=2):
+def measure_times(shapes, repeats, warmup=2):
     """Seconds of each contender's step in every round."""
-    grads = [torch.empty(shape, device=device) for shape in shapes]
-    generator = torch.Generator(device).manual_seed(1)
+    grads = [torch.empty(shape) for shape in shapes]
+    generator = torch.Generator().manual_seed(1)
     fill_gradients(grads, generator)
-    params = make_params(shapes, device)
+    params = make_params(shapes)
     for param, grad in zip(params, grads, strict=True):
         param.grad = grad
     moments = [(torch.zeros_like(param), torch.zeros_like(param)) for param in params]
@@ -120,31 +115,26 @@ def measure_times(shapes, device, repeats, warmup=2):
     for round_ in range(warmup + repeats):
         fill_gradients(grads, generator)
         for name, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
-            start = clock(device)
+            start = time.perf_counter()
             optimizer.step()
-            taken = clock(device) - start
+            taken = time.perf_counter() - start
             if round_ >= warmup:
                 seconds[name].append(taken)
         print(f"round {round_ + 1} of {warmup + repeats}", file=sys.stderr, flush=True)
     return seconds
 
 
-def measure_memory(name, shapes, device):
+def measure_memory(name, shapes):
     """Peak bytes of the third step above what was held before it."""
-    params = make_params(shapes, device)
+    params = make_params(shapes)
     optimizer = contenders()[name](params)
-    generator = torch.Generator(device).manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     for param in params:
         param.grad = torch.empty_like(param)
     for _ in range(2):
         fill_gradients([param.grad for param in params], generator)
         optimizer.step()
     fill_gradients([param.grad for param in params], generator)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        optimizer.step()
-        return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # memory that the steps before have freed must not hide what this one takes
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -159,13 +149,13 @@ def _status(field):
 
 def memory_of_each(arguments):
     """Extra bytes of each contender, measured in a process of its own; None where the system does not tell."""
-    if arguments.device == "cpu" and not Path("/proc/self/clear_refs").exists():
+    if not Path("/proc/self/clear_refs").exists():
         return dict.fromkeys(contenders())
     # The C library must give freed memory back, or what it kept from the steps before would hide what this one needs.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     extra = {}
     for name in contenders():
-        command = [sys.executable, __file__, "--memory-of", name, "--device", arguments.device]
+        command = [sys.executable, __file__, "--memory-of", name]
         done = subprocess.run(
             [*command, "--shapes", arguments.shapes, "--threads", *map(str, arguments.threads)],
             capture_output=True,
@@ -220,33 +210,46 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()])
-    parser.add_argument("--repeats", type=int, default=9, help="rounds that count (default 9)")
-    parser.add_argument("--shapes", default="smollm2-135m", choices=SHAPES)
+    parser.add_argument("--repeats", type=int, help="rounds that count (default 9, on a GPU 20)")
+    parser.add_argument(
+        "--shapes",
+        choices=[*SHAPES, "llama-1b", "llama-7b"],
+        help="smollm2-135m (default on a CPU), small, or on a GPU llama-1b and llama-7b (default there: all but small)",
+    )
     parser.add_argument("--output", type=Path, help="JSON file (default benchmarks/results/step_time-DEVICE.json)")
     parser.add_argument("--memory-of", choices=contenders(), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device == "cuda":
+        import gpu_step_time
+
+        chosen = [arguments.shapes] if arguments.shapes else None
+        gpu_step_time.run(chosen, arguments.repeats or 20, arguments.output)
+        return
+    arguments.shapes = arguments.shapes or "smollm2-135m"
+    if arguments.shapes not in SHAPES:
+        parser.error(f"--shapes {arguments.shapes} is for --device cuda")
     shapes = SHAPES[arguments.shapes]
     if arguments.memory_of:
         torch.set_num_threads(max(arguments.threads))
-        print(measure_memory(arguments.memory_of, shapes, arguments.device))
+        print(measure_memory(arguments.memory_of, shapes))
         return
+    repeats = arguments.repeats or 9
     extra = memory_of_each(arguments)
     runs = []
     for threads in sorted(set(arguments.threads)):
         torch.set_num_threads(threads)
-        rows = summary(measure_times(shapes, arguments.device, arguments.repeats), extra, shapes)
+        rows = summary(measure_times(shapes, repeats), extra, shapes)
         print(f"{threads} thread{'s' if threads > 1 else ''}")
         print_table(rows)
         runs.append({"threads": threads, "rows": rows})
     result = {
         **about_this_run(),
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else processor(),
         "shapes": arguments.shapes,
         "parameters": sum(torch.Size(shape).numel() for shape in shapes),
-        "repeats": arguments.repeats,
+        "repeats": repeats,
         "runs": runs,
     }
-    write(result, arguments.output or Path(__file__).parent / "results" / f"step_time-{arguments.device}.json")
+    write(result, arguments.output or Path(__file__).parent / "results" / "step_time-cpu.json")
 
 
 def about_this_run():

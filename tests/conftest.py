@@ -1,9 +1,14 @@
 """A language model small enough to be trained in a test, and data for it."""
 
 import json
+import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # then GPU kernels are interpreted; Triton looks at this once, when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

@@ -14,6 +14,7 @@ import mofo
 from mofo import MoFO
 from mofo.optim.kernels import native
 from mofo.optim.kernels.native import NativeStep, Settings
+from mofo.optim.rounding import ROUNDINGS
 from mofo.optim.selection import SCORES
 from mofo.optim.update import update
 from reference.back_ends import needs_native
@@ -33,6 +34,7 @@ OPTIONS = {
     "score": "momentum",
     "decay": "selected",
     "maximize": False,
+    "rounding": "nearest",
 }
 INSTRUCTION_SETS = [] if isinstance(native.load(), str) else list(native.load().kernels)
 
@@ -118,6 +120,7 @@ def test_every_pattern_shared_between_threads(threads, own_threads, path):
     score=st.sampled_from(SCORES),
     decay=st.sampled_from(["selected", "all"]),
     maximize=st.booleans(),
+    rounding=st.sampled_from(ROUNDINGS),
     betas=st.tuples(st.sampled_from([0.1, 0.3, 0.5, 0.9, 0.99]), st.sampled_from([0.0, 0.9, 0.999])),
     eps=st.sampled_from([0.0, 1e-8, 1e-2]),
     lr=st.sampled_from([0.0, 1e-3, 10.0, torch.tensor(1e-3)]),
@@ -159,7 +162,7 @@ def test_it_is_the_algorithm_entry_by_entry(n, fraction, score, decay, kind, see
     param, grad, m, v = operands(patterned(kind, n, generator).clamp(-1e3, 1e3).float(), generator=generator)
     options = OPTIONS | {"fraction": fraction, "score": score, "decay": decay}
     lists = [tensor.double().tolist() for tensor in (param, grad, m, v)]
-    algorithm = {key: value for key, value in options.items() if key != "maximize"}
+    algorithm = {key: value for key, value in options.items() if key not in ("maximize", "rounding")}
     expected, _, _, moved = naive_step(*lists, 4, **algorithm)
     before, count = param.clone(), torch.tensor(3.0)
     step = NativeStep()

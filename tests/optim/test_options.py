@@ -37,6 +37,8 @@ def a_param(shape=(4, 3), **kwargs):
         ({"blocks": 3}, ValueError, r"blocks=3 does not divide the first dimension .*\(4, 3\)"),
         ({"score": "size"}, ValueError, "score must be one of"),
         ({"decay": "none"}, ValueError, "decay must be one of"),
+        ({"rounding": "up"}, ValueError, "rounding must be one of"),
+        ({"capturable": True, "fused": False}, RuntimeError, "capturable=True needs the fused back end"),
         ({"fused": True, "foreach": True}, RuntimeError, "together"),
         ({"capturable": True}, NotImplementedError, "capturable=True is not supported"),
         ({"differentiable": True}, NotImplementedError, "differentiable=True is not supported"),
@@ -58,11 +60,12 @@ def test_bad_options_are_refused_at_construction_and_per_group(options, error, m
     [
         (torch.ones(3, dtype=torch.complex64, requires_grad=True), TypeError, "complex64"),
         (torch.nn.Parameter(torch.ones(1).expand(4)), RuntimeError, "share one memory location"),
+        (a_param(dtype=torch.float16), TypeError, "rounding='stochastic' is for bfloat16"),
     ],
 )
 def test_parameters_that_cannot_be_updated_are_refused(param, error, message):
     with pytest.raises(error, match=message):
-        MoFO([param])
+        MoFO([param], rounding="stochastic")
 
 
 def test_a_sparse_gradient_is_refused_and_nothing_is_written():
@@ -152,21 +155,23 @@ def test_schedulers_move_float_and_tensor_rates():
         assert torch.equal(param, before)
 
 
-def test_a_scaled_step_with_infinities_leaves_everything_untouched():
+@pytest.mark.parametrize("fraction", [0.15, 1.0])
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_a_scaled_step_with_infinities_leaves_everything_untouched(back_end, fraction):
     param = a_param()
-    optimizer = MoFO([param], lr=0.1)
+    optimizer = MoFO([param], lr=0.1, fraction=fraction, **back_end)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     param.grad = None
     scaler.scale((param * torch.inf).sum()).backward()
     scaler.step(optimizer)
     scaler.update()
     assert torch.equal(param, torch.ones(4, 3))
-    assert len(optimizer.state) == 0
+    assert all(state["step"] == 0 and not state["exp_avg"].any() for state in optimizer.state.values())
     assert scaler.get_scale() == 2.0
     param.grad = None
     scaler.scale(param.sum()).backward()
     scaler.step(optimizer)
-    assert int((param != 1).sum()) == 1
+    assert int((param != 1).sum()) == int(12 * fraction)
     assert optimizer.state[param]["exp_avg"].max() == pytest.approx(0.1)  # the gradient was unscaled
 
 

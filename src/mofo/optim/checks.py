@@ -11,6 +11,7 @@ import torch
 from mofo.optim.blocks import block_size
 from mofo.optim.flat import OnFlat
 from mofo.optim.quantised import State, check_torchao, quantisation_block
+from mofo.optim.rounding import Rounding
 from mofo.optim.selection import Score
 from mofo.optim.update import Decay
 
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-CHOICES = {"score": get_args(Score), "decay": get_args(Decay), "state": get_args(State), "on_flat": get_args(OnFlat)}
+CHOICES = {
+    "score": get_args(Score),
+    "decay": get_args(Decay),
+    "rounding": get_args(Rounding),
+    "state": get_args(State),
+    "on_flat": get_args(OnFlat),
+}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -38,7 +45,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ValueError(f"lr as a tensor must have one element, got shape {tuple(lr.shape)}")
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, got {betas!r}")
-    _check_number("lr", float(lr) if isinstance(lr, torch.Tensor) else lr, "at least 0", _is_finite)
+    if not isinstance(lr, torch.Tensor) or lr.is_cpu:  # one on a device is read there, and not waited for
+        _check_number("lr", float(lr) if isinstance(lr, torch.Tensor) else lr, "at least 0", _is_finite)
     _check_number("fraction", options["fraction"], "in (0, 1]; 1 is AdamW", lambda x: 0 < x <= 1)
     _check_number("betas[0]", betas[0], "in [0, 1)", lambda x: 0 <= x < 1)
     _check_number("betas[1]", betas[1], "in [0, 1)", lambda x: 0 <= x < 1)
@@ -84,6 +92,19 @@ def check_param(param: Tensor, blocks: int, state: State) -> None:
         quantisation_block(param)
 
 
+def check_rounding(param: Tensor, rounding: Rounding) -> None:
+    """Check that a parameter can be rounded in this way.
+
+    Raises:
+        TypeError: it is float16, and to be rounded at random.
+    """
+    if rounding == "stochastic" and param.dtype is torch.float16:
+        raise TypeError(
+            f"rounding='stochastic' is for bfloat16 parameters, got float16 of shape {tuple(param.shape)}: make it "
+            "bfloat16, or choose rounding='nearest'"
+        )
+
+
 def check_grad(grad: Tensor) -> None:
     """Check that a gradient is dense; its type is that of its parameter.
 
@@ -97,11 +118,8 @@ def check_grad(grad: Tensor) -> None:
 def _check_back_end(options: Mapping[str, Any]) -> None:
     if options["fused"] and options["foreach"]:
         raise RuntimeError("fused and foreach cannot be True together")
-    if options["capturable"]:
-        raise NotImplementedError(
-            "capturable=True is not supported: how many entries are looked at depends on their values, so a step "
-            "cannot be recorded in a graph"
-        )
+    if options["capturable"] and (options["foreach"] or options["fused"] is False):
+        raise RuntimeError("capturable=True needs the fused back end: leave foreach and fused out")
     if options["differentiable"]:
         raise NotImplementedError(
             "differentiable=True is not supported: which entries are selected does not change smoothly with the "

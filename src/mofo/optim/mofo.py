@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch.optim import Optimizer
 
-from mofo.optim.checks import check_grad, check_options, check_param
-from mofo.optim.dispatch import check_fused
+from mofo.optim.checks import check_grad, check_options, check_param, check_rounding
+from mofo.optim.dispatch import check_capturable, check_fused
 from mofo.optim.flat import check_flat
-from mofo.optim.layout import is_dtensor
-from mofo.optim.state import new_seed, new_state, restored_group, restored_state
+from mofo.optim.layout import is_dtensor, local
+from mofo.optim.rounding import is_random
+from mofo.optim.scaling import GradScale
+from mofo.optim.state import new_seed, new_state, restored_group, restored_state, step_on_device
 from mofo.optim.step import make_step
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from mofo.optim.flat import OnFlat
     from mofo.optim.quantised import State
+    from mofo.optim.rounding import Rounding
     from mofo.optim.selection import Score
     from mofo.optim.update import Decay
 
@@ -54,18 +57,25 @@ class MoFO(Optimizer):
             state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
         decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
         maximize: ascend instead of descend.
+        rounding: how new values of bfloat16 parameters are rounded: to the ``"nearest"``, where small steps are lost,
+            or ``"stochastic"``, up or down at random so that the mean is right (from the seed that is kept in the
+            state), which does without a float32 copy. Only selected entries are rounded at random; the decay of the
+            others with ``decay="all"`` is rounded to the nearest. Wider parameters hold new values as they are,
+            float16 is refused.
         state: how moments are kept between steps: ``"float32"``, or ``"int8"`` in blocks of 8 bits with a scale each,
             which takes a quarter of the memory and needs torchao. The step itself, selection too, is the float32 one
             on the values that the 8 bits stand for. Small tensors and those that cannot be cut into such blocks stay
             float32 (:func:`mofo.optim.quantised.quantisation_block`).
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
-        fused: True takes the native library, which is for CPU tensors of 16 and 32 bits, and refuses others. If
-            both are None it is taken for tensors that it can update and ``foreach=True`` for the rest;
-            :func:`mofo.backends` tells what there is. The results of all are the same to the bit.
+        fused: True takes the native library for CPU tensors and Triton's kernels for those on a GPU, of 16 and 32
+            bits, and refuses others; ``torch.amp.GradScaler`` then leaves it to them to unscale. If both are None it
+            is taken for tensors that it can update and ``foreach=True`` for the rest; :func:`mofo.backends` tells what
+            there is. On a CPU the results of all are the same to the bit.
         on_flat: what to do with the flat pieces that DeepSpeed ZeRO and FSDP1 put in the place of parameters:
             ``"refuse"``, or ``"per_shard"``, which selects within each piece: an approximation, see "Large models" in
             the docs.
-        capturable: refused; the search for the k highest scores depends on their values.
+        capturable: the count of steps is kept on the GPU, and read there as a tensor ``lr`` is, so that a step can be
+            captured in a CUDA graph; needs Triton.
         differentiable: refused; the choice of entries has no derivative.
 
     A sharded parameter (``DTensor``, as FSDP2 and tensor parallelism make it) is selected from as a whole, with the
@@ -73,14 +83,14 @@ class MoFO(Optimizer):
 
     Moments are float32 for float16, bfloat16 and float32 parameters and float64 for float64 ones. The state has
     the keys of AdamW (``step``, ``exp_avg``, ``exp_avg_sq``), whose checkpoints can be loaded, and ``seed`` with
-    ``score="random"``.
+    ``score="random"`` or ``rounding="stochastic"``.
 
     Raises:
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
-        NotImplementedError: ``capturable`` or ``differentiable`` is True, or a parameter is flat, or spread over
-            processes as something else than shards or replicas.
+        NotImplementedError: ``differentiable`` is True, ``capturable`` where Triton cannot serve, or a parameter is
+            flat, or spread over processes as something else than shards or replicas.
         ImportError: ``state="int8"`` without torchao.
 
     Example:
@@ -100,6 +110,7 @@ class MoFO(Optimizer):
         score: Score = "momentum",
         decay: Decay = "selected",
         maximize: bool = False,
+        rounding: Rounding = "nearest",
         state: State = "float32",
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -117,6 +128,7 @@ class MoFO(Optimizer):
             "score": score,
             "decay": decay,
             "maximize": maximize,
+            "rounding": rounding,
             "state": state,
             "foreach": foreach,
             "fused": fused,
@@ -127,6 +139,7 @@ class MoFO(Optimizer):
         check_options(defaults)
         self._shapes: set[torch.Size] = set()  # of the parameters as they were given
         super().__init__(params, defaults)
+        self._prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with options of its own, as ``torch.optim.Optimizer`` does.
@@ -142,8 +155,11 @@ class MoFO(Optimizer):
             for param in added["params"]:
                 check_flat(param, added, shapes)
                 check_param(param, added["blocks"], added["state"])
+                check_rounding(param, added["rounding"])
+                if added["capturable"]:
+                    check_capturable(param)
                 if added["fused"]:
-                    check_fused(param.to_local() if is_dtensor(param) else param)
+                    check_fused(local(param))
         except Exception:
             self.param_groups.pop()
             raise
@@ -157,6 +173,13 @@ class MoFO(Optimizer):
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What is neither an option nor state."""
+        self._workspaces: dict[Any, Any] = {}  # of Triton's kernels
+        if self.defaults["fused"]:
+            self._step_supports_amp_scaling = True  # GradScaler asks for it
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.
@@ -230,6 +253,7 @@ class MoFO(Optimizer):
                 if param.grad is not None:
                     check_flat(param, group, self._shapes)
                     check_param(param, group["blocks"], group["state"])
+                    check_rounding(param, group["rounding"])
                     check_grad(param.grad)
                     if group["fused"] and not is_dtensor(param):
                         check_fused(param, param.grad)
@@ -239,7 +263,7 @@ class MoFO(Optimizer):
         for group in self.param_groups:
             work.append((group, list(self._tensors(group, position))))
             position += len(group["params"])
-        make_step(work)
+        make_step(work, GradScale(self), self._workspaces)
         return loss
 
     def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
@@ -253,6 +277,8 @@ class MoFO(Optimizer):
             state = self.state[param]
             if "step" not in state:
                 state.update(new_state(param, group["state"]))
-            if group["score"] == "random" and "seed" not in state:
+            if "seed" not in state and (group["score"] == "random" or is_random(group["rounding"], param)):
                 state["seed"] = new_seed(param, position)
+            on_device = bool(group["capturable"] or group["fused"] or self.defaults["fused"])
+            state["step"] = step_on_device(state["step"], param, on_device)
             yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)

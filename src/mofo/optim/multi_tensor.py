@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.rounding import square_root
+from mofo.optim.rounding import is_random, round_at_random, rounding_key, square_root
 from mofo.optim.selection import noise, noise_key, scores
 from mofo.optim.top_k import CHUNK, INTEGER, chunks, find_threshold
 from mofo.optim.update import update
@@ -19,6 +19,7 @@ from mofo.optim.update import update
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mofo.optim.rounding import Rounding
     from mofo.optim.selection import Score
     from mofo.optim.update import Decay
 
@@ -48,7 +49,7 @@ def _update(
     exp_avg: Tensor,  # m: shape of param, float32 or float64, contiguous
     exp_avg_sq: Tensor,  # v: as exp_avg
     step: Tensor,  # t: scalar, number of steps before this one
-    seed: int,  # only for score="random"
+    seed: int,  # only for score="random" and rounding="stochastic"
     *,
     n: int,  # entries of a block
     k: int,  # how many of them move
@@ -62,6 +63,7 @@ def _update(
     score: Score,
     decay: Decay,
     maximize: bool,
+    rounding: Rounding,
 ) -> None:
     beta1, beta2 = betas
     step += 1
@@ -107,7 +109,12 @@ def _update(
             if shrink != 1 or old.dtype != moved.dtype:
                 decayed = moved.copy_(old).mul_(shrink)
             torch.addcdiv(decayed, m[piece], denominator, value=-step_size, out=moved)
-            _write(old, moved.to(old.dtype), selected)
+            if is_random(rounding, param):
+                index = _indices(piece, block * n, moved.device)
+                new = round_at_random(moved, index, rounding_key(seed, int(t)))
+            else:
+                new = moved.to(old.dtype)
+            _write(old, new, selected)
 
 
 def _indices(piece: slice, first: int, device: torch.device) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from mofo.optim.hashing import NOISE, hash_indices, hash_key
 from mofo.optim.rounding import square_root
 
 if TYPE_CHECKING:
@@ -15,30 +15,16 @@ if TYPE_CHECKING:
 
 Score = Literal["momentum", "gradient", "momentum_over_rms", "random"]
 SCORES: tuple[str, ...] = get_args(Score)
-WORD = 0xFFFFFFFF
 
 
 def noise_key(seed: int, step: int) -> int:
     """64 bits that depend on ``seed`` and ``step`` alone, for the noise of one tensor in one step."""
-    # A string seeds Python's generator through SHA-512, which is the same in every version and process.
-    return random.Random(f"{seed}/{step}").getrandbits(64)
+    return hash_key(seed, step, NOISE)
 
 
 def noise(index: Tensor, key: int, dtype: torch.dtype) -> Tensor:
-    """Uniform noise in [0, 1) for the entries with these flat indices (int64) of a tensor.
-
-    A hash of the index and ``key``: the same on every device and in every back end, and no generator is needed.
-    """
-    hashed = _mix((index & WORD) ^ (key & WORD))
-    hashed = _mix((hashed + (key >> 32) + (index >> 32)) & WORD)
-    return (hashed >> 8).to(dtype).mul_(2.0**-24)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of MurmurHash3 on 32-bit words, which are held in 64-bit integers."""
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & WORD
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & WORD
-    return x ^ (x >> 16)
+    """Uniform noise in [0, 1) for the entries with these flat indices (int64) of a tensor."""
+    return (hash_indices(index, key) >> 8).to(dtype).mul_(2.0**-24)
 
 
 def scores(kind: Score, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, noises: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mofo.optim.rounding import is_random, rounding_key
 from mofo.optim.selection import noise, noise_key, scores
 from mofo.optim.top_k import INFINITY, INTEGER, SAMPLE
 from mofo.optim.update import move, update_moments
@@ -41,6 +42,7 @@ class Shard:
         self._t = t
         self._n = n
         self._noise_key = noise_key(seed, t) if method["score"] == "random" else 0
+        self._rounding_key = rounding_key(seed, t) if is_random(method["rounding"], operands[0]) else None
         self._layout = layout
         self._offset = run.start * (operands[0].numel() // (run.stop - run.start))  # flat index in the local tensor
         self.blocks = slice(first, first + run.blocks)  # their numbers
@@ -99,7 +101,10 @@ class Shard:
             tied &= tied.cumsum(dim=1) <= ties[blocks, None]
             ties[blocks] -= tied.sum(dim=1)
             param, exp_avg, exp_avg_sq = (x[blocks, entries] for x in (self._param, self._exp_avg, self._exp_avg_sq))
-            move(param, exp_avg, exp_avg_sq, selected | tied, self._t, **options)
+            randomness = None
+            if self._rounding_key is not None:
+                randomness = self._index(blocks, entries), self._rounding_key
+            move(param, exp_avg, exp_avg_sq, selected | tied, self._t, randomness, **options)
 
     def finish(self) -> None:
         """Write back what was copied."""

@@ -23,6 +23,7 @@ from mofo.optim.blocks import block_size, selected_count
 from mofo.optim.dispatch import uses_native
 from mofo.optim.kernels.native_shard import NativeShard
 from mofo.optim.layout import find_layout, local
+from mofo.optim.rounding import is_random
 from mofo.optim.shard import Shard, count_bins
 from mofo.optim.top_k import INFINITY, INTEGER
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
     from mofo.optim.layout import Layout
+    from mofo.optim.scaling import GradScale
 
 WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where blocks are so many that the counts of all would be more than these
@@ -43,7 +45,8 @@ SPREAD = 4.0  # half-width of the bracket that a sample tells, in standard devia
 class ShardedStep:
     """The sharded tensors of one step, of all groups."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: GradScale) -> None:
+        self._scale = scale
         self._teams: dict[tuple[Any, ...], Team] = {}
         self._steps: list[Tensor] = []
 
@@ -66,7 +69,8 @@ class ShardedStep:
             tensor that is not sharded, or of which every entry moves, and blocks that this process has whole.
 
         Raises:
-            NotImplementedError: the tensor is neither sharded nor replicated.
+            NotImplementedError: the tensor is neither sharded nor replicated, or the step is to be captured.
+            RuntimeError: ``fused=True`` cannot serve.
         """
         mesh, placements = param.device_mesh, param.placements
         if grad.placements != placements:
@@ -74,14 +78,22 @@ class ShardedStep:
         tensors = [local(tensor) for tensor in (param, grad, exp_avg, exp_avg_sq)]
         n = block_size(param, method["blocks"])
         k = selected_count(method["fraction"], n)
-        ranks_by_values = method["score"] != "random"  # which needs indices that the local back ends do not know
-        layout = find_layout(tuple(param.shape), mesh, placements, method["blocks"], leave_whole=ranks_by_values)
+        # What is random depends on the index in the whole tensor, which the back ends of a process do not know.
+        rounds_at_random = is_random(method["rounding"], param)
+        random = method["score"] == "random" or rounds_at_random
+        layout = find_layout(tuple(param.shape), mesh, placements, method["blocks"], leave_whole=not random)
         if layout is None:
             return [((*tensors, step, seed), dict(method))]
-        if group["fused"] and not ranks_by_values:
-            raise RuntimeError('fused=True cannot update a sharded parameter with score="random": leave it out')
-        if k == n:
+        if k == n and not rounds_at_random:
             return [((*tensors, step, seed), {**method, "blocks": 1, "fraction": 1.0})]
+        if group["capturable"]:
+            raise NotImplementedError("capturable=True is not supported for sharded parameters: leave it out")
+        native = tensors[0].is_cpu and not random
+        if group["fused"] and not native:
+            raise RuntimeError(
+                "fused=True updates sharded parameters on a CPU alone, and not at random (score, rounding): leave it "
+                "out to use plain torch"
+            )
 
         self._steps.append(step)
         team = self._team(mesh, layout.mesh_dims, exp_avg.dtype, tensors[0].device)
@@ -92,7 +104,8 @@ class ShardedStep:
             if run.shared is None:
                 own.append(((*part, step.clone(), seed), {**method, "blocks": run.blocks}))
             elif part[0].numel():
-                kind = NativeShard if uses_native(group, part) and ranks_by_values else Shard
+                part = (part[0], self._scale.unscaled(part[1]), *part[2:])
+                kind = NativeShard if native and uses_native(group, part) else Shard
                 team.shards.append(kind(part, int(step) + 1, seed, layout, run, n, first + run.shared, method))
         return own
 

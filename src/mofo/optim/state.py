@@ -25,6 +25,11 @@ def moment_dtype(param: Tensor) -> torch.dtype:
     return torch.promote_types(param.dtype, torch.float32)
 
 
+def step_on_device(step: Tensor, param: Tensor, on_device: bool) -> Tensor:
+    """The count of steps where it belongs: on the CPU, or with the parameter where the host is not to know of it."""
+    return step.to(param.device if on_device else "cpu")
+
+
 def new_state(param: Tensor, kind: State) -> dict[str, Any]:
     """Zero moments under AdamW's keys; the step is a float32 scalar on the CPU, as torch has it."""
     state: dict[str, Any] = {"step": torch.tensor(0.0, dtype=torch.float32)}
@@ -38,7 +43,7 @@ def new_state(param: Tensor, kind: State) -> dict[str, Any]:
 
 
 def new_seed(param: Tensor, position: int) -> int:
-    """A seed for ``score="random"``: from torch's seed, which is read but not moved, and the parameter's place.
+    """A seed for what is random: from torch's seed, which is read but not moved, and the parameter's place.
 
     It is a plain integer: torch casts tensors in a state to the type of the parameter. The processes that a parameter
     is spread over take the least of theirs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mofo.optim.dispatch import check_fused, uses_native
+from mofo.optim.dispatch import check_fused, uses_native, uses_triton
 from mofo.optim.kernels.native import NativeStep
 from mofo.optim.layout import is_dtensor
 from mofo.optim.multi_tensor import multi_tensor_update
@@ -17,23 +17,35 @@ from mofo.optim.whole import is_whole, update_whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mofo.optim.kernels.triton.launch import TritonStep
+    from mofo.optim.scaling import GradScale
+
 Operands = tuple[Any, ...]  # parameter, gradient, both moments, step and seed
 Group = dict[str, Any]
 Work = list[tuple[Group, list[Operands]]]
 
-METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize")
+METHOD = ("lr", "fraction", "betas", "eps", "weight_decay", "blocks", "score", "decay", "maximize", "rounding")
 
 
-def make_step(work: Work) -> None:
+def make_step(work: Work, scale: GradScale, workspaces: dict[Any, Any]) -> None:
     """One step of the tensors of each group.
+
+    Args:
+        work: groups with their tensors.
+        scale: what ``torch.amp.GradScaler`` says of the gradients.
+        workspaces: memory that Triton's kernels keep from step to step.
 
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    _update([(group, [operands for operands in batch if not is_quantised(operands[2])]) for group, batch in work])
+    at_once = [(group, [operands for operands in batch if not is_quantised(operands[2])]) for group, batch in work]
+    _update(at_once, scale, workspaces)
     for part in _parts_of_quantised(work):
+        if scale.overflowed:  # to quantise again what was not changed might change it
+            return
         with contextlib.ExitStack() as stack:
-            _update([(group, [stack.enter_context(float32_moments(operands))]) for group, operands in part])
+            values = [(group, [stack.enter_context(float32_moments(operands))]) for group, operands in part]
+            _update(values, scale, workspaces)
 
 
 def _parts_of_quantised(work: Work) -> Iterator[list[tuple[Group, Operands]]]:
@@ -56,12 +68,19 @@ def _parts_of_quantised(work: Work) -> Iterator[list[tuple[Group, Operands]]]:
         yield part
 
 
-def _update(work: Work) -> None:
-    sharded, native = ShardedStep(), NativeStep()
+def _update(work: Work, scale: GradScale, workspaces: dict[Any, Any]) -> None:
+    sharded, native, gpu = ShardedStep(scale), NativeStep(), None
     rest = []  # what plain torch updates
-    for group, method, batch in _local(work, sharded):
+    for group, method, batch in _local(work, sharded, scale):
         whole, plain = [], []
         for operands in batch:
+            if not is_whole(group, operands) and uses_triton(group, operands[:4]):
+                gpu = gpu or _triton_step(scale, workspaces)
+                gpu.add(*operands, **method)
+                continue
+            if scale.overflowed:
+                continue
+            operands = (operands[0], scale.unscaled(operands[1]), *operands[2:])
             if is_whole(group, operands):
                 if group["fused"]:
                     check_fused(*operands[:4])
@@ -73,10 +92,12 @@ def _update(work: Work) -> None:
         rest.append((group, method, whole, plain))
 
     sharded.run()
+    if gpu:
+        gpu.run()
     native.run()
     for group, method, whole, plain in rest:
         if whole:
-            update_whole(whole, group["foreach"], group["fused"], **method)
+            update_whole(whole, group["foreach"], group["fused"], group["capturable"], **method)
         if group["foreach"] is not False:
             multi_tensor_update(plain, **method)
         else:
@@ -84,13 +105,23 @@ def _update(work: Work) -> None:
                 update(*operands, **method)
 
 
-def _local(work: Work, sharded: ShardedStep) -> Iterator[tuple[Group, dict[str, Any], list[Operands]]]:
+def _triton_step(scale: GradScale, workspaces: dict[Any, Any]) -> TritonStep:
+    from mofo.optim.kernels.triton.launch import TritonStep  # imports Triton, which is slow
+
+    return TritonStep(workspaces, found_inf=scale.found_inf, grad_scale=scale.grad_scale)
+
+
+def _local(
+    work: Work, sharded: ShardedStep, scale: GradScale
+) -> Iterator[tuple[Group, dict[str, Any], list[Operands]]]:
     """Groups, options and tensors that this process can update for itself; the rest is added to ``sharded``."""
     for group, tensors in work:
         method = {key: group[key] for key in METHOD}
         batch = []
         for operands in tensors:
             if is_dtensor(operands[0]):
+                if scale.overflowed:
+                    continue
                 for part, options in sharded.add(*operands, group=group, method=method):
                     yield group, options, [part]
             else:

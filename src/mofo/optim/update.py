@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from mofo.optim.blocks import as_blocks, block_size, selected_count
-from mofo.optim.rounding import square_root
+from mofo.optim.rounding import is_random, round_at_random, rounding_key, square_root
 from mofo.optim.selection import noise, noise_key, scores, select_top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mofo.optim.rounding import Rounding
     from mofo.optim.selection import Score
 
 Decay = Literal["selected", "all"]
@@ -24,7 +25,7 @@ def update(
     exp_avg: Tensor,  # m: shape of param, float32 or float64
     exp_avg_sq: Tensor,  # v: as exp_avg
     step: Tensor,  # t: scalar, number of steps before this one
-    seed: int,  # only for score="random"
+    seed: int,  # only for score="random" and rounding="stochastic"
     *,
     lr: float | Tensor,
     fraction: float,
@@ -35,6 +36,7 @@ def update(
     score: Score,
     decay: Decay,
     maximize: bool,
+    rounding: Rounding,
 ) -> None:
     """Algorithm 1 of the paper (section 3.2) with AdamW's decoupled weight decay; works in place.
 
@@ -51,14 +53,19 @@ def update(
     if k < n:
         noises = None
         if score == "random":
-            index = torch.arange(param.numel(), device=param.device).view(param.shape)
-            noises = noise(index, noise_key(seed, t), exp_avg.dtype)
+            noises = noise(_indices(param), noise_key(seed, t), exp_avg.dtype)
         ranking = scores(score, grad, exp_avg, exp_avg_sq, noises)
         selected = select_top_k(as_blocks(ranking, blocks), k).view(param.shape)
     else:
         selected = torch.ones_like(param, dtype=torch.bool)
 
-    move(param, exp_avg, exp_avg_sq, selected, t, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay)
+    randomness = None
+    if is_random(rounding, param):
+        randomness = _indices(param), rounding_key(seed, t)
+    move(
+        param, exp_avg, exp_avg_sq, selected, t, randomness,
+        lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay,
+    )  # fmt: skip
 
 
 def update_moments(
@@ -78,6 +85,7 @@ def move(
     exp_avg_sq: Tensor,
     selected: Tensor,  # bool, shape of param
     t: int,  # number of this step, from 1
+    randomness: tuple[Tensor, int] | None,  # flat indices in the tensor and the key, to round at random
     *,
     lr: float | Tensor,
     betas: tuple[float, float],
@@ -94,4 +102,10 @@ def move(
     old = param.to(exp_avg.dtype)
     denominator = (square_root(exp_avg_sq) / (1 - beta2**t) ** 0.5).add_(eps)
     moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
-    param.copy_(torch.where(selected, moved.to(param.dtype), param))
+    new = moved.to(param.dtype) if randomness is None else round_at_random(moved, *randomness)
+    param.copy_(torch.where(selected, new, param))
+
+
+def _indices(param: Tensor) -> Tensor:
+    """The flat index of each entry; int64, shape of param."""
+    return torch.arange(param.numel(), device=param.device).view(param.shape)

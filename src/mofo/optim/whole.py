@@ -17,7 +17,9 @@ def is_whole(group: Mapping[str, Any], tensors: tuple[Any, ...]) -> bool:
     return bool(group["fraction"] == 1 and param.dtype == exp_avg.dtype)
 
 
-def update_whole(tensors: list[tuple[Any, ...]], foreach: bool | None, fused: bool | None, **options: Any) -> None:
+def update_whole(
+    tensors: list[tuple[Any, ...]], foreach: bool | None, fused: bool | None, capturable: bool, **options: Any
+) -> None:
     """Leave the tuples of tensors to torch's own step, so that the results are those of AdamW to the bit.
 
     The moments must be of the type of the parameters.
@@ -33,6 +35,7 @@ def update_whole(tensors: list[tuple[Any, ...]], foreach: bool | None, fused: bo
         steps,
         foreach=foreach is not False and not fused and not by_tensor,
         fused=bool(fused),
+        capturable=capturable,
         amsgrad=False,
         beta1=options["betas"][0],
         beta2=options["betas"][1],

@@ -20,11 +20,13 @@ import torch
 
 from mofo.optim import kernels
 from mofo.optim.blocks import block_size, selected_count
+from mofo.optim.rounding import is_random, rounding_key
 from mofo.optim.selection import Score, noise_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mofo.optim.rounding import Rounding
     from mofo.optim.update import Decay
 
 LIBRARY = {"win32": "mofo_cpu.dll", "darwin": "libmofo_cpu.dylib"}.get(sys.platform, "libmofo_cpu.so")
@@ -35,7 +37,7 @@ SCORES = {score: number for number, score in enumerate(get_args(Score))}  # enum
 MAX_DIMS = 64
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-TENSOR = struct.Struct("=14Q7d")  # struct Tensor of kernel.h
+TENSOR = struct.Struct("=16Q7d")  # struct Tensor of kernel.h
 SETTINGS = struct.Struct("=8Q1d")  # struct Settings of step.h
 
 
@@ -156,6 +158,7 @@ def pack(
     score: Score,
     decay: Decay,
     maximize: bool,
+    rounding: Rounding,
 ) -> bytes:
     """A tensor of a step as the library reads it, from the arguments of :func:`mofo.optim.update.update`."""
     beta1, beta2 = betas
@@ -173,6 +176,8 @@ def pack(
         selected_count(fraction, n),
         SCORES[score],
         noise_key(seed, t) if score == "random" else 0,
+        is_random(rounding, param),
+        rounding_key(seed, t) if is_random(rounding, param) else 0,
         maximize,
         decay == "all",
         1 - beta1,
@@ -242,7 +247,7 @@ def serves(*operands: Tensor) -> bool:
             return False
         if position >= 2 and operand.dtype is not torch.float32:
             return False
-        if operand.shape != shape or operand.is_neg() or not _holds_its_data(operand):
+        if operand.shape != shape or operand.is_neg() or not holds_its_data(operand):
             return False
         if not operand.is_contiguous() and (len(shape) > MAX_DIMS or (position != 1 and _may_overlap_itself(operand))):
             return False
@@ -282,7 +287,7 @@ def _find_openmp() -> int:
     return 0
 
 
-def _holds_its_data(tensor: Tensor) -> bool:
+def holds_its_data(tensor: Tensor) -> bool:
     """Whether its entries are in its memory, and not those of tensors that a subclass wraps."""
     kind = type(tensor)
     return kind in PLAIN or kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__

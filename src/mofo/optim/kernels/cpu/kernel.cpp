@@ -48,12 +48,7 @@ inline To bits(From from) {
 
 #include "runs.h"
 
-// ---- Keys: what ranks the entries (scores() in selection.py). An entry whose momentum is not finite is INFINITE.
-
-inline Key key_of_magnitude(float x) {
-  const Key key = bits<Key>(x) & 0x7FFFFFFF;
-  return key < INFINITE ? key : INFINITE;
-}
+// ---- Randomness: a hash of an entry's flat index and the key of its tensor and step (hashing.py).
 
 inline uint32_t mix(uint32_t x) {  // the finaliser of MurmurHash3
   x = (x ^ x >> 16) * 0x85EBCA6Bu;
@@ -61,12 +56,23 @@ inline uint32_t mix(uint32_t x) {  // the finaliser of MurmurHash3
   return x ^ x >> 16;
 }
 
+inline uint32_t hash_index(int64_t index, int64_t key) {
+  return mix(mix(uint32_t(index) ^ uint32_t(key)) + uint32_t(uint64_t(key) >> 32) + uint32_t(index >> 32));
+}
+
+// ---- Keys: what ranks the entries (scores() in selection.py). An entry whose momentum is not finite is INFINITE.
+
+inline Key key_of_magnitude(float x) {
+  const Key key = bits<Key>(x) & 0x7FFFFFFF;
+  return key < INFINITE ? key : INFINITE;
+}
+
 // The key of an entry by its gradient, its new moments and its flat index.
 template <Score score>
 struct Ranking {
-  uint32_t first, second;
+  int64_t noise_key;
 
-  explicit Ranking(const Tensor& t) : first(uint32_t(t.noise_key)), second(uint32_t(t.noise_key >> 32)) {}
+  explicit Ranking(const Tensor& t) : noise_key(t.noise_key) {}
 
   Key operator()(float g, float m, float v, int64_t index) const {
     const Key momentum = key_of_magnitude(m);
@@ -77,8 +83,7 @@ struct Ranking {
       x = x != x ? 0.0f : x < FLT_MAX ? x : FLT_MAX;
     }
     if (score == RANDOM) {
-      const uint32_t hash = mix(mix(uint32_t(index) ^ first) + second + uint32_t(index >> 32));
-      x = float(int32_t(hash >> 8)) * 0x1p-24f;
+      x = float(int32_t(hash_index(index, noise_key) >> 8)) * 0x1p-24f;
     }
     return momentum == INFINITE ? INFINITE : bits<Key>(x) & 0x7FFFFFFF;
   }
@@ -122,6 +127,13 @@ void find_updates(const Tensor& t, const float* RESTRICT m, const float* RESTRIC
 
 inline float shrink_of_selected(const Tensor& t) { return t.decay_all ? 1.0f : float(t.shrink); }
 
+// A parameter's new value, rounded at random where that is asked for, and else left to narrow (rounding.py).
+inline float rounded(const Tensor& t, float x, int64_t index) {
+  if (!t.random_rounding || !(fabsf(x) <= FLT_MAX)) return x;
+  const uint32_t random = hash_index(index, t.rounding_key) >> 16;
+  return bits<float>((bits<uint32_t>(x) + random) & 0xFFFF0000u);
+}
+
 // Asks for the memory that move will need.
 void prefetch_chosen(const Tensor& t, const Chosen& chosen) {
   if (t.layout) return;
@@ -144,7 +156,7 @@ void move_as(const Tensor& t, const Chosen& chosen, const float* updates) {
   for (int i = 0; i < chosen.count; ++i) {
     const int at = chosen.positions[i];
     T& p = data[strided ? offsets[at] : at];
-    p = narrow<T>(widen(p) * shrink + updates[i]);
+    p = narrow<T>(rounded(t, widen(p) * shrink + updates[i], chosen.start + at));
   }
 }
 
@@ -359,7 +371,7 @@ int64_t apply_listed_as(const Tensor& t, int64_t start, const Candidates& candid
     for (int i = 0; i < count; ++i) {
       if (list[i].key < above || (list[i].key == above && ties-- <= 0)) continue;
       T& p = data[list[i].position];
-      p = narrow<T>(widen(p) * shrink + updates[i]);
+      p = narrow<T>(rounded(t, widen(p) * shrink + updates[i], start + list[i].position));
     }
   }
   return ties > 0 ? ties : 0;
@@ -392,6 +404,7 @@ void everything(const Tensor& t, int64_t start, int64_t length) {
     find_updates(t, m, v, size, updates);
     float* p = load(t, PARAM, at, size, buffer_p);
     for (int i = 0; i < size; ++i) p[i] = p[i] * shrink + updates[i];
+    for (int i = 0; t.random_rounding && i < size; ++i) p[i] = rounded(t, p[i], at + i);
     store(t, PARAM, at, size, p);
   }
 }

@@ -26,6 +26,8 @@ struct Tensor {
   int64_t n, k;           // entries of a block, and how many of them move
   Score score;
   int64_t noise_key;  // of this tensor and step, for RANDOM
+  int64_t random_rounding;  // of a BFLOAT16 parameter, by the bits of
+  int64_t rounding_key;     // of this tensor and step
   int64_t maximize;
   int64_t decay_all;  // weight decay of every entry, not of the selected alone
   double lerp_weight;  // 1 - beta1

@@ -1,0 +1,158 @@
+"""What the kernels do with entries: read, update moments, rank, move, round. The functions that kernels share.
+
+The numbers are rounded as on a CPU (``kernels/cpu/kernel.cpp``): two fused multiply-adds, correctly rounded roots and
+quotients, everything else apart, for which the kernels are launched with ``enable_fp_fusion=False``.
+"""
+
+import triton
+import triton.language as tl
+
+from mofo.optim.kernels.triton import tables as at
+
+# ---- Memory. ALIGNED: all addresses, and the bytes of a block, are multiples of 16, so that vectors can be read.
+
+
+@triton.jit
+def pointer(row, column, first, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    """To entry ``first`` of an operand of a tensor."""
+    address = tl.load(row + column) + first * (DTYPE.primitive_bitwidth // 8)
+    to = address.to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        to = tl.multiple_of(to, 16)
+    return to
+
+
+@triton.jit
+def entries_of_block(row, ALIGNED: tl.constexpr):
+    n = tl.load(row + at.N).to(tl.int32)
+    if ALIGNED:
+        n = tl.multiple_of(n, 16)
+    return n
+
+
+@triton.jit
+def read(operand, offsets, mask):
+    return widen(tl.load(operand + offsets, mask=mask, other=0))
+
+
+@triton.jit
+def widen(x):
+    if x.dtype == tl.bfloat16:  # by hand: Triton's interpreter converts subnormal numbers wrongly
+        x = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def float64(row, column):
+    return tl.load(row + column).to(tl.float64, bitcast=True)
+
+
+# ---- Randomness (hashing.py): of an entry's flat index (int64), and the key (int64) of its tensor and step.
+
+
+@triton.jit
+def mix32(x):
+    x = (x ^ (x >> 16)) * 0x85EBCA6B
+    x = (x ^ (x >> 13)) * 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def mix64(x):
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+@triton.jit
+def hash_key(seed, step, purpose):
+    golden = tl.full((), 0x9E3779B97F4A7C15, tl.uint64)
+    return mix64(mix64(seed.to(tl.uint64) + purpose * golden) + step.to(tl.uint64) * golden)
+
+
+@triton.jit
+def hash_index(index, key):
+    x = mix32(index.to(tl.uint32) ^ key.to(tl.uint32))
+    return mix32(x + (key >> 32).to(tl.uint32) + (index >> 32).to(tl.uint32))
+
+
+# ---- Moments: m <- m + (1 - beta1) * (g - m) and v <- beta2 * v + (1 - beta2) * g * g.
+
+
+@triton.jit
+def update_moments(g, m, v, numbers):
+    start = tl.where(tl.load(numbers + at.FROM_OLD) != 0, m, g)  # lerp_ starts from the nearer end
+    new_m = tl.fma(tl.load(numbers + at.LERP_WEIGHT), g - m, start)
+    new_v = tl.fma(tl.load(numbers + at.ADDCMUL_VALUE) * g, g, v * tl.load(numbers + at.BETA2_ROUNDED))
+    return new_m, new_v
+
+
+# ---- Keys: scores as the integers that have their bits, for which the order is the same (scores() in selection.py).
+
+
+@triton.jit
+def rank(g, m, v, index, noise_key, SCORE: tl.constexpr):
+    """The key (int32) by gradient, new moments and flat index (int64); only what ``SCORE`` needs is read."""
+    momentum = tl.minimum(m.to(tl.int32, bitcast=True) & 0x7FFFFFFF, at.INFINITE)  # NaN too
+    if SCORE == at.MOMENTUM:
+        key = momentum
+    else:
+        if SCORE == at.GRADIENT:
+            score = g
+        elif SCORE == at.MOMENTUM_OVER_RMS:
+            score = tl.div_rn(tl.abs(m), tl.sqrt_rn(v))
+            score = tl.where(score != score, 0.0, tl.where(score > at.LARGEST, at.LARGEST, score))
+        else:
+            score = (hash_index(index, noise_key) >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
+        key = tl.where(momentum == at.INFINITE, at.INFINITE, score.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    return key
+
+
+@triton.jit
+def find_highest(keys, wanted):
+    """A key that exactly ``wanted`` keys reach, or else the highest that more do. Bisection; ``wanted`` >= 1."""
+    low = tl.min(keys)
+    high = tl.max(keys)
+    while low < high:
+        middle = low + ((high - low + 1) >> 1)
+        reached = tl.sum((keys >= middle).to(tl.int32))
+        if reached >= wanted:
+            low = middle
+        if reached <= wanted:
+            high = tl.where(reached == wanted, middle, middle - 1)
+    return low
+
+
+# ---- Parameters: p <- (1 - lr * weight_decay) * p - step_size * m / (sqrt(v) / correction + eps).
+
+
+@triton.jit
+def narrow(x, DTYPE: tl.constexpr):
+    """To the nearest; of bfloat16 by hand, because Triton's interpreter cuts the bits off."""
+    if DTYPE == tl.bfloat16:  # noqa: SIM300
+        bits = x.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # ties to even
+        narrowed = tl.where(x != x, 0x7FC0, nearest).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        narrowed = x.to(DTYPE)
+    return narrowed
+
+
+@triton.jit
+def shrink_all(p, numbers, DTYPE: tl.constexpr):
+    """Weight decay of all entries, rounded to ``DTYPE``."""
+    return narrow(p * tl.load(numbers + at.SHRINK_ALL), DTYPE)
+
+
+@triton.jit
+def move(p, m, v, numbers, index, rounding_key, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
+    """New values of parameters that are selected; all as ``DTYPE``."""
+    root = tl.div_rn(tl.sqrt_rn(v), tl.load(numbers + at.CORRECTION))
+    update = tl.div_rn(-tl.load(numbers + at.STEP_SIZE) * m, root + tl.load(numbers + at.EPS_ROUNDED))
+    new = widen(p) * tl.load(numbers + at.SHRINK) + update
+    if STOCHASTIC:  # rounding.py
+        bits = new.to(tl.int32, bitcast=True)
+        finite = (bits & at.INFINITE) != at.INFINITE
+        rounded = (bits + (hash_index(index, rounding_key) >> 16).to(tl.int32)) & -0x10000
+        new = tl.where(finite, rounded, bits).to(tl.float32, bitcast=True)
+    return narrow(new, DTYPE)
