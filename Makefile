@@ -19,11 +19,12 @@ demo: $(READY)
 # threads that wait for others sleep: several processes at once on few cores lose twentyfold where they spin
 test test-fast sanitize: export OMP_WAIT_POLICY = passive
 
+# a process for each core, up to four; the tests of a file in one of them, which may have processes of their own
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 # The native library under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, on Linux with GCC. Python
 # is not built for the first, so its runtime is loaded before Python, and with it libstdc++, whose functions it wraps.

@@ -6,8 +6,8 @@ The parameters are cut as FSDP2 cuts them, `Shard(0)` over gloo processes with o
 contender makes one step on the same gradients and moments, in another order each time, and the ratio to torch's AdamW
 is taken within the round; a step ends when the last process has ended it. `AdamW` is with torch's defaults, as a
 trainer makes it; `AdamW fused` is its fastest. The bytes are those of the tensors that a process gives to all-reduces
-during a step; a model of the same number of tensors, but of a sixteenth of the entries in each, shows whether they
-depend on their size.
+during a step; models of the same number of tensors, but of a quarter and a sixteenth of the entries in each, show
+whether they depend on their size.
 """
 
 import argparse
@@ -21,11 +21,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from state_memory import held
 from step_time import SHAPES, about_this_run, fill_gradients, write
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from mofo import MoFO
+from mofo.optim.layout import local
+from mofo.optim.state import MOMENTS
 
 BASELINE = "AdamW"
 
@@ -125,6 +128,19 @@ def measure_messages(shapes, mesh):
     return rows
 
 
+def measure_state(shapes, mesh):
+    """Bytes of the moments that each process holds a parameter of its own, by the kind of state."""
+    held_by = {}
+    for kind in ("float32", "int8"):
+        params = make_params([(max(1, shape[0] // 16), *shape[1:]) for shape in shapes], mesh)
+        optimizer = MoFO(params, lr=1e-5, state=kind)
+        optimizer.step()
+        own = sum(param.to_local().numel() for param in params)
+        moments = [local(state[key]) for state in optimizer.state.values() for key in MOMENTS]
+        held_by[kind] = round(sum(map(held, moments)) / own, 4)
+    return held_by
+
+
 def run(rank, ranks, shapes, repeats, queue):
     """What one process does."""
     torch.set_num_threads(1)
@@ -133,9 +149,10 @@ def run(rank, ranks, shapes, repeats, queue):
         "gloo", store=dist.FileStore(os.environ["MOFO_BENCH_STORE"], ranks), rank=rank, world_size=ranks
     )
     mesh = init_device_mesh("cpu", (ranks,))
-    messages, seconds = measure_messages(shapes, mesh), measure_times(shapes, mesh, repeats)
+    messages, state = measure_messages(shapes, mesh), measure_state(shapes, mesh)
+    seconds = measure_times(shapes, mesh, repeats)
     if rank == 0:
-        queue.put((messages, seconds))
+        queue.put((messages, state, seconds))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -184,10 +201,11 @@ def main():
             mp.spawn(run, (ranks, shapes, arguments.repeats, queue), nprocs=ranks)
         finally:
             store.unlink(missing_ok=True)
-        messages, seconds = queue.get()
+        messages, state, seconds = queue.get()
         rows = summary(seconds)
         print_tables(ranks, rows, messages)
-        runs.append({"ranks": ranks, "rows": rows, "messages": messages})
+        print(f"moments, bytes a parameter of a process: {state}")
+        runs.append({"ranks": ranks, "rows": rows, "messages": messages, "moment_bytes_per_parameter": state})
     write(
         {**about_this_run(), "shapes": arguments.shapes, "repeats": arguments.repeats, "runs": runs}, arguments.output
     )

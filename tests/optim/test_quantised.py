@@ -29,6 +29,7 @@ METHOD = {
     "score": "momentum",
     "decay": "selected",
     "maximize": False,
+    "rounding": "nearest",
 }
 
 

@@ -18,7 +18,7 @@ from mofo import MoFO
 from mofo.optim import layout, sharded
 from mofo.optim.quantised import dequantise
 from mofo.optim.selection import SCORES
-from reference.back_ends import BACK_ENDS
+from reference.back_ends import BACK_ENDS, needs_native
 from reference.processes import Processes
 
 SHAPES = [(7, 5), (8, 6), (12, 3, 4), (1, 5), (5,), (4,), (64, 33), (4, 1), (0, 3), (132, 70)]
@@ -124,10 +124,14 @@ def compare_many(mesh_shape, placements, back_end, seed, number):
             "decay": rng.choice(["selected", "all"]),
             "weight_decay": rng.choice([0.0, 0.1]),
             "maximize": rng.random() < 0.5,
+            "rounding": rng.choice(["nearest", "stochastic"]),
             **back_end,
         }
         dtype = rng.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64])
-        if back_end.get("fused") and (dtype is torch.float64 or options["score"] == "random"):
+        if dtype is torch.float16:
+            options["rounding"] = "nearest"
+        rounds_at_random = options["rounding"] == "stochastic" and dtype is torch.bfloat16
+        if back_end.get("fused") and (dtype is torch.float64 or options["score"] == "random" or rounds_at_random):
             continue
         kinds = rng.sample(["dense", "ties", "sparse", "one huge", "not finite"], 3)
         compare(mesh_shape, placements, options, kinds, dtype)
@@ -143,6 +147,34 @@ def test_spread_tensors_have_the_results_of_whole_ones(processes, name, back_end
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_spread_tensors_have_the_results_of_whole_ones_with_many_options(processes, name):
     processes.run(compare_many, *LAYOUTS[name], {}, f"many {name}", 15)
+
+
+def rounded_at_random(name):
+    for fraction in (0.1, 1.0):
+        options = {"fraction": fraction, "rounding": "stochastic", "blocks": 4}
+        compare(*LAYOUTS[name], options, ["dense"], torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["FSDP, 3", "FSDP x TP by rows", "HSDP"])
+def test_stochastic_rounding_is_that_of_the_whole_tensor(processes, name):
+    processes.run(rounded_at_random, name)
+
+
+def refused():
+    mesh = make_mesh((2,))
+    if mesh.get_coordinate() is None:
+        return
+    param = nn.Parameter(spread(torch.zeros(8, 3), mesh, [Shard(0)]))
+    param.grad = spread(torch.ones(8, 3), mesh, [Shard(0)])
+    optimizer = MoFO([param], fraction=0.25, score="random", fused=True)
+    with pytest.raises(RuntimeError, match="fused=True updates sharded parameters"):
+        optimizer.step()
+    assert (param.full_tensor() == 0).all()
+
+
+@needs_native
+def test_fused_refuses_what_it_cannot_do_with_shards(processes):
+    processes.run(refused)
 
 
 @pytest.mark.parametrize("score", SCORES)
