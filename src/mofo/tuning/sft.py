@@ -144,6 +144,7 @@ def train(argv: list[str]) -> None:
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
             f"decay {group['decay']}, state {group['state']}."
         )
+    trainer.accelerator.end_training()  # without it gloo's threads may abort a process that ends
 
 
 @contextmanager
