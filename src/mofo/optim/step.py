@@ -44,8 +44,7 @@ def make_step(work: Work, scale: GradScale, workspaces: dict[Any, Any]) -> None:
         if scale.overflowed:  # to quantise again what was not changed might change it
             return
         with contextlib.ExitStack() as stack:
-            values = [(group, [stack.enter_context(float32_moments(operands))]) for group, operands in part]
-            _update(values, scale, workspaces)
+            _update([(group, [stack.enter_context(float32_moments(own))]) for group, own in part], scale, workspaces)
 
 
 def _parts_of_quantised(work: Work) -> Iterator[list[tuple[Group, Operands]]]:
