@@ -328,12 +328,13 @@ def test_fully_shard(processes, offload, half):
 
 
 def int8(name):
-    """Moments in 8 bits: the same codes, whoever has them; two parts of tensors in float32 at a time."""
+    """Moments in 8 bits: the same codes, whoever has them; some processes have nothing of the tensor of two rows."""
     options = {"fraction": 0.1, "state": "int8"}
-    compare(*LAYOUTS[name], options, ["dense", "sparse"], torch.bfloat16, [(66, 128), (9,), (64, 256), (65, 64)])
+    shapes = [(66, 128), (9,), (2, 4096), (64, 256), (65, 64)]
+    compare(*LAYOUTS[name], options, ["dense", "sparse"], torch.bfloat16, shapes)
 
 
-@pytest.mark.parametrize("name", ["FSDP, 3", "HSDP", "FSDP x TP by rows"])
+@pytest.mark.parametrize("name", ["FSDP, 3", "FSDP, 4", "HSDP", "FSDP x TP by rows"])
 def test_moments_in_8_bits(processes, name):
     pytest.importorskip("torchao")
     processes.run(int8, name)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mofo.optim.dispatch import check_fused, uses_native, uses_triton
 from mofo.optim.kernels.native import NativeStep
-from mofo.optim.layout import is_dtensor
+from mofo.optim.layout import is_dtensor, local
 from mofo.optim.multi_tensor import multi_tensor_update
-from mofo.optim.quantised import float32_moments, is_quantised
+from mofo.optim.quantised import float32_moments, is_quantised, quantisation_block
 from mofo.optim.sharded import ShardedStep
 from mofo.optim.update import update
 from mofo.optim.whole import is_whole, update_whole
@@ -38,7 +38,7 @@ def make_step(work: Work, scale: GradScale, workspaces: dict[Any, Any]) -> None:
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    at_once = [(group, [operands for operands in batch if not is_quantised(operands[2])]) for group, batch in work]
+    at_once = [(group, [operands for operands in batch if not _is_quantised(group, operands)]) for group, batch in work]
     _update(at_once, scale, workspaces)
     for part in _parts_of_quantised(work):
         if scale.overflowed:  # to quantise again what was not changed might change it
@@ -52,7 +52,7 @@ def _parts_of_quantised(work: Work) -> Iterator[list[tuple[Group, Operands]]]:
 
     Entries are counted in all processes, so that these have the same parts.
     """
-    quantised = [(group, operands) for group, batch in work for operands in batch if is_quantised(operands[2])]
+    quantised = [(group, operands) for group, batch in work for operands in batch if _is_quantised(group, operands)]
     largest = max((operands[0].numel() for _, operands in quantised), default=0)
     part: list[tuple[Group, Operands]] = []
     size = 0
@@ -65,6 +65,14 @@ def _parts_of_quantised(work: Work) -> Iterator[list[tuple[Group, Operands]]]:
         size += entries
     if part:
         yield part
+
+
+def _is_quantised(group: Group, operands: Operands) -> bool:
+    """Whether its moments are, the same in all processes: one that has nothing of a shard tells by its shape."""
+    param, _, exp_avg, *_ = operands
+    if is_dtensor(param) and local(param).numel() == 0:
+        return group["state"] == "int8" and quantisation_block(param) is not None
+    return is_quantised(exp_avg)
 
 
 def _update(work: Work, scale: GradScale, workspaces: dict[Any, Any]) -> None:
