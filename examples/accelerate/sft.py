@@ -36,4 +36,5 @@ trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
 if trainer.is_fsdp_enabled:  # with SHARDED_STATE_DICT transformers would save no model here
     trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
 trainer.save_model()
+trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()

@@ -39,6 +39,7 @@ trainer = Trainer(
     optimizer_cls_and_kwargs=(MoFO, {"lr": 0.01, "fraction": 0.1}),
 )
 trainer.train(resume_from_checkpoint=resume or None)
+trainer.accelerator.wait_for_everyone()
 trainer.accelerator.end_training()
 """
 

@@ -53,13 +53,10 @@ class Shard:
             operand.contiguous().view(run.blocks, -1) for operand in operands
         )
 
-    def update_moments(self) -> None:
-        """Update the moments of all entries."""
-        betas, maximize = self._method["betas"], self._method["maximize"]
-        update_moments(self._grad, self._exp_avg, self._exp_avg_sq, betas=betas, maximize=maximize)
-
     def count_sample(self, shift: int, counts: Tensor) -> None:
         """Add to ``counts`` (all blocks, bins) a sample of the keys, of small blocks all of them, by their top bits.
+
+        They are those that the entries will have once the moments are updated, but for their last bits.
 
         Args:
             shift: the bin of a key is ``key >> shift``.
@@ -70,14 +67,20 @@ class Shard:
         while stride > 1 and math.gcd(stride, self._param.shape[1]) > 1:  # or it could see few of the columns
             stride += 1
         for blocks, entries in self._tiles():
-            found = self._keys(blocks, slice(entries.start, entries.stop, stride)) >> shift
+            found = self._keys(blocks, slice(entries.start, entries.stop, stride), ahead=True) >> shift
             found += torch.arange(len(found), device=found.device, dtype=found.dtype)[:, None] * bins
             counts[blocks] += torch.bincount(found.view(-1), minlength=len(found) * bins).view(-1, bins)
 
-    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
+    def update_moments(self, low: Tensor, high: Tensor) -> None:
+        """Update the moments of all entries. The keys from low to high (all blocks,) will be asked for."""
+        betas, maximize = self._method["betas"], self._method["maximize"]
+        update_moments(self._grad, self._exp_avg, self._exp_avg_sq, betas=betas, maximize=maximize)
+
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
         """Add to ``counts`` (all blocks, bins + 1) how many keys are in each bin, as :func:`count_bins` does.
 
-        All arguments are int64 and have a row for each block of the step.
+        The tensors are int64 and have a row for each block of the step. ``guessed``: all keys from low to high are
+        among those that :meth:`update_moments` was told of.
         """
         low, high, shift, counts = (x[self.blocks] for x in (low, high, shift, counts))
         for blocks, entries in self._tiles():
@@ -126,17 +129,22 @@ class Shard:
             for start in range(0, n, size):
                 yield slice(first, min(first + together, blocks)), slice(start, min(start + size, n))
 
-    def _keys(self, blocks: slice, entries: slice) -> Tensor:
-        """What ranks the entries of a tile, as integers of the same order."""
-        score, exp_avg = self._method["score"], self._exp_avg[blocks, entries]
+    def _keys(self, blocks: slice, entries: slice, *, ahead: bool = False) -> Tensor:
+        """What ranks the entries of a tile, as integers of the same order; ``ahead``: after the coming update."""
+        grad, exp_avg, exp_avg_sq = (x[blocks, entries] for x in (self._grad, self._exp_avg, self._exp_avg_sq))
+        score, (beta1, beta2) = self._method["score"], self._method["betas"]
+        if ahead:
+            grad = (-grad if self._method["maximize"] else grad).to(exp_avg.dtype)
+            exp_avg = torch.lerp(exp_avg, grad, 1 - beta1)
+            if score == "momentum_over_rms":
+                exp_avg_sq = (exp_avg_sq * beta2).addcmul_(grad, grad, value=1 - beta2)
         integer = INTEGER[exp_avg.itemsize]
         if score == "momentum":  # the sign cleared; in a quarter of the time
             return (exp_avg.view(integer) & torch.iinfo(integer).max).clamp_(max=INFINITY[integer])
         noises = None
         if score == "random":
             noises = noise(self._index(blocks, entries), self._noise_key, exp_avg.dtype)
-        grad = self._grad[blocks, entries].to(exp_avg.dtype)
-        return scores(score, grad, exp_avg, self._exp_avg_sq[blocks, entries], noises).view(integer)
+        return scores(score, grad.to(exp_avg.dtype), exp_avg, exp_avg_sq, noises).view(integer)
 
     def _index(self, blocks: slice, entries: slice) -> Tensor:
         """Row-major index in the whole tensor of the entries of a tile."""

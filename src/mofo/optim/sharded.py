@@ -148,15 +148,18 @@ class Team:
         if not self._k:
             return  # each process has its blocks whole
 
+        # Between which two keys the k-th highest of each block probably lies
+        n, k = (torch.tensor(numbers, device=self._device) for numbers in (self._n, self._k))
+        low, high = self._guess_brackets(n, k)
+
         # Local: the moments of every entry
         for shard in self.shards:
-            shard.update_moments()
+            shard.update_moments(low, high)
 
-        # Filter: the k-th highest key of each block, and how many of the entries that have it are selected
-        n, k = (torch.tensor(numbers, device=self._device) for numbers in (self._n, self._k))
+        # Filter: the k-th highest key, and how many of the entries that have it are selected
         highest = torch.full_like(k, self._infinity)
-        brackets = self._guess_brackets(n, k)
-        keys, selected, equal = self._search(brackets, k, highest, self._count_keys)
+        count = functools.partial(self._count_keys, (low, high))
+        keys, selected, equal = self._search((low, high), k, highest, count)
 
         # Of equal ones the first: the highest of their places, which are counted from the end
         ties = n.clone()  # how many of those with the k-th highest key this process selects
@@ -195,10 +198,11 @@ class Team:
         )
         return low << shift, ((high + 1 << shift) - 1).clamp_(max=self._infinity)
 
-    def _count_keys(self, low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+    def _count_keys(self, guess: tuple[Tensor, Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
         counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        guessed = bool(((low >= guess[0]) & (high <= guess[1])).all())
         for shard in self.shards:
-            shard.count_keys(low, high, shift, counts)
+            shard.count_keys(low, high, shift, counts, guessed=guessed)
         return counts
 
     def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:

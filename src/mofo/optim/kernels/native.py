@@ -98,9 +98,21 @@ class Library:
         if error:
             raise MemoryError("no scratch memory for the step; nothing was changed")
 
-    def update_moments(self, tensor: bytes, settings: Settings) -> None:
-        """The first phase of a step for a tensor that is sharded: the moments of all entries."""
-        self._library.mofo_cpu_moments(tensor, self._pack(settings))
+    def update_moments(
+        self, tensor: bytes, settings: Settings, low: Tensor, high: Tensor, counts: Tensor, band: Tensor
+    ) -> None:
+        """The first phase of a step for a tensor that is sharded: the moments of all entries.
+
+        Args:
+            tensor: of :func:`pack`.
+            settings: how it is computed.
+            low: (blocks,), int64, as high: from which key to which the keys of a block are collected.
+            high: (blocks,).
+            counts: (blocks, 2), int64, set to the number of keys above, and of those from low to high.
+            band: (blocks, capacity), int32, set to the latter as far as they fit.
+        """
+        arrays = map(_address, (low, high, counts, band))
+        self._library.mofo_cpu_moments(tensor, self._pack(settings), *arrays, ctypes.c_int64(band.shape[1]))
 
     def count_keys(
         self, tensor: bytes, settings: Settings, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
@@ -114,6 +126,14 @@ class Library:
         arrays = map(_address, (low, high, shift, counts))
         if self._library.mofo_cpu_count(tensor, self._pack(settings), *arrays, bins):
             raise MemoryError("no scratch memory for the step")
+
+    def count_collected(
+        self, collected: Tensor, band: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
+    ) -> None:
+        """The same of the keys that :meth:`update_moments` has collected, all of which must fit into the band."""
+        blocks, capacity, bins = (ctypes.c_int64(x) for x in (*band.shape, counts.shape[1] - 1))
+        limits = map(_address, (low, high, shift, counts))
+        self._library.mofo_cpu_count_collected(blocks, _address(collected), _address(band), capacity, *limits, bins)
 
     def move(self, tensor: bytes, settings: Settings, keys: Tensor, ties: Tensor) -> None:
         """The last: update the entries with a higher key than ``keys`` (blocks,), and the first ``ties`` equal ones.

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mofo.optim.kernels.native import Library, Settings, load, pack
 from mofo.optim.shard import Shard
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+BAND_SHARE = 16  # of a large block, one key in so many fits into the memory for those inside the bracket;
+SMALL = 1 << 12  # all of a block of so many entries
 
 
 class NativeShard(Shard):
@@ -24,14 +29,23 @@ class NativeShard(Shard):
         self._library = library
         self._settings = Settings()
 
-    def update_moments(self) -> None:
-        """Update the moments of all entries."""
-        self._library.update_moments(self._packed, self._settings)
+    def update_moments(self, low: Tensor, high: Tensor) -> None:
+        """Update the moments of all entries, and collect the keys from low to high (all blocks,)."""
+        blocks, n = self._param.shape
+        low, high = low[self.blocks], high[self.blocks]
+        self._collected = low.new_empty(blocks, 2)  # how many keys there are above, and from low to high
+        self._band = torch.empty((blocks, max(n // BAND_SHARE, min(n, SMALL))), dtype=torch.int32)
+        self._library.update_moments(self._packed, self._settings, low, high, self._collected, self._band)
+        # equal keys are only counted
+        self._is_whole = bool(((self._collected[:, 1] <= self._band.shape[1]) & (low < high)).all())
 
-    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
         """Add to ``counts`` (all blocks, bins + 1) how many keys are in each bin."""
         own = (x[self.blocks] for x in (low, high, shift, counts))
-        self._library.count_keys(self._packed, self._settings, *own)
+        if guessed and self._is_whole:
+            self._library.count_collected(self._collected, self._band, *own)
+        else:
+            self._library.count_keys(self._packed, self._settings, *own)
 
     def move(self, keys: Tensor, ties: Tensor) -> None:
         """Update the entries with a higher key than their block's (blocks,), and the first ``ties`` equal ones."""

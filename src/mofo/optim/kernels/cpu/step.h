@@ -41,13 +41,20 @@ EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo:
 // The phases of a step for a tensor of whose blocks other processes have a part (sharded.py): n is what is here of each
 // block, and k does not count. All return 0; or, with nothing written, 2 for want of memory.
 
-// Update the moments of all entries.
-EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* settings);
+// Update the moments of all entries. Of each block count the keys above high[block] and those from low[block] on,
+// counts[block][2], and put the latter into band[block][capacity] as far as they fit, in any order.
+EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* low,
+                            const int64_t* high, int64_t* counts, int32_t* band, int64_t capacity);
 
 // Add to counts[block][i], i < bins, the number of keys from low[block] to high[block] with (key - low) >> shift == i,
 // and to counts[block][bins] the number of those above.
 EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* low,
                           const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins);
+
+// The same of keys that mofo_cpu_moments has collected, and all counted there as above.
+EXPORT int mofo_cpu_count_collected(int64_t blocks, const int64_t* collected, const int32_t* band, int64_t capacity,
+                                    const int64_t* low, const int64_t* high, const int64_t* shift, int64_t* counts,
+                                    int64_t bins);
 
 // Update the parameters with a key > keys[block], and the first ties[block] of those with key == keys[block].
 EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* keys,
