@@ -144,9 +144,6 @@ def train(argv: list[str]) -> None:
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
             f"decay {group['decay']}, state {group['state']}."
         )
-    # A process that ends while gloo has a connection may be aborted.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
 
 
 @contextmanager
