@@ -35,18 +35,18 @@ const Shape SHAPES[] = {
 // Settings with which the sample is taken of small blocks too, and misses, and with which memory is too small.
 struct Variant {
   const char* name;
-  int64_t small, sample_rate, band_share, list_share;
+  int64_t small, sample_rate, band_share, journal_share;
   double spread;
 };
 const Variant VARIANTS[] = {
-    {"default", 1 << 14, 32, 16, 64, 2.0},
-    {"sampled", 64, 4, 16, 64, 2.0},
-    {"unsampled", int64_t(1) << 40, 32, 16, 64, 2.0},
-    {"bracket of one key", 64, 4, 16, 64, 0.0},
-    {"bracket of everything", 64, 4, 16, 64, 1e9},
-    {"no memory for the band", 64, 4, int64_t(1) << 40, 64, 2.0},
-    {"no memory for candidates", 64, 4, 16, int64_t(1) << 40, 2.0},
-    {"memory for all candidates", 64, 4, 16, 1, 2.0},
+    {"default", 1 << 14, 32, 16, 12, 2.0},
+    {"sampled", 64, 4, 16, 12, 2.0},
+    {"unsampled", int64_t(1) << 40, 32, 16, 12, 2.0},
+    {"bracket of one key", 64, 4, 16, 12, 0.0},
+    {"bracket of everything", 64, 4, 16, 12, 1e9},
+    {"no memory for the band", 64, 4, int64_t(1) << 40, 12, 2.0},
+    {"no memory for journals", 64, 4, 16, int64_t(1) << 40, 2.0},
+    {"memory for all journals", 64, 4, 16, 1, 2.0},
 };
 
 using Memory = std::vector<unsigned char>;
@@ -124,7 +124,7 @@ std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& vari
   settings.sample_rate = variant.sample_rate;
   settings.max_lines = 1 << 13;
   settings.band_share = variant.band_share;
-  settings.list_share = variant.list_share;
+  settings.journal_share = variant.journal_share;
   settings.spread = variant.spread;
   if (const int error = mofo_cpu_step(tensors.data(), int64_t(tensors.size()), &settings)) {
     std::printf("error %d\n", error);

@@ -47,9 +47,9 @@ PATHS = {
     "bracket_of_one_key": SAMPLED | {"spread": 0.0},
     "bracket_of_everything": SAMPLED | {"spread": 1e9},
     "no_memory_for_the_band": SAMPLED | {"band_share": 1 << 40},
-    "no_memory_for_candidates": SAMPLED | {"list_share": 1 << 40},
-    "memory_for_some_candidates": SAMPLED | {"list_share": 64},
-    "memory_for_all_candidates": SAMPLED | {"list_share": 1},
+    "no_memory_for_journals": SAMPLED | {"journal_share": 1 << 40},
+    "memory_for_some_journals": SAMPLED | {"journal_share": 32},
+    "memory_for_all_journals": SAMPLED | {"journal_share": 1},
     "one_line": {"small": 64, "sample_rate": 1 << 40},
 }
 

@@ -52,7 +52,7 @@ class Settings:
     sample_rate: int = 32  # one cache line in so many is sampled,
     max_lines: int = 1 << 13  # but no more than these
     band_share: int = 16  # one entry in so many fits into the memory for those inside the bracket
-    list_share: int = 64  # of the largest block, one entry in so many fits into the memory for candidates (16 bytes)
+    journal_share: int = 12  # of the bytes of the largest block, one in so many is memory for journals
     spread: float = 2.0  # half-width of the bracket around the sampled threshold, in standard deviations
 
 
@@ -155,7 +155,7 @@ class Library:
             settings.sample_rate,
             settings.max_lines,
             settings.band_share,
-            settings.list_share,
+            settings.journal_share,
             settings.spread,
         )
 

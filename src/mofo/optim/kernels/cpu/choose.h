@@ -1,52 +1,64 @@
 // Which entries of a run have keys that are high enough. Included by kernel.cpp within its namespace.
 
-// For each set of eight marks, a bit each, their positions in ascending order, and how many there are.
-struct Positions {
-  uint16_t of[256][8];
-  uint8_t count[256];
-
-  constexpr Positions() : of(), count() {
-    for (int set = 0; set < 256; ++set) {
-      for (int bit = 0; bit < 8; ++bit) {
-        if (set >> bit & 1) of[set][count[set]++] = uint16_t(bit);
-      }
-    }
-  }
-};
-constexpr Positions POSITIONS;
-
 #include "mask.h"
 
-// Appends the positions of the entries of a line, which begins at `first`, whose bit is set. Which ones are is
-// unpredictable, so there are no branches on them. Writes up to eight positions more than there are.
-inline int append_positions(uint32_t mask, int first, uint16_t* positions, int count) {
-  for (int i = 0; i < LINE; i += 8, mask >>= 8) {
-    const uint32_t set = mask & 0xFF;
-    for (int j = 0; j < 8; ++j) positions[count + j] = uint16_t(POSITIONS.of[set][j] + (first + i));
-    count += POSITIONS.count[set];
-  }
-  return count;
-}
-
-// Entries of a run that were chosen.
+// Entries of a run that were chosen: a mask for each of its lines, and which lines have any, a bit each.
 struct Chosen {
   int64_t start;
-  int length, count;
-  uint16_t positions[RUN + 8];
+  int length;
+  Mask lines = 0;
+  Mask masks[RUN / LINE];
+  static_assert(RUN / LINE == LINE, "a bit for each line");
 
-  // Those with key(i) >= low. Calls key once for each i < length.
-  template <class KeyOf>
-  void choose(KeyOf key, Key low) {
-    count = 0;
-    Key keys[LINE];
-    int line = 0;
-    for (; line + LINE <= length; line += LINE) {
-      INDEPENDENT for (int i = 0; i < LINE; ++i) keys[i] = key(line + i);
-      count = append_positions(reached(keys, low), line, positions, count);
-    }
-    for (; line < length; ++line) {
-      positions[count] = uint16_t(line);
-      count += key(line) >= low;
+  // Calls visit(line, mask) for each line that has any.
+  template <class Visit>
+  void for_lines(Visit visit) const {
+    for (uint32_t left = lines; left; left &= left - 1) {
+      const int line = lowest_bit(left);
+      visit(line, masks[line]);
     }
   }
+
+  int count() const {
+    uint64_t words[4];
+    memcpy(words, masks, sizeof(masks));
+    return bit_count(words[0]) + bit_count(words[1]) + bit_count(words[2]) + bit_count(words[3]);
+  }
+
+  // Their positions in the run, in ascending order. Returns how many there are.
+  int positions(uint16_t (&out)[RUN + LINE]) const {
+    uint16_t* end = out;
+    for_lines([&](int line, Mask mask) { end = append_positions(mask, line * LINE, end); });
+    return int(end - out);
+  }
 };
+
+// Chooses of a run of `length` entries those with key(i) >= low. With `below`, chooses there those with a lower key that
+// is at least `least`. Calls key once for each i < length.
+template <class KeyOf>
+void choose(KeyOf key, int length, Key low, Chosen& chosen, Chosen* below = nullptr, Key least = 0) {
+  uint32_t lines = 0, lines_below = 0;
+  Key keys[LINE];
+  const auto mark = [&](int line) {
+    const Mask mask = mask_of(keys, low);
+    chosen.masks[line] = mask;
+    lines |= uint32_t(mask != 0) << line;
+    if (!below) return;
+    const Mask others = mask_of(keys, least) ^ mask;
+    below->masks[line] = others;
+    lines_below |= uint32_t(others != 0) << line;
+  };
+  const int whole = length / LINE;
+  for (int line = 0; line < whole; ++line) {
+    INDEPENDENT for (int i = 0; i < LINE; ++i) keys[i] = key(line * LINE + i);
+    mark(line);
+  }
+  if (length < RUN) {
+    memset(chosen.masks + whole, 0, sizeof(Mask) * (LINE - whole));
+    for (int i = 0; i < LINE; ++i) keys[i] = whole * LINE + i < length ? key(whole * LINE + i) : NONE;
+    mark(whole);
+  }
+  chosen.length = length;
+  chosen.lines = Mask(lines);
+  if (below) below->lines = Mask(lines_below);
+}

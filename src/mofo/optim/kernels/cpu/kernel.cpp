@@ -23,11 +23,11 @@
 #define INDEPENDENT __pragma(loop(ivdep))
 #elif defined(__clang__)
 #define RESTRICT __restrict__
-#define PREFETCH(address) __builtin_prefetch(address, 1)
+#define PREFETCH(address) (__builtin_prefetch(address, 1), side_effect())
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define RESTRICT __restrict__
-#define PREFETCH(address) __builtin_prefetch(address, 1)
+#define PREFETCH(address) (__builtin_prefetch(address, 1), side_effect())
 #define INDEPENDENT _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #endif
 
@@ -35,8 +35,12 @@ namespace mofo {
 namespace MOFO_ISA {
 namespace {
 
+#if !defined(_MSC_VER) || defined(__clang__)
+// GCC holds a function that only prefetches for one without effects, and leaves out the calls of it.
+__attribute__((always_inline)) inline void side_effect() { __asm__ volatile(""); }
+#endif
+
 constexpr int RUN = 256;    // entries that are worked on together
-constexpr int AHEAD = 512;  // how many entries before their use memory is asked for them
 
 template <class To, class From>
 inline To bits(From from) {
@@ -66,6 +70,9 @@ inline Key key_of_magnitude(float x) {
   const Key key = bits<Key>(x) & 0x7FFFFFFF;
   return key < INFINITE ? key : INFINITE;
 }
+
+// The next higher one; of the highest itself, which is not any entry's.
+inline Key next_key(Key key) { return key < HIGHEST ? key + 1 : HIGHEST; }
 
 // The key of an entry by its gradient, its new moments and its flat index.
 template <Score score>
@@ -119,8 +126,8 @@ struct Decay {
 
 // ---- Parameters: p <- (1 - lr * weight_decay) * p - step_size * m / (sqrt(v) / correction + eps).
 
-void find_updates(const Tensor& t, const float* RESTRICT m, const float* RESTRICT v, int length,
-                  float* RESTRICT updates) {
+inline void find_updates(const Tensor& t, const float* RESTRICT m, const float* RESTRICT v, int length,
+                         float* RESTRICT updates) {
   const float correction = float(t.correction), eps = float(t.eps), step_size = float(-t.step_size);
   for (int i = 0; i < length; ++i) updates[i] = step_size * m[i] / (sqrtf(v[i]) / correction + eps);
 }
@@ -134,48 +141,94 @@ inline float rounded(const Tensor& t, float x, int64_t index) {
   return bits<float>((bits<uint32_t>(x) + random) & 0xFFFF0000u);
 }
 
-// Asks for the memory that move will need.
-void prefetch_chosen(const Tensor& t, const Chosen& chosen) {
-  if (t.layout) return;
-  const char* p = static_cast<const char*>(t.data[PARAM]);
-  const float* v = static_cast<const float*>(t.data[EXP_AVG_SQ]) + chosen.start;
-  const int64_t itemsize = t.dtype[PARAM] == FLOAT32 ? 4 : 2;
-  for (int i = 0; i < chosen.count; ++i) {
-    PREFETCH(v + chosen.positions[i]);
-    PREFETCH(p + (chosen.start + chosen.positions[i]) * itemsize);
-  }
-}
-
+// Moves those entries of a line whose bit is set. Gives all that the line was before.
 template <class T>
-void move_as(const Tensor& t, const Chosen& chosen, const float* updates) {
-  int64_t offsets[RUN];
-  const bool strided = t.layout;
-  if (strided) find_offsets(t, PARAM, chosen.start, chosen.length, offsets);
-  T* data = static_cast<T*>(t.data[PARAM]) + (strided ? 0 : chosen.start);
+inline void move_line(const Tensor& t, int64_t start, Mask mask, T* RESTRICT p, const float* RESTRICT m,
+                      const float* RESTRICT v, uint32_t* RESTRICT former) {
   const float shrink = shrink_of_selected(t);
-  for (int i = 0; i < chosen.count; ++i) {
-    const int at = chosen.positions[i];
-    T& p = data[strided ? offsets[at] : at];
-    p = narrow<T>(rounded(t, widen(p) * shrink + updates[i], chosen.start + at));
+  float updates[LINE];
+  uint32_t moved[LINE];
+  find_updates(t, m, v, LINE, updates);
+  for (int i = 0; i < LINE; ++i) former[i] = to_raw(p[i]);
+  for (int i = 0; i < LINE; ++i) updates[i] += widen(p[i]) * shrink;
+  for (int i = 0; t.random_rounding && i < LINE; ++i) updates[i] = rounded(t, updates[i], start + i);
+  for (int i = 0; i < LINE; ++i) moved[i] = to_raw(narrow<T>(updates[i]));
+  const uint32_t bits = mask;
+  INDEPENDENT for (int i = 0; i < LINE; ++i) {
+    const uint32_t chosen = 0u - (bits >> i & 1);
+    p[i] = from_raw<T>((moved[i] & chosen) | (former[i] & ~chosen));
   }
 }
 
-void move(const Tensor& t, const Chosen& chosen) {
-  float buffer_m[RUN], buffer_v[RUN], chosen_m[RUN], chosen_v[RUN], updates[RUN];
-  const float* m = load(t, EXP_AVG, chosen.start, chosen.length, buffer_m);
-  const float* v = load(t, EXP_AVG_SQ, chosen.start, chosen.length, buffer_v);
-  for (int i = 0; i < chosen.count; ++i) {
-    chosen_m[i] = m[chosen.positions[i]];
-    chosen_v[i] = v[chosen.positions[i]];
+// The same of a line that is cut short by the end of a run, or does not lie in one piece.
+template <class T>
+void move_scattered_line(const Tensor& t, int64_t start, int length, Mask mask, uint32_t* former) {
+  int64_t offsets[LINE];
+  T* data = static_cast<T*>(t.data[PARAM]);
+  T p[LINE] = {};
+  float buffer_m[LINE], buffer_v[LINE], m[LINE] = {}, v[LINE] = {};
+  if (t.layout) find_offsets(t, PARAM, start, length, offsets);
+  for (int i = 0; i < length; ++i) p[i] = data[t.layout ? offsets[i] : start + i];
+  memcpy(m, load(t, EXP_AVG, start, length, buffer_m), length * sizeof(float));
+  memcpy(v, load(t, EXP_AVG_SQ, start, length, buffer_v), length * sizeof(float));
+  move_line<T>(t, start, mask, p, m, v, former);
+  for (int i = 0; i < length; ++i) {
+    if (mask >> i & 1) data[t.layout ? offsets[i] : start + i] = p[i];
   }
-  // Whole vectors are faster than a remainder entry by entry; what is computed too much is not used.
-  const int whole = (chosen.count + LINE - 1) / LINE * LINE;
-  for (int i = chosen.count; i < whole; ++i) chosen_m[i] = chosen_v[i] = 0;
-  find_updates(t, chosen_m, chosen_v, whole, updates);
-  if (t.dtype[PARAM] == FLOAT32) move_as<float>(t, chosen, updates);
-  if (t.dtype[PARAM] == BFLOAT16) move_as<BFloat>(t, chosen, updates);
-  if (t.dtype[PARAM] == FLOAT16) move_as<Half>(t, chosen, updates);
 }
+
+// Moves the chosen entries. What they were is appended to `former`, if there is such memory.
+template <class T>
+void move_as(const Tensor& t, const Chosen& chosen, uint32_t* former) {
+  uint32_t before[LINE];
+  chosen.for_lines([&](int line, Mask mask) {
+    const int left = chosen.length - line * LINE;
+    const int64_t at = chosen.start + line * LINE;
+    if (t.layout || left < LINE) {
+      move_scattered_line<T>(t, at, left < LINE ? left : LINE, mask, before);
+    } else {
+      move_line(t, at, mask, static_cast<T*>(t.data[PARAM]) + at, static_cast<const float*>(t.data[EXP_AVG]) + at,
+                static_cast<const float*>(t.data[EXP_AVG_SQ]) + at, before);
+    }
+    if (former) former = append_values(mask, before, former);
+  });
+}
+
+void move(const Tensor& t, const Chosen& chosen, uint32_t* former) {
+  if (t.dtype[PARAM] == FLOAT32) move_as<float>(t, chosen, former);
+  if (t.dtype[PARAM] == BFLOAT16) move_as<BFloat>(t, chosen, former);
+  if (t.dtype[PARAM] == FLOAT16) move_as<Half>(t, chosen, former);
+}
+
+// Moves what was chosen of one run after the other, each when the next one has been looked at: meanwhile its memory
+// arrives.
+class Mover {
+ public:
+  explicit Mover(const Tensor& t) : t_(t) {}
+  ~Mover() { move_run(1 - turn_); }
+
+  Chosen& next() { return runs_[turn_]; }
+
+  // Takes on what is chosen in next(). What it was before it moves is kept in `former`, if there is such memory.
+  void take(uint32_t* former = nullptr) {
+    const Chosen& chosen = runs_[turn_];
+    chosen.for_lines([&](int line, Mask) { prefetch(t_, PARAM, chosen.start + line * LINE, 1); });
+    former_[turn_] = former;
+    turn_ = 1 - turn_;
+    move_run(turn_);
+  }
+
+ private:
+  void move_run(int turn) {
+    move(t_, runs_[turn], former_[turn]);
+    runs_[turn].lines = 0;
+  }
+
+  const Tensor& t_;
+  Chosen runs_[2];
+  uint32_t* former_[2] = {};
+  int turn_ = 0;
+};
 
 void shrink_all(const Tensor& t, int64_t start, int length) {
   if (!t.decay_all || t.shrink == 1) return;
@@ -186,54 +239,69 @@ void shrink_all(const Tensor& t, int64_t start, int length) {
   store(t, PARAM, start, length, p);
 }
 
-// ---- What the pass over the moments keeps of a run.
-
-// The keys inside the bracket, of those that reach it.
-void collect(const Key* keys, int reached, Bracket bracket, Band& band) {
-  Key inside[RUN + 1];
-  int count = 0;
-  for (int i = 0; i < reached; ++i) {
-    inside[count] = keys[i];
-    count += keys[i] <= bracket.high;
-  }
-  band.above.fetch_add(reached - count, std::memory_order_relaxed);
-  const int64_t first = band.inside.fetch_add(count, std::memory_order_relaxed);
-  if (bracket.low < bracket.high && first + count <= band.capacity) {
-    memcpy(band.keys + first, inside, count * sizeof(Key));
-  }
-}
-
-// The candidates, if there is room for them.
-void list(const Key* keys, const float* m, const float* v, const Chosen& chosen, int64_t position,
-          Candidates* candidates) {
-  if (candidates->until != position || candidates->count + chosen.count > candidates->capacity) return;
-  Candidate* next = candidates->list + candidates->count;
-  for (int i = 0; i < chosen.count; ++i) {
-    const int at = chosen.positions[i];
-    next[i] = {keys[i], m[at], v[at], uint32_t(position + at)};
-  }
-  candidates->count += chosen.count;
-  candidates->until += chosen.length;
-}
-
 // ---- The entry points: runs of at most RUN entries, one after the other.
 
 inline int run_length(int64_t done, int64_t length) { return length - done < RUN ? int(length - done) : RUN; }
 
-void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Band& band, Candidates* candidates) {
+// What a pass over the moments finds, brought to the band in larger pieces: threads may share that.
+class Found {
+ public:
+  Found(Bracket bracket, Band& band) : bracket_(bracket), band_(band) {}
+  ~Found() {
+    flush();
+    band_.above.fetch_add(above_, std::memory_order_relaxed);
+  }
+
+  // Counts what a run has above the bracket and inside it. Returns memory for the keys of the latter.
+  Key* add(int above, int inside) {
+    if (inside_ + inside > SIZE) flush();
+    above_ += above;
+    inside_ += inside;
+    return keys_ + inside_ - inside;
+  }
+
+ private:
+  static constexpr int SIZE = 2 * RUN;
+
+  void flush() {
+    const int64_t first = band_.inside.fetch_add(inside_, std::memory_order_relaxed);
+    if (bracket_.low < bracket_.high && first + inside_ <= band_.capacity) {
+      memcpy(band_.keys + first, keys_, inside_ * sizeof(Key));
+    }
+    inside_ = 0;
+  }
+
+  const Bracket bracket_;
+  Band& band_;
+  Key keys_[SIZE];
+  int inside_ = 0;
+  int64_t above_ = 0;
+};
+
+// Room in the journal for what a run has above the bracket and inside it. Returns where parameters are kept, or null if
+// there is none.
+uint32_t* enter(Journal& journal, int above, int inside, int length) {
+  uint32_t* former = journal.former + journal.moved;
+  const Candidate* last = journal.end - journal.candidates - inside;
+  const int64_t room = reinterpret_cast<const char*>(last) - reinterpret_cast<const char*>(former);
+  if (room < int64_t((above + LINE) * sizeof(uint32_t))) return nullptr;  // append_values writes whole lines
+  journal.moved += above;
+  journal.candidates += inside;
+  journal.until += length;
+  return former;
+}
+
+void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Band& band, Journal* journal) {
   float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN];
-  Key keys[RUN];
-  Chosen chosen;
+  uint16_t positions[RUN + LINE];
+  Found found(bracket, band);
+  Mover mover(t);
+  Chosen inside;
   const Decay decay(t);
   with_ranking(t, [&](auto rank) {
     for (int64_t done = 0; done < length; done += RUN) {
       const int64_t at = start + done;
       const int size = run_length(done, length);
-      if (done + AHEAD + RUN <= length) {
-        prefetch(t, GRAD, at + AHEAD, RUN);
-        prefetch(t, EXP_AVG, at + AHEAD, RUN);
-        prefetch(t, EXP_AVG_SQ, at + AHEAD, RUN);
-      }
       const float* g = load_grad(t, at, size, buffer_g);
       float* m = load(t, EXP_AVG, at, size, buffer_m);
       float* v = load(t, EXP_AVG_SQ, at, size, buffer_v);
@@ -243,23 +311,36 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
         v[i] = new_v;
         return rank(g[i], new_m, new_v, at + i);
       };
-      if (bracket.low == 0) {  // all reach it
+      if (bracket.low == 0 && bracket.high == HIGHEST) {
+        Key* keys = found.add(0, size);
         INDEPENDENT for (int i = 0; i < size; ++i) keys[i] = update(i);
         store(t, EXP_AVG, at, size, m);
         store(t, EXP_AVG_SQ, at, size, v);
-        collect(keys, size, bracket, band);
         continue;
       }
-      chosen.length = size;
-      chosen.choose(update, bracket.low);
+      Chosen& above = mover.next();
+      choose(update, size, next_key(bracket.high), above, &inside, bracket.low);
       store(t, EXP_AVG, at, size, m);
       store(t, EXP_AVG_SQ, at, size, v);
-      for (int i = 0; i < chosen.count; ++i) {
-        const int p = chosen.positions[i];
+      const int count_above = above.count(), count = inside.positions(positions);
+      Key* keys = found.add(count_above, count);
+      for (int i = 0; i < count; ++i) {
+        const int p = positions[i];
         keys[i] = rank(g[p], m[p], v[p], at + p);
       }
-      collect(keys, chosen.count, bracket, band);
-      if (candidates) list(keys, m, v, chosen, done, candidates);
+      if (journal && journal->until == done) {
+        above.start = at;
+        Candidate* next = journal->end - journal->candidates;
+        if (uint32_t* former = enter(*journal, count_above, count, size)) {
+          for (int i = 0; i < count; ++i) {
+            const int p = positions[i];
+            *--next = {keys[i], m[p], v[p], uint32_t(done + p)};
+          }
+          mover.take(former);
+        } else {
+          above.lines = 0;
+        }
+      }
     }
   });
 }
@@ -316,71 +397,82 @@ int64_t count_equal(const Tensor& t, int64_t start, int64_t length, Key wanted) 
 void histogram(const Tensor& t, int64_t start, int64_t length, Bracket bracket, int shift, int64_t above,
                int64_t* bins) {
   Chosen chosen;
+  uint16_t positions[RUN + LINE];
   for_runs(t, start, length, [&](auto key, int64_t, int size) {
-    chosen.length = size;
-    chosen.choose(key, bracket.low);
-    for (int i = 0; i < chosen.count; ++i) {
-      const Key found = key(chosen.positions[i]);
+    choose(key, size, bracket.low, chosen);
+    const int count = chosen.positions(positions);
+    for (int i = 0; i < count; ++i) {
+      const Key found = key(positions[i]);
       ++bins[found > bracket.high ? above : (found - bracket.low) >> shift];
     }
   });
 }
 
 void apply(const Tensor& t, int64_t start, int64_t length, Key above, int64_t ties) {
-  // Memory for one run arrives while the next one is looked at.
-  Chosen runs[2];
-  runs[0].count = runs[1].count = 0;
-  int turn = 0;
+  Mover mover(t);
   for_runs(t, start, length, [&](auto key, int64_t at, int size) {
     shrink_all(t, at, size);
-    Chosen& chosen = runs[turn];
-    chosen.start = at;
-    chosen.length = size;
-    chosen.choose(key, ties > 0 ? above : above + 1);
+    Chosen& chosen = mover.next();
+    choose(key, size, ties > 0 ? above : above + 1, chosen);
     if (ties > 0) {
-      int kept = 0;
-      for (int i = 0; i < chosen.count; ++i) {
-        const int position = chosen.positions[i];
-        chosen.positions[kept] = uint16_t(position);
-        kept += key(position) > above || ties-- > 0;
-      }
-      chosen.count = kept;
+      chosen.for_lines([&](int line, Mask mask) {
+        for (int i = 0; i < LINE; ++i) {
+          if (mask >> i & 1 && key(line * LINE + i) == above && ties-- <= 0) chosen.masks[line] ^= Mask(1 << i);
+        }
+      });
     }
-    prefetch_chosen(t, chosen);
-    turn = 1 - turn;
-    if (runs[turn].count) move(t, runs[turn]);
+    chosen.start = at;
+    mover.take();
   });
-  turn = 1 - turn;
-  if (runs[turn].count) move(t, runs[turn]);
 }
 
 template <class T>
-int64_t apply_listed_as(const Tensor& t, int64_t start, const Candidates& candidates, Key above, int64_t ties) {
+int64_t apply_listed_as(const Tensor& t, int64_t start, const Journal& journal, Key above, int64_t ties) {
   T* data = static_cast<T*>(t.data[PARAM]) + start;
   const float shrink = shrink_of_selected(t);
-  for (int64_t first = 0; first < candidates.count; first += RUN) {
-    const Candidate* list = candidates.list + first;
-    const int count = run_length(first, candidates.count), next = run_length(first + count, candidates.count);
-    for (int i = 0; i < next; ++i) PREFETCH(data + list[RUN + i].position);  // for the next turn
+  for (int64_t first = 0; first < journal.candidates; first += RUN) {
+    const Candidate* list = journal.end - 1 - first;  // they follow each other downwards
+    const int count = run_length(first, journal.candidates), next = run_length(first + count, journal.candidates);
+    for (int i = 0; i < next; ++i) PREFETCH(data + list[-RUN - i].position);  // for the next turn
     float m[RUN], v[RUN], updates[RUN];
     for (int i = 0; i < count; ++i) {
-      m[i] = list[i].exp_avg;
-      v[i] = list[i].exp_avg_sq;
+      m[i] = list[-i].exp_avg;
+      v[i] = list[-i].exp_avg_sq;
     }
     find_updates(t, m, v, count, updates);
     for (int i = 0; i < count; ++i) {
-      if (list[i].key < above || (list[i].key == above && ties-- <= 0)) continue;
-      T& p = data[list[i].position];
-      p = narrow<T>(rounded(t, widen(p) * shrink + updates[i], start + list[i].position));
+      const Key key = list[-i].key;
+      if (key < above || (key == above && ties-- <= 0)) continue;
+      T& p = data[list[-i].position];
+      p = narrow<T>(rounded(t, widen(p) * shrink + updates[i], start + list[-i].position));
     }
   }
   return ties > 0 ? ties : 0;
 }
 
-int64_t apply_listed(const Tensor& t, int64_t start, const Candidates& candidates, Key above, int64_t ties) {
-  if (t.dtype[PARAM] == BFLOAT16) return apply_listed_as<BFloat>(t, start, candidates, above, ties);
-  if (t.dtype[PARAM] == FLOAT16) return apply_listed_as<Half>(t, start, candidates, above, ties);
-  return apply_listed_as<float>(t, start, candidates, above, ties);
+int64_t apply_listed(const Tensor& t, int64_t start, const Journal& journal, Key above, int64_t ties) {
+  if (t.dtype[PARAM] == BFLOAT16) return apply_listed_as<BFloat>(t, start, journal, above, ties);
+  if (t.dtype[PARAM] == FLOAT16) return apply_listed_as<Half>(t, start, journal, above, ties);
+  return apply_listed_as<float>(t, start, journal, above, ties);
+}
+
+template <class T>
+void undo_as(const Tensor& t, int64_t start, const Journal& journal, Key high) {
+  T* data = static_cast<T*>(t.data[PARAM]);
+  const uint32_t* former = journal.former;
+  Chosen chosen;
+  uint16_t positions[RUN + LINE];
+  for_runs(t, start, journal.until, [&](auto key, int64_t at, int size) {
+    choose(key, size, next_key(high), chosen);
+    const int count = chosen.positions(positions);
+    for (int i = 0; i < count; ++i) data[at + positions[i]] = from_raw<T>(*former++);
+  });
+}
+
+void undo(const Tensor& t, int64_t start, const Journal& journal, Key high) {
+  if (t.dtype[PARAM] == FLOAT32) undo_as<float>(t, start, journal, high);
+  if (t.dtype[PARAM] == BFLOAT16) undo_as<BFloat>(t, start, journal, high);
+  if (t.dtype[PARAM] == FLOAT16) undo_as<Half>(t, start, journal, high);
 }
 
 void everything(const Tensor& t, int64_t start, int64_t length) {
@@ -411,7 +503,7 @@ void everything(const Tensor& t, int64_t start, int64_t length) {
 
 }  // namespace
 
-extern const Kernel kernel = {moments, peek, count_equal, histogram, apply, apply_listed, everything};
+extern const Kernel kernel = {moments, peek, count_equal, histogram, apply, apply_listed, undo, everything};
 
 }  // namespace MOFO_ISA
 }  // namespace mofo

@@ -11,7 +11,8 @@ namespace mofo {
 // Scores are compared as the integers that have their bits: of non-negative floats these have the same order.
 using Key = int32_t;
 constexpr Key INFINITE = 0x7F800000;  // of an infinite score; NaN is given the same
-constexpr Key HIGHEST = std::numeric_limits<Key>::max();
+constexpr Key HIGHEST = std::numeric_limits<Key>::max();  // higher than any
+constexpr Key NONE = -1;  // lower than any
 
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
@@ -52,26 +53,29 @@ struct Band {
   std::atomic<int64_t> inside{0};
 };
 
-// An entry that reaches the bracket, with what it needs to be moved: so that the moments need not be read again.
+// An entry inside the bracket, with what it needs to be moved: so that the moments need not be read again.
 struct Candidate {
   Key key;
   float exp_avg, exp_avg_sq;
-  uint32_t position;  // from the start of the block
+  uint32_t position;  // from the start of the range
 };
 
-// The candidates among the entries of a block before `until`, in their order; the whole block if there is memory
-// enough.
-struct Candidates {
-  Candidate* list;
-  int64_t capacity;
-  int64_t count = 0;
+// What has become of the entries of a range before `until`, which is as far as memory went: those above the bracket were
+// moved at once, and what they were before is kept in case the bracket was too low; those inside it are candidates.
+// Former parameters fill the memory from the front, candidates from the end.
+struct Journal {
+  uint32_t* former;
+  Candidate* end;
+  int64_t moved = 0;
+  int64_t candidates = 0;
   int64_t until = 0;
 };
 
 // The loops of one instruction set, over the entries [start, start + length) of a tensor in row-major order.
 struct Kernel {
-  // Update both moments, count the keys above and inside the bracket, collect those inside, and list the candidates.
-  void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Candidates*);
+  // Update both moments, count the keys above and inside the bracket, and collect those inside. With a journal, move the
+  // entries above, as far as its memory goes.
+  void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Journal*);
   // The keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
   void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
   // How many keys equal `key`.
@@ -80,8 +84,10 @@ struct Kernel {
   void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t above, int64_t* bins);
   // Update the parameters with a key > above, and the first `ties` of those with key == above.
   void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties);
-  // The same for the candidates of the block that starts there. Returns how many of the ties are left.
-  int64_t (*apply_listed)(const Tensor&, int64_t start, const Candidates&, Key above, int64_t ties);
+  // The same for the candidates of the range that starts there. Returns how many of the ties are left.
+  int64_t (*apply_listed)(const Tensor&, int64_t start, const Journal&, Key above, int64_t ties);
+  // Take back what was moved in the range that starts there, all keys above `high`.
+  void (*undo)(const Tensor&, int64_t start, const Journal&, Key high);
   // Update moments and parameters of all entries.
   void (*everything)(const Tensor&, int64_t start, int64_t length);
 };

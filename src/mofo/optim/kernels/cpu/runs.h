@@ -49,6 +49,20 @@ inline Half narrow<Half>(float x) {
   return {uint16_t(sign | half)};
 }
 
+// The bits themselves, of a NaN too.
+inline uint32_t to_raw(float x) { return bits<uint32_t>(x); }
+inline uint32_t to_raw(BFloat x) { return x.bits; }
+inline uint32_t to_raw(Half x) { return x.bits; }
+
+template <class T>
+inline T from_raw(uint32_t raw) {
+  return {uint16_t(raw)};
+}
+template <>
+inline float from_raw<float>(uint32_t raw) {
+  return bits<float>(raw);
+}
+
 // ---- Reading and writing runs.
 
 // Where the entries of a run lie, in entries from the start of an operand of any strides.

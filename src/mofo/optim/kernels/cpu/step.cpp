@@ -40,11 +40,14 @@ constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a bloc
 
 // ---- One block.
 
-// Scratch memory of a thread, or of the team while it shares a block.
+// Scratch memory of a team: of one thread, or of all while they share a block.
 struct Scratch {
-  Key* keys;
-  int64_t* bins;
-  Candidates candidates;
+  Key* keys;            // for the sample, then for the band
+  int64_t* numbers;     // bins for each thread, or a number for each range
+  Journal* journals;    // one for each range,
+  Candidate* memory;    // their memory, an equal part for each thread,
+  int64_t capacity;     // which is so large,
+  Journal* unused;      // and what is left of it
 };
 
 int64_t lines_sampled(const Settings& s, int64_t n) {
@@ -64,11 +67,11 @@ int64_t keys_needed(const Settings& s, const Tensor& t) {
 
 int64_t ranges(int64_t n) { return (n + RANGE - 1) / RANGE; }
 
-// Calls visit(start, length, range) for every range of the block.
+// Calls visit(start, length, range, worker) for every range of the block.
 template <class Visit>
 void for_ranges(const Team& team, const Tensor& t, int64_t block, const Visit& visit) {
-  team.run(ranges(t.n), [&](int64_t i, int64_t) {
-    visit(block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), i);
+  team.run(ranges(t.n), [&](int64_t i, int64_t worker) {
+    visit(block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), i, worker);
   });
 }
 
@@ -126,52 +129,63 @@ Threshold find_threshold(const Settings& s, const Team& team, const Tensor& t, i
   return select_key(band.keys, inside, t.k - above);
 }
 
-// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above. There is
-// memory for a number for each range.
+// Updates the moments of a block, and with a journal for each range the parameters above the bracket.
+void update_moments(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, Band& band,
+                    const Scratch& scratch, bool at_once) {
+  for (int64_t worker = 0; worker < team.threads() && at_once; ++worker) {
+    Candidate* memory = scratch.memory + worker * scratch.capacity;
+    scratch.unused[worker] = {reinterpret_cast<uint32_t*>(memory), memory + scratch.capacity};
+  }
+  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t worker) {
+    if (!at_once) return s.kernel->moments(t, start, length, bracket, band, nullptr);
+    Journal& unused = scratch.unused[worker];
+    Journal& journal = scratch.journals[range] = unused;
+    s.kernel->moments(t, start, length, bracket, band, &journal);
+    unused = {journal.former + journal.moved, journal.end - journal.candidates};
+  });
+}
+
+// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; where there are
+// journals, those that have not been updated. There is memory for a number for each range.
 void apply(const Settings& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
-           int64_t* before) {
+           int64_t* before, const Journal* journals) {
   if (ties < t.n) {  // how many of those equal to it the ranges before one have
-    for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range) {
+    for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t) {
       before[range] = s.kernel->count_equal(t, start, length, above);
     });
     std::exclusive_scan(before, before + ranges(t.n), before, int64_t(0));
   }
-  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range) {
-    s.kernel->apply(t, start, length, above, ties < t.n ? std::max<int64_t>(ties - before[range], 0) : length);
+  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t) {
+    int64_t left = ties < t.n ? std::max<int64_t>(ties - before[range], 0) : length;
+    int64_t done = 0;
+    if (journals) {
+      left = s.kernel->apply_listed(t, start, journals[range], above, left);
+      done = journals[range].until;
+    }
+    if (done < length) s.kernel->apply(t, start + done, length - done, above, left);
   });
 }
 
-// A block that a thread has for itself.
-void step_alone(const Settings& s, const Tensor& t, int64_t block, Scratch scratch) {
-  const Team alone(1, nullptr);
-  const int64_t start = block * t.n;
-  if (t.k == t.n) return s.kernel->everything(t, start, t.n);
-  const Bracket bracket = sampled_bracket(s, alone, t, block, scratch.keys);
-  Band band{scratch.keys, band_capacity(s, t)};
-  Candidates candidates = scratch.candidates;
-  const bool listed = lines_sampled(s, t.n) && !t.layout && !t.decay_all && t.n <= UINT32_MAX;
-  s.kernel->moments(t, start, t.n, bracket, band, listed ? &candidates : nullptr);
-  const Threshold threshold = find_threshold(s, alone, t, block, bracket, band, scratch.bins);
-  int64_t ties = threshold.key == INFINITE ? t.n : threshold.selected;
-  if (threshold.key < bracket.low) candidates.count = candidates.until = 0;  // it was not told to keep all that move
-  ties = s.kernel->apply_listed(t, start, candidates, threshold.key, ties);
-  s.kernel->apply(t, start + candidates.until, t.n - candidates.until, threshold.key, ties);
-}
-
-// A block that all threads share.
-void step_shared(const Settings& s, const Team& team, const Tensor& t, int64_t block, Scratch scratch) {
+void step_block(const Settings& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch) {
   if (t.k == t.n) {
-    for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t) { s.kernel->everything(t, start, length); });
-    return;
+    return for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
+      s.kernel->everything(t, start, length);
+    });
   }
   const Bracket bracket = sampled_bracket(s, team, t, block, scratch.keys);
   Band band{scratch.keys, band_capacity(s, t)};
-  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t) {
-    s.kernel->moments(t, start, length, bracket, band, nullptr);
-  });
-  const Threshold threshold = find_threshold(s, team, t, block, bracket, band, scratch.bins);
+  bool at_once = bracket.low > 0 && !t.layout && !t.decay_all;
+  update_moments(s, team, t, block, bracket, band, scratch, at_once);
+  const Threshold threshold = find_threshold(s, team, t, block, bracket, band, scratch.numbers);
+  if (at_once && (threshold.key < bracket.low || threshold.key > bracket.high)) {
+    for_ranges(team, t, block, [&](int64_t start, int64_t, int64_t range, int64_t) {
+      s.kernel->undo(t, start, scratch.journals[range], bracket.high);
+    });
+    at_once = false;
+  }
   const bool all_ties = threshold.key == INFINITE || threshold.selected == threshold.equal;
-  apply(s, team, t, block, threshold.key, all_ties ? t.n : threshold.selected, scratch.bins);
+  apply(s, team, t, block, threshold.key, all_ties ? t.n : threshold.selected, scratch.numbers,
+        at_once ? scratch.journals : nullptr);
 }
 
 // ---- All blocks.
@@ -251,35 +265,56 @@ bool may_overlap(const Tensor* tensors, int64_t count) {
   return false;
 }
 
+// Scratch memory of teams that work side by side, each on some of the tasks.
+class Memory {
+ public:
+  Memory(const Settings& s, const std::vector<Task>& tasks, int64_t teams, int64_t threads) : threads_(threads) {
+    int64_t largest = 0;
+    for (const Task& task : tasks) {
+      const Tensor& t = *task.tensor;
+      most_keys_ = std::max(most_keys_, keys_needed(s, t));
+      most_ranges_ = std::max(most_ranges_, ranges(t.n));
+      largest = std::max(largest, t.n);
+    }
+    if (largest == 0) return;
+    most_numbers_ = std::max((BINS + 1) * threads, most_ranges_);
+    capacity_ = largest * int64_t(sizeof(float)) / s.journal_share / int64_t(sizeof(Candidate)) / (teams * threads);
+    keys_ = allocate<Key>(most_keys_ * teams);
+    numbers_ = allocate<int64_t>(most_numbers_ * teams);
+    journals_ = allocate<Journal>((most_ranges_ + threads) * teams);
+    candidates_ = allocate<Candidate>(capacity_ * threads * teams);
+  }
+
+  Scratch of_team(int64_t team) const {
+    Journal* journals = journals_.get() + team * (most_ranges_ + threads_);
+    return {keys_.get() + team * most_keys_,
+            numbers_.get() + team * most_numbers_,
+            journals,
+            candidates_.get() + team * threads_ * capacity_,
+            capacity_,
+            journals + most_ranges_};
+  }
+
+ private:
+  const int64_t threads_;  // of a team
+  int64_t most_keys_ = 0, most_ranges_ = 0, most_numbers_ = 0, capacity_ = 0;
+  std::unique_ptr<Key[]> keys_;
+  std::unique_ptr<int64_t[]> numbers_;
+  std::unique_ptr<Journal[]> journals_;
+  std::unique_ptr<Candidate[]> candidates_;
+};
+
 void step(const Settings& s, const Tensor* tensors, int64_t count) {
   const Plan plan = make_plan(s, tensors, count);
-  int64_t shared_keys = 0, shared_bins = 0, keys = 0, largest = 0;
-  for (const Task& task : plan.shared) {
-    shared_keys = std::max(shared_keys, keys_needed(s, *task.tensor));
-    shared_bins = std::max({shared_bins, (BINS + 1) * s.threads, ranges(task.tensor->n)});
-    largest = std::max(largest, task.tensor->n);
-  }
-  for (const Task& task : plan.alone) {
-    keys = std::max(keys, keys_needed(s, *task.tensor));
-    largest = std::max(largest, task.tensor->n);
-  }
   const int64_t workers = std::min<int64_t>(s.threads, int64_t(plan.alone.size()));
-  const int64_t listed = workers ? largest / s.list_share / workers : 0;
   // All memory is taken here: once the first tensor is written nothing can fail.
-  const auto key_memory = allocate<Key>(std::max(shared_keys, keys * workers));
-  const auto bin_memory = allocate<int64_t>(std::max(shared_bins, (BINS + 1) * workers));
-  const auto candidate_memory = allocate<Candidate>(listed * workers);
-
-  const Team team(s.threads, s.openmp);
-  for (const Task& task : plan.shared) {
-    step_shared(s, team, *task.tensor, task.first, {key_memory.get(), bin_memory.get(), {}});
-  }
+  const Memory shared(s, plan.shared, 1, s.threads), own(s, plan.alone, workers, 1);
+  const Team team(s.threads, s.openmp), alone(1, nullptr);
+  for (const Task& task : plan.shared) step_block(s, team, *task.tensor, task.first, shared.of_team(0));
   team.run(int64_t(plan.alone.size()), [&](int64_t i, int64_t worker) {
-    const Scratch scratch{key_memory.get() + worker * keys, bin_memory.get() + worker * (BINS + 1),
-                          {candidate_memory.get() + worker * listed, listed}};
     const Task& task = plan.alone[size_t(i)];
     for (int64_t block = task.first; block < task.first + task.count; ++block) {
-      step_alone(s, *task.tensor, block, scratch);
+      step_block(s, alone, *task.tensor, block, own.of_team(worker));
     }
   });
 }
@@ -318,7 +353,7 @@ EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* se
   for (int64_t block = 0; block < tensor->blocks; ++block) {
     const Bracket bracket{Key(low[block]), Key(high[block])};
     Band inside{band + block * capacity, capacity};
-    for_ranges(team, *tensor, block, [&](int64_t start, int64_t length, int64_t) {
+    for_ranges(team, *tensor, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
       settings->kernel->moments(*tensor, start, length, bracket, inside, nullptr);
     });
     counts[2 * block] = inside.above;
@@ -365,7 +400,7 @@ EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Settings* setti
   try {
     const auto before = allocate<int64_t>(ranges(tensor->n));
     for (int64_t block = 0; block < tensor->blocks; ++block) {
-      apply(*settings, team, *tensor, block, Key(keys[block]), ties[block], before.get());
+      apply(*settings, team, *tensor, block, Key(keys[block]), ties[block], before.get(), nullptr);
     }
     return 0;
   } catch (const std::bad_alloc&) {

@@ -23,7 +23,7 @@ struct Settings {
   int64_t sample_rate;  // one line in so many is sampled,
   int64_t max_lines;    // but no more than these
   int64_t band_share;   // of a block that is sampled, one entry in so many fits into the memory for the band
-  int64_t list_share;   // of the largest block, one entry in so many fits into the memory for candidates
+  int64_t journal_share;  // of the bytes of the largest block, one in so many is memory for journals
   double spread;        // half-width of the bracket, in standard deviations
 };
 
