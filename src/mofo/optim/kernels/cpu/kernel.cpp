@@ -126,43 +126,50 @@ struct Decay {
 
 // ---- Parameters: p <- (1 - lr * weight_decay) * p - step_size * m / (sqrt(v) / correction + eps).
 
-inline void find_updates(const Tensor& t, const float* RESTRICT m, const float* RESTRICT v, int length,
-                         float* RESTRICT updates) {
-  const float correction = float(t.correction), eps = float(t.eps), step_size = float(-t.step_size);
-  for (int i = 0; i < length; ++i) updates[i] = step_size * m[i] / (sqrtf(v[i]) / correction + eps);
-}
+struct Movement {
+  explicit Movement(const Tensor& t)
+      : shrink(t.decay_all ? 1.0f : float(t.shrink)),
+        step(float(-t.step_size)),
+        correction(float(t.correction)),
+        eps(float(t.eps)),
+        random(t.random_rounding),
+        rounding_key(t.rounding_key) {}
 
-inline float shrink_of_selected(const Tensor& t) { return t.decay_all ? 1.0f : float(t.shrink); }
+  const float shrink, step, correction, eps;
+  const bool random;
+  const int64_t rounding_key;
 
-// A parameter's new value, rounded at random where that is asked for, and else left to narrow (rounding.py).
-inline float rounded(const Tensor& t, float x, int64_t index) {
-  if (!t.random_rounding || !(fabsf(x) <= FLT_MAX)) return x;
-  const uint32_t random = hash_index(index, t.rounding_key) >> 16;
-  return bits<float>((bits<uint32_t>(x) + random) & 0xFFFF0000u);
-}
+  float moved(float p, float m, float v) const { return p * shrink + step * m / (sqrtf(v) / correction + eps); }
+
+  // A new value to be rounded at random, where that is asked for, so that narrow leaves it alone (rounding.py).
+  float rounded(float x, int64_t index) const {
+    if (!(fabsf(x) <= FLT_MAX)) return x;
+    const uint32_t noise = hash_index(index, rounding_key) >> 16;
+    return bits<float>((bits<uint32_t>(x) + noise) & 0xFFFF0000u);
+  }
+};
 
 // Moves those entries of a line whose bit is set. Gives all that the line was before.
 template <class T>
-inline void move_line(const Tensor& t, int64_t start, Mask mask, T* RESTRICT p, const float* RESTRICT m,
+inline void move_line(const Movement& movement, int64_t start, Mask mask, T* RESTRICT p, const float* RESTRICT m,
                       const float* RESTRICT v, uint32_t* RESTRICT former) {
-  const float shrink = shrink_of_selected(t);
-  float updates[LINE];
+  float x[LINE];
   uint32_t moved[LINE];
-  find_updates(t, m, v, LINE, updates);
   for (int i = 0; i < LINE; ++i) former[i] = to_raw(p[i]);
-  for (int i = 0; i < LINE; ++i) updates[i] += widen(p[i]) * shrink;
-  for (int i = 0; t.random_rounding && i < LINE; ++i) updates[i] = rounded(t, updates[i], start + i);
-  for (int i = 0; i < LINE; ++i) moved[i] = to_raw(narrow<T>(updates[i]));
-  const uint32_t bits = mask;
+  for (int i = 0; i < LINE; ++i) x[i] = movement.moved(widen(p[i]), m[i], v[i]);
+  for (int i = 0; movement.random && i < LINE; ++i) x[i] = movement.rounded(x[i], start + i);
+  for (int i = 0; i < LINE; ++i) moved[i] = to_raw(narrow<T>(x[i]));
+  const uint32_t set = mask;
   INDEPENDENT for (int i = 0; i < LINE; ++i) {
-    const uint32_t chosen = 0u - (bits >> i & 1);
+    const uint32_t chosen = 0u - (set >> i & 1);
     p[i] = from_raw<T>((moved[i] & chosen) | (former[i] & ~chosen));
   }
 }
 
 // The same of a line that is cut short by the end of a run, or does not lie in one piece.
 template <class T>
-void move_scattered_line(const Tensor& t, int64_t start, int length, Mask mask, uint32_t* former) {
+void move_scattered_line(const Tensor& t, const Movement& movement, int64_t start, int length, Mask mask,
+                         uint32_t* former) {
   int64_t offsets[LINE];
   T* data = static_cast<T*>(t.data[PARAM]);
   T p[LINE] = {};
@@ -171,7 +178,7 @@ void move_scattered_line(const Tensor& t, int64_t start, int length, Mask mask, 
   for (int i = 0; i < length; ++i) p[i] = data[t.layout ? offsets[i] : start + i];
   memcpy(m, load(t, EXP_AVG, start, length, buffer_m), length * sizeof(float));
   memcpy(v, load(t, EXP_AVG_SQ, start, length, buffer_v), length * sizeof(float));
-  move_line<T>(t, start, mask, p, m, v, former);
+  move_line<T>(movement, start, mask, p, m, v, former);
   for (int i = 0; i < length; ++i) {
     if (mask >> i & 1) data[t.layout ? offsets[i] : start + i] = p[i];
   }
@@ -179,32 +186,32 @@ void move_scattered_line(const Tensor& t, int64_t start, int length, Mask mask, 
 
 // Moves the chosen entries. What they were is appended to `former`, if there is such memory.
 template <class T>
-void move_as(const Tensor& t, const Chosen& chosen, uint32_t* former) {
+void move_as(const Tensor& t, const Movement& movement, const Chosen& chosen, uint32_t* former) {
   uint32_t before[LINE];
   chosen.for_lines([&](int line, Mask mask) {
     const int left = chosen.length - line * LINE;
     const int64_t at = chosen.start + line * LINE;
     if (t.layout || left < LINE) {
-      move_scattered_line<T>(t, at, left < LINE ? left : LINE, mask, before);
+      move_scattered_line<T>(t, movement, at, left < LINE ? left : LINE, mask, before);
     } else {
-      move_line(t, at, mask, static_cast<T*>(t.data[PARAM]) + at, static_cast<const float*>(t.data[EXP_AVG]) + at,
+      move_line(movement, at, mask, static_cast<T*>(t.data[PARAM]) + at, static_cast<const float*>(t.data[EXP_AVG]) + at,
                 static_cast<const float*>(t.data[EXP_AVG_SQ]) + at, before);
     }
     if (former) former = append_values(mask, before, former);
   });
 }
 
-void move(const Tensor& t, const Chosen& chosen, uint32_t* former) {
-  if (t.dtype[PARAM] == FLOAT32) move_as<float>(t, chosen, former);
-  if (t.dtype[PARAM] == BFLOAT16) move_as<BFloat>(t, chosen, former);
-  if (t.dtype[PARAM] == FLOAT16) move_as<Half>(t, chosen, former);
+void move(const Tensor& t, const Movement& movement, const Chosen& chosen, uint32_t* former) {
+  if (t.dtype[PARAM] == FLOAT32) move_as<float>(t, movement, chosen, former);
+  if (t.dtype[PARAM] == BFLOAT16) move_as<BFloat>(t, movement, chosen, former);
+  if (t.dtype[PARAM] == FLOAT16) move_as<Half>(t, movement, chosen, former);
 }
 
 // Moves what was chosen of one run after the other, each when the next one has been looked at: meanwhile its memory
 // arrives.
 class Mover {
  public:
-  explicit Mover(const Tensor& t) : t_(t) {}
+  explicit Mover(const Tensor& t) : t_(t), movement_(t) {}
   ~Mover() { move_run(1 - turn_); }
 
   Chosen& next() { return runs_[turn_]; }
@@ -220,11 +227,12 @@ class Mover {
 
  private:
   void move_run(int turn) {
-    move(t_, runs_[turn], former_[turn]);
+    move(t_, movement_, runs_[turn], former_[turn]);
     runs_[turn].lines = 0;
   }
 
   const Tensor& t_;
+  const Movement movement_;
   Chosen runs_[2];
   uint32_t* former_[2] = {};
   int turn_ = 0;
@@ -426,27 +434,46 @@ void apply(const Tensor& t, int64_t start, int64_t length, Key above, int64_t ti
   });
 }
 
+// Candidates that move.
+struct Passed {
+  float exp_avg[RUN], exp_avg_sq[RUN];
+  uint32_t position[RUN];
+  int count = 0;
+};
+
+template <class T>
+void move_passed(const Movement& movement, T* data, int64_t start, const Passed& passed) {
+  float x[RUN];
+  for (int i = 0; i < passed.count; ++i) x[i] = widen(data[passed.position[i]]);
+  for (int i = 0; i < passed.count; ++i) x[i] = movement.moved(x[i], passed.exp_avg[i], passed.exp_avg_sq[i]);
+  for (int i = 0; movement.random && i < passed.count; ++i) x[i] = movement.rounded(x[i], start + passed.position[i]);
+  for (int i = 0; i < passed.count; ++i) data[passed.position[i]] = narrow<T>(x[i]);
+}
+
 template <class T>
 int64_t apply_listed_as(const Tensor& t, int64_t start, const Journal& journal, Key above, int64_t ties) {
   T* data = static_cast<T*>(t.data[PARAM]) + start;
-  const float shrink = shrink_of_selected(t);
-  for (int64_t first = 0; first < journal.candidates; first += RUN) {
-    const Candidate* list = journal.end - 1 - first;  // they follow each other downwards
-    const int count = run_length(first, journal.candidates), next = run_length(first + count, journal.candidates);
-    for (int i = 0; i < next; ++i) PREFETCH(data + list[-RUN - i].position);  // for the next turn
-    float m[RUN], v[RUN], updates[RUN];
-    for (int i = 0; i < count; ++i) {
-      m[i] = list[-i].exp_avg;
-      v[i] = list[-i].exp_avg_sq;
+  const Movement movement(t);
+  Passed runs[2];  // the memory of one arrives while the other is worked on
+  int turn = 0;
+  for (int64_t done = 0; done < journal.candidates; done += RUN) {
+    const Candidate* list = journal.end - 1 - done;  // they follow each other downwards
+    Passed& passed = runs[turn];
+    passed.count = 0;
+    for (int i = 0; i < run_length(done, journal.candidates); ++i) {
+      passed.exp_avg[passed.count] = list[-i].exp_avg;
+      passed.exp_avg_sq[passed.count] = list[-i].exp_avg_sq;
+      passed.position[passed.count] = list[-i].position;
+      const bool tie = list[-i].key == above;
+      passed.count += list[-i].key > above || (tie && ties > 0);
+      ties -= tie;
     }
-    find_updates(t, m, v, count, updates);
-    for (int i = 0; i < count; ++i) {
-      const Key key = list[-i].key;
-      if (key < above || (key == above && ties-- <= 0)) continue;
-      T& p = data[list[-i].position];
-      p = narrow<T>(rounded(t, widen(p) * shrink + updates[i], start + list[-i].position));
-    }
+    for (int i = 0; i < passed.count; ++i) PREFETCH(data + passed.position[i]);
+    turn = 1 - turn;
+    move_passed(movement, data, start, runs[turn]);
+    runs[turn].count = 0;
   }
+  move_passed(movement, data, start, runs[1 - turn]);
   return ties > 0 ? ties : 0;
 }
 
@@ -476,27 +503,25 @@ void undo(const Tensor& t, int64_t start, const Journal& journal, Key high) {
 }
 
 void everything(const Tensor& t, int64_t start, int64_t length) {
-  float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN], buffer_p[RUN], updates[RUN];
+  float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN], buffer_p[RUN];
   const Decay decay(t);
-  const float shrink = shrink_of_selected(t);
+  const Movement movement(t);
   for (int64_t done = 0; done < length; done += RUN) {
     const int64_t at = start + done;
     const int size = run_length(done, length);
+    shrink_all(t, at, size);
     const float* g = load_grad(t, at, size, buffer_g);
     float* m = load(t, EXP_AVG, at, size, buffer_m);
     float* v = load(t, EXP_AVG_SQ, at, size, buffer_v);
-    for (int i = 0; i < size; ++i) {
-      const float old_m = m[i], old_v = v[i];
-      m[i] = decay.momentum(g[i], old_m);
-      v[i] = decay.square(g[i], old_v);
+    float* p = load(t, PARAM, at, size, buffer_p);
+    INDEPENDENT for (int i = 0; i < size; ++i) {
+      m[i] = decay.momentum(g[i], m[i]);
+      v[i] = decay.square(g[i], v[i]);
+      p[i] = movement.moved(p[i], m[i], v[i]);
     }
+    for (int i = 0; movement.random && i < size; ++i) p[i] = movement.rounded(p[i], at + i);
     store(t, EXP_AVG, at, size, m);
     store(t, EXP_AVG_SQ, at, size, v);
-    shrink_all(t, at, size);
-    find_updates(t, m, v, size, updates);
-    float* p = load(t, PARAM, at, size, buffer_p);
-    for (int i = 0; i < size; ++i) p[i] = p[i] * shrink + updates[i];
-    for (int i = 0; t.random_rounding && i < size; ++i) p[i] = rounded(t, p[i], at + i);
     store(t, PARAM, at, size, p);
   }
 }

@@ -49,7 +49,8 @@ Bracket guess_bracket(const Key* sample, int64_t lines, int64_t n, int64_t k, do
   const int64_t size = lines * LINE;
   const double rank = double(k) / double(n) * double(size);
   // A histogram of the upper 16 octaves, with all that is below in its first bin.
-  const Key highest = *std::max_element(sample, sample + size);
+  Key highest = 0;
+  for (int64_t i = 0; i < size; ++i) highest = std::max(highest, sample[i]);
   const Bracket range{std::max<Key>(highest - (Key(16) << 23), 0), highest};
   const int shift = bin_shift(range, BINS);
   int64_t bins[BINS] = {};
