@@ -40,7 +40,8 @@ namespace {
 __attribute__((always_inline)) inline void side_effect() { __asm__ volatile(""); }
 #endif
 
-constexpr int RUN = 256;    // entries that are worked on together
+constexpr int RUN = 256;   // entries that are worked on together
+constexpr int AHEAD = 64;  // of the next run: the processor itself fetches ahead only while it reads in sequence
 
 template <class To, class From>
 inline To bits(From from) {
@@ -157,7 +158,7 @@ inline void move_line(const Movement& movement, int64_t start, Mask mask, T* RES
   uint32_t moved[LINE];
   for (int i = 0; i < LINE; ++i) former[i] = to_raw(p[i]);
   for (int i = 0; i < LINE; ++i) x[i] = movement.moved(widen(p[i]), m[i], v[i]);
-  for (int i = 0; movement.random && i < LINE; ++i) x[i] = movement.rounded(x[i], start + i);
+  for (int i = 0; sizeof(T) == 2 && movement.random && i < LINE; ++i) x[i] = movement.rounded(x[i], start + i);
   for (int i = 0; i < LINE; ++i) moved[i] = to_raw(narrow<T>(x[i]));
   const uint32_t set = mask;
   INDEPENDENT for (int i = 0; i < LINE; ++i) {
@@ -305,8 +306,8 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
   Found found(bracket, band);
   Mover mover(t);
   Chosen inside;
-  const Decay decay(t);
   with_ranking(t, [&](auto rank) {
+    const Decay decay(t);
     for (int64_t done = 0; done < length; done += RUN) {
       const int64_t at = start + done;
       const int size = run_length(done, length);
@@ -344,6 +345,7 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
             const int p = positions[i];
             *--next = {keys[i], m[p], v[p], uint32_t(done + p)};
           }
+          for (int operand = GRAD; operand <= EXP_AVG_SQ; ++operand) prefetch(t, operand, at + size, AHEAD);
           mover.take(former);
         } else {
           above.lines = 0;

@@ -80,7 +80,7 @@ Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, in
   if (!lines) return {0, HIGHEST};
   // One line from each stratum, anywhere in it: an even spacing could run along with rows.
   const int64_t stratum = t.n / lines;
-  constexpr int64_t together = 16;
+  constexpr int64_t together = 64;
   team.run((lines + together - 1) / together, [&](int64_t i, int64_t) {
     int64_t starts[together];
     const int64_t first = i * together, count = std::min(together, lines - first);
@@ -265,50 +265,53 @@ bool may_overlap(const Tensor* tensors, int64_t count) {
   return false;
 }
 
-// Scratch memory of teams that work side by side, each on some of the tasks.
+// Scratch memory of teams that work side by side, each on some of the tasks. That of the journals is given.
 class Memory {
  public:
-  Memory(const Settings& s, const std::vector<Task>& tasks, int64_t teams, int64_t threads) : threads_(threads) {
-    int64_t largest = 0;
+  Memory(const Settings& s, const std::vector<Task>& tasks, int64_t teams, int64_t threads, Candidate* candidates,
+         int64_t capacity)
+      : threads_(threads), candidates_(candidates), capacity_(capacity / std::max<int64_t>(teams * threads, 1)) {
     for (const Task& task : tasks) {
-      const Tensor& t = *task.tensor;
-      most_keys_ = std::max(most_keys_, keys_needed(s, t));
-      most_ranges_ = std::max(most_ranges_, ranges(t.n));
-      largest = std::max(largest, t.n);
+      keys_each_ = std::max(keys_each_, keys_needed(s, *task.tensor));
+      ranges_each_ = std::max(ranges_each_, ranges(task.tensor->n));
     }
-    if (largest == 0) return;
-    most_numbers_ = std::max((BINS + 1) * threads, most_ranges_);
-    capacity_ = largest * int64_t(sizeof(float)) / s.journal_share / int64_t(sizeof(Candidate)) / (teams * threads);
-    keys_ = allocate<Key>(most_keys_ * teams);
-    numbers_ = allocate<int64_t>(most_numbers_ * teams);
-    journals_ = allocate<Journal>((most_ranges_ + threads) * teams);
-    candidates_ = allocate<Candidate>(capacity_ * threads * teams);
+    numbers_each_ = std::max((BINS + 1) * threads, ranges_each_);
+    keys_ = allocate<Key>(keys_each_ * teams);
+    numbers_ = allocate<int64_t>(numbers_each_ * teams);
+    journals_ = allocate<Journal>((ranges_each_ + threads) * teams);
   }
 
   Scratch of_team(int64_t team) const {
-    Journal* journals = journals_.get() + team * (most_ranges_ + threads_);
-    return {keys_.get() + team * most_keys_,
-            numbers_.get() + team * most_numbers_,
+    Journal* journals = journals_.get() + team * (ranges_each_ + threads_);
+    return {keys_.get() + team * keys_each_,
+            numbers_.get() + team * numbers_each_,
             journals,
-            candidates_.get() + team * threads_ * capacity_,
+            candidates_ + team * threads_ * capacity_,
             capacity_,
-            journals + most_ranges_};
+            journals + ranges_each_};
   }
 
  private:
   const int64_t threads_;  // of a team
-  int64_t most_keys_ = 0, most_ranges_ = 0, most_numbers_ = 0, capacity_ = 0;
+  Candidate* const candidates_;
+  const int64_t capacity_;  // of a thread's part
+  int64_t keys_each_ = 0, ranges_each_ = 0, numbers_each_ = 0;
   std::unique_ptr<Key[]> keys_;
   std::unique_ptr<int64_t[]> numbers_;
   std::unique_ptr<Journal[]> journals_;
-  std::unique_ptr<Candidate[]> candidates_;
 };
 
 void step(const Settings& s, const Tensor* tensors, int64_t count) {
   const Plan plan = make_plan(s, tensors, count);
   const int64_t workers = std::min<int64_t>(s.threads, int64_t(plan.alone.size()));
+  int64_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = std::max(largest, tensors[i].n);
   // All memory is taken here: once the first tensor is written nothing can fail.
-  const Memory shared(s, plan.shared, 1, s.threads), own(s, plan.alone, workers, 1);
+  const int64_t capacity = largest * int64_t(sizeof(float)) / s.journal_share / int64_t(sizeof(Candidate));
+  const auto candidates = allocate<Candidate>(capacity);
+  const Memory shared(s, plan.shared, plan.shared.empty() ? 0 : 1, s.threads, candidates.get(), capacity);
+  const Memory own(s, plan.alone, workers, 1, candidates.get(), capacity);
+
   const Team team(s.threads, s.openmp), alone(1, nullptr);
   for (const Task& task : plan.shared) step_block(s, team, *task.tensor, task.first, shared.of_team(0));
   team.run(int64_t(plan.alone.size()), [&](int64_t i, int64_t worker) {
