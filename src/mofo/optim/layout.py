@@ -7,6 +7,7 @@ is some of its indices, in ascending order, so its entries have the order that t
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,17 +91,17 @@ def find_layout(
         cuts[dim].append((size, factor))
         places[dim] = places[dim] * size + mesh.get_local_rank(mesh_dim)
         mesh_dims.append(mesh_dim)
-    if not mesh_dims or not _product(shape):
+    if not mesh_dims or not math.prod(shape):
         return None
 
     parts = [_parts(size, tuple(cut)) for size, cut in zip(shape, cuts, strict=True)]
     indices = tuple(part[place] for part, place in zip(parts, places, strict=True))
-    strides = tuple(_product(shape[dim + 1 :]) for dim in range(len(shape)))
+    strides = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
     alone = torch.zeros(blocks, dtype=torch.bool)
     if leave_whole and not any(cuts[1:]):
         alone = _blocks_in_one_part(parts[0], shape[0], blocks)
     runs = _runs(indices[0] // (shape[0] // blocks), alone)
-    return Layout(tuple(mesh_dims), indices, strides, runs, int((~alone).sum()), _product(shape))
+    return Layout(tuple(mesh_dims), indices, strides, runs, int((~alone).sum()), math.prod(shape))
 
 
 def _shard(placement: Placement) -> tuple[int, int]:
@@ -162,7 +163,3 @@ def _follows(run: Run, shared: int | None) -> bool:
     if run.shared is None or shared is None:
         return run.shared is shared
     return run.shared + run.blocks == shared
-
-
-def _product(sizes: Sequence[int]) -> int:
-    return functools.reduce(lambda x, y: x * y, sizes, 1)

@@ -121,13 +121,10 @@ class Shard:
         blocks, n = self._param.shape
         size = TILE.get(self._param.device.type, LARGE_TILE)
         together = max(1, size // n)
-        if row is not None:
+        rows = [slice(i, min(i + together, blocks)) for i in range(0, blocks, together)]
+        for some in rows if row is None else [slice(row, row + 1)]:
             for start in range(0, n, size):
-                yield slice(row, row + 1), slice(start, min(start + size, n))
-            return
-        for first in range(0, blocks, together):
-            for start in range(0, n, size):
-                yield slice(first, min(first + together, blocks)), slice(start, min(start + size, n))
+                yield some, slice(start, min(start + size, n))
 
     def _keys(self, blocks: slice, entries: slice, *, ahead: bool = False) -> Tensor:
         """What ranks the entries of a tile, as integers of the same order; ``ahead``: after the coming update."""

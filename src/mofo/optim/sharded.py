@@ -188,7 +188,7 @@ class Team:
         counts = n.new_zeros(len(n), 1 << self._width)
         for shard in self.shards:
             shard.count_sample(shift, counts)
-        at_least = self._all_reduce(counts).flip(1).cumsum(1).flip(1)  # how many keys are in this bin or a higher one
+        at_least = _at_least(self._all_reduce(counts))
         size, share = at_least[:, 0], k / n
         # how far off the rank in the sample may be, which is none where it is the whole block
         slack = (SPREAD * (size * share * (1 - share)).sqrt() + 1).masked_fill_(size == n, 0)
@@ -247,7 +247,7 @@ class Team:
         while True:
             shift = self._shift(high - low)
             counts = self._all_reduce(count(low, high, shift))
-            at_least = counts.flip(1).cumsum(1).flip(1)  # how many numbers are in this bin or a higher one
+            at_least = _at_least(counts)
             above, reached = at_least[:, -1], at_least[:, 0]
             if ((k > reached) & (low == 0)).any():
                 raise RuntimeError(
@@ -271,3 +271,8 @@ class Team:
     def _shift(self, span: Tensor) -> Tensor:
         """By how much numbers up to ``span`` are shifted to the right to be less than the number of bins."""
         return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
+
+
+def _at_least(counts: Tensor) -> Tensor:
+    """How many numbers are in each bin or a higher one, by how many there are in each, (blocks, bins)."""
+    return counts.flip(1).cumsum(1).flip(1)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from mofo import MoFO
 from mofo.optim.blocks import block_size, selected_count
+from mofo.optim.layout import local
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,18 +186,18 @@ class _Sample:
 
     def __init__(self, params: Sequence[Tensor]) -> None:
         self.params = params
-        local = [_local(p) for p in params]
-        one_in = math.ceil(sum(p.numel() for p in local) / SAMPLE)
+        own = [local(p.detach()) for p in params]
+        one_in = math.ceil(sum(p.numel() for p in own) / SAMPLE)
         # Odd, so that the runs do not fall into the same columns of matrices, whose width is a power of two.
         self.period = RUN * one_in + 1 if one_in > 1 else math.inf
-        parts = [_runs(p, self.period) for p in local]
+        parts = [_runs(p, self.period) for p in own]
         self.shapes = [part.shape for part in parts]
         self.dtype = torch.float32
-        for p in local:
+        for p in own:
             self.dtype = torch.promote_types(self.dtype, p.dtype)
 
-        device = local[0].device
-        sizes = torch.tensor([p.numel() for p in local], dtype=self.dtype, device=device)
+        device = own[0].device
+        sizes = torch.tensor([p.numel() for p in own], dtype=self.dtype, device=device)
         copies = _sum_over_processes(sizes.clone()) / torch.tensor([p.numel() for p in params], device=device)
         taken = torch.tensor([part.numel() for part in parts], device=device)
         # (entries of the sample,): their sum over all processes is the number of entries of the model
@@ -208,19 +208,13 @@ class _Sample:
         out = torch.empty_like(self.weights)
         pieces = out.split([shape.numel() for shape in self.shapes])
         for p, piece, shape in zip(self.params, pieces, self.shapes, strict=True):
-            piece.view(shape).copy_(_runs(_local(p), self.period))
+            piece.view(shape).copy_(_runs(local(p.detach()), self.period))
         return out
 
     def totals(self, *values: Tensor) -> list[float]:
         """Estimates of the sums over all entries of the model; each of ``values`` is (entries of the sample,)."""
         sums = torch.stack([(self.weights * value).sum() for value in values])
         return _sum_over_processes(sums).tolist()
-
-
-def _local(p: Tensor) -> Tensor:
-    """The part of a parameter that is on this process."""
-    p = p.detach()
-    return p.to_local() if isinstance(p, DTensor) else p
 
 
 def _runs(tensor: Tensor, period: float) -> Tensor:

@@ -33,8 +33,8 @@ struct Chosen {
   }
 };
 
-// Chooses of a run of `length` entries those with key(i) >= low. With `below`, chooses there those with a lower key that
-// is at least `least`. Calls key once for each i < length.
+// Chooses of a run of `length` entries those with key(i) >= low. With `below`, chooses there those with a lower key
+// that is at least `least`. Calls key once for each i < length.
 template <class KeyOf>
 void choose(KeyOf key, int length, Key low, Chosen& chosen, Chosen* below = nullptr, Key least = 0) {
   uint32_t lines = 0, lines_below = 0;

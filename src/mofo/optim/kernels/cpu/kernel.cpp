@@ -10,6 +10,9 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
 
 #include "kernel.h"
 
@@ -35,7 +38,7 @@ namespace mofo {
 namespace MOFO_ISA {
 namespace {
 
-#if !defined(_MSC_VER) || defined(__clang__)
+#if !defined(_MSC_VER)
 // GCC holds a function that only prefetches for one without effects, and leaves out the calls of it.
 __attribute__((always_inline)) inline void side_effect() { __asm__ volatile(""); }
 #endif
@@ -195,8 +198,9 @@ void move_as(const Tensor& t, const Movement& movement, const Chosen& chosen, ui
     if (t.layout || left < LINE) {
       move_scattered_line<T>(t, movement, at, left < LINE ? left : LINE, mask, before);
     } else {
-      move_line(movement, at, mask, static_cast<T*>(t.data[PARAM]) + at, static_cast<const float*>(t.data[EXP_AVG]) + at,
-                static_cast<const float*>(t.data[EXP_AVG_SQ]) + at, before);
+      const float* m = static_cast<const float*>(t.data[EXP_AVG]) + at;
+      const float* v = static_cast<const float*>(t.data[EXP_AVG_SQ]) + at;
+      move_line(movement, at, mask, static_cast<T*>(t.data[PARAM]) + at, m, v, before);
     }
     if (former) former = append_values(mask, before, former);
   });
@@ -337,20 +341,19 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
         const int p = positions[i];
         keys[i] = rank(g[p], m[p], v[p], at + p);
       }
-      if (journal && journal->until == done) {
-        above.start = at;
-        Candidate* next = journal->end - journal->candidates;
-        if (uint32_t* former = enter(*journal, count_above, count, size)) {
-          for (int i = 0; i < count; ++i) {
-            const int p = positions[i];
-            *--next = {keys[i], m[p], v[p], uint32_t(done + p)};
-          }
-          for (int operand = GRAD; operand <= EXP_AVG_SQ; ++operand) prefetch(t, operand, at + size, AHEAD);
-          mover.take(former);
-        } else {
-          above.lines = 0;
-        }
+      above.start = at;
+      Candidate* next = journal ? journal->end - journal->candidates : nullptr;
+      uint32_t* former = journal && journal->until == done ? enter(*journal, count_above, count, size) : nullptr;
+      if (!former) {
+        above.lines = 0;
+        continue;
       }
+      for (int i = 0; i < count; ++i) {
+        const int p = positions[i];
+        *--next = {keys[i], m[p], v[p], uint32_t(done + p)};
+      }
+      for (int operand = GRAD; operand <= EXP_AVG_SQ; ++operand) prefetch(t, operand, at + size, AHEAD);
+      mover.take(former);
     }
   });
 }

@@ -60,9 +60,9 @@ struct Candidate {
   uint32_t position;  // from the start of the range
 };
 
-// What has become of the entries of a range before `until`, which is as far as memory went: those above the bracket were
-// moved at once, and what they were before is kept in case the bracket was too low; those inside it are candidates.
-// Former parameters fill the memory from the front, candidates from the end.
+// What has become of the entries of a range before `until`, which is as far as memory went: those above the bracket
+// were moved at once, and what they were before is kept in case the bracket was too low; those inside it are
+// candidates. Former parameters fill the memory from the front, candidates from the end.
 struct Journal {
   uint32_t* former;
   Candidate* end;
@@ -73,14 +73,15 @@ struct Journal {
 
 // The loops of one instruction set, over the entries [start, start + length) of a tensor in row-major order.
 struct Kernel {
-  // Update both moments, count the keys above and inside the bracket, and collect those inside. With a journal, move the
-  // entries above, as far as its memory goes.
+  // Update both moments, count the keys above and inside the bracket, and collect those inside. With a journal, move
+  // the entries above, as far as its memory goes.
   void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Journal*);
   // The keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
   void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
   // How many keys equal `key`.
   int64_t (*count_equal)(const Tensor&, int64_t start, int64_t length, Key key);
-  // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i, to bins[above] that of those above.
+  // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i, to bins[above] that of those
+  // above.
   void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t above, int64_t* bins);
   // Update the parameters with a key > above, and the first `ties` of those with key == above.
   void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties);

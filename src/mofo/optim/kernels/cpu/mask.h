@@ -1,10 +1,10 @@
-// Lines of entries and sets of them, a bit for each: the operations that compilers do not find by themselves. Included by
-// kernel.cpp within its namespace. No branches on the bits, which are unpredictable.
+// Lines of entries and sets of them, a bit for each: the operations that compilers do not find by themselves. Included
+// by kernel.cpp within its namespace. No branches on the bits, which are unpredictable.
 
 using Mask = uint16_t;  // the entry at the lowest place is the lowest bit
 
 inline int lowest_bit(uint32_t set) {  // of a set that has any
-#if defined(_MSC_VER) && !defined(__clang__)
+#if defined(_MSC_VER)
   unsigned long index;
   _BitScanForward(&index, set);
   return int(index);

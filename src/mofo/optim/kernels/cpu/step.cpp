@@ -5,13 +5,16 @@
 //
 // 1. Sample. A few hundred to a few thousand cache lines, spread over the block, are updated in scratch memory. Their
 // keys tell between which two keys, the bracket, the k-th highest probably lies.
-// 2. Moments. One pass reads g, m and v, writes m and v, counts the keys above the bracket, and collects those
-// inside, the band.
-// 3. Select. The counts prove whether the k-th highest key is in the band. If so, it is found there. If not, or if
-// the band outgrew its memory, it is found by histograms of the keys of the whole block, each 2048 times finer than
-// the one before: up to three more passes that read the moments only.
-// 4. Apply. A pass reads m again and updates the parameters whose key is above the threshold, and the first of those
-// equal to it: the only ones for which a denominator is computed and whose cache lines are touched.
+// 2. Moments. One pass reads g, m and v and writes m and v. Entries whose key is above the bracket move at once, the
+// only ones for which a denominator is computed and whose cache lines are touched; what they were is kept. Those inside
+// the bracket, one or two in a hundred, are candidates: their keys are collected in the band, and what they need to be
+// moved in a list.
+// 3. Select. Counts of the keys above and inside prove whether the k-th highest is in the band. If so, it is found
+// there, and what has moved had to. If not, or if the band outgrew its memory, histograms of the keys of the whole
+// block find it, each 2048 times finer than the one before, in up to three more passes that read the moments only; and
+// what has moved is put back where it was if the bracket was wrong.
+// 4. Apply. Of the candidates those move whose key is above the threshold, and of those equal to it the first. From
+// where the memory for the second stage was used up, a pass reads m again and moves the rest.
 //
 // A small block takes the same way with everything in its band. Where every entry moves, one pass does it all.
 //
@@ -93,8 +96,8 @@ Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, in
   return guess_bracket(keys, lines, t.n, t.k, s.spread);
 }
 
-// Sets bins[i], i < size, to the number of keys in the bracket with (key - low) >> shift == i, and bins[size] to that of
-// the keys above. Each thread needs memory for so many.
+// Sets bins[i], i < size, to the number of keys in the bracket with (key - low) >> shift == i, and bins[size] to that
+// of the keys above. Each thread needs memory for so many.
 void count_keys(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
                 int64_t size, int64_t* bins) {
   std::fill(bins, bins + (size + 1) * team.threads(), 0);
@@ -145,8 +148,8 @@ void update_moments(const Settings& s, const Team& team, const Tensor& t, int64_
   });
 }
 
-// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; where there are
-// journals, those that have not been updated. There is memory for a number for each range.
+// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; where there
+// are journals, those that have not been updated. There is memory for a number for each range.
 void apply(const Settings& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
            int64_t* before, const Journal* journals) {
   if (ties < t.n) {  // how many of those equal to it the ranges before one have
