@@ -15,25 +15,16 @@ import time
 from pathlib import Path
 
 import torch
-from step_time import about_this_run, fill_gradients, smollm2_shapes, write
+from step_time import SHAPES as CPU_SHAPES
+from step_time import about_this_run, fill_gradients, llama_shapes, write
 
 from mofo import MoFO
 from reference.naive import official_step
 
-
-def llama_shapes(vocabulary, hidden, inner, layers, key_value, tied=False):
-    """The parameter shapes of a Llama model."""
-    layer = [(hidden, hidden), (key_value, hidden), (key_value, hidden), (hidden, hidden)]
-    layer += [(inner, hidden), (inner, hidden), (hidden, inner), (hidden,), (hidden,)]
-    head = [] if tied else [(vocabulary, hidden)]
-    return [(vocabulary, hidden), *layer * layers, (hidden,), *head]
-
-
 SHAPES = {
-    "small": [(4096, 576), *smollm2_shapes(2)[1:]],
-    "smollm2-135m": smollm2_shapes(),
+    **CPU_SHAPES,
     "llama-1b": llama_shapes(128256, 2048, 8192, 16, 512, tied=True),
-    "llama-7b": llama_shapes(32000, 4096, 11008, 32, 4096),
+    "llama-7b": llama_shapes(32000, 4096, 11008, 32, 4096, tied=False),
 }
 ALL = ("smollm2-135m", "llama-1b", "llama-7b")
 RATE = {"lr": 1e-5, "weight_decay": 0.0}

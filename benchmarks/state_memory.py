@@ -8,7 +8,6 @@ process of its own, and in another process the times of steps on one thread, pai
 """
 
 import argparse
-import ctypes
 import json
 import os
 import random
@@ -19,7 +18,17 @@ import time
 from pathlib import Path
 
 import torch
-from step_time import SHAPES, _status, about_this_run, fill_gradients, make_params, share_moments, write
+from step_time import (
+    GIVE_BACK,
+    SHAPES,
+    about_this_run,
+    fill_gradients,
+    llama_shapes,
+    make_params,
+    measure_memory,
+    share_moments,
+    write,
+)
 
 from mofo import MoFO
 from mofo.optim.state import MOMENTS, new_state
@@ -31,20 +40,13 @@ KINDS = {
 }
 
 
-def decoder(vocabulary, hidden, inner, layers, kv, tied):
-    """The shapes of a Llama-like model, without biases."""
-    layer = [(hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden), (inner, hidden), (inner, hidden)]
-    layer += [(hidden, inner), (hidden,), (hidden,)]
-    return [(vocabulary, hidden)] * (1 if tied else 2) + layer * layers + [(hidden,)]
-
-
 MODELS = {
     "SmolLM2-135M": SHAPES["smollm2-135m"],
-    "Qwen2.5-0.5B": decoder(151936, 896, 4864, 24, 128, tied=True),
-    "Llama-3.2-1B": decoder(128256, 2048, 8192, 16, 512, tied=True),
-    "Qwen2.5-7B": decoder(152064, 3584, 18944, 28, 512, tied=False),
-    "Llama-3.1-8B": decoder(128256, 4096, 14336, 32, 1024, tied=False),
-    "Llama-3.1-70B": decoder(128256, 8192, 28672, 80, 1024, tied=False),
+    "Qwen2.5-0.5B": llama_shapes(151936, 896, 4864, 24, 128, tied=True),
+    "Llama-3.2-1B": llama_shapes(128256, 2048, 8192, 16, 512, tied=True),
+    "Qwen2.5-7B": llama_shapes(152064, 3584, 18944, 28, 512, tied=False),
+    "Llama-3.1-8B": llama_shapes(128256, 4096, 14336, 32, 1024, tied=False),
+    "Llama-3.1-70B": llama_shapes(128256, 8192, 28672, 80, 1024, tied=False),
 }
 
 
@@ -72,29 +74,16 @@ def between_steps(shapes, kind):
     }
 
 
-def measure_memory(kind, shapes):
-    """Bytes held by the state, and the peak of the third step above what was held before it."""
-    params = make_params(shapes)
-    optimizer = KINDS[kind](params)
-    generator = torch.Generator().manual_seed(1)
-    for param in params:
-        param.grad = torch.empty_like(param)
-    for _ in range(2):
-        fill_gradients([param.grad for param in params], generator)
-        optimizer.step()
-    fill_gradients([param.grad for param in params], generator)
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    optimizer.step()
+def memory_here(kind, shapes):
+    """Bytes held by the state, and the peak of a step above what was held before it."""
+    optimizer, extra = measure_memory(KINDS[kind], shapes)
     state = sum(held(state[key]) for state in optimizer.state.values() for key in MOMENTS)
-    return {"state_bytes": state, "extra_bytes_in_a_step": max(0, _status("VmHWM") - before)}
+    return {"state_bytes": state, "extra_bytes_in_a_step": extra}
 
 
 def memory_of(kind, arguments):
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "--memory-of", kind, "--shapes", arguments.shapes]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | GIVE_BACK)
     return json.loads(done.stdout)
 
 
@@ -133,7 +122,7 @@ def main():
     torch.set_num_threads(1)
     shapes = SHAPES[arguments.shapes]
     if arguments.memory_of:
-        print(json.dumps(measure_memory(arguments.memory_of, shapes)))
+        print(json.dumps(memory_here(arguments.memory_of, shapes)))
         return
 
     models = {

@@ -33,13 +33,21 @@ FRACTIONS = (0.01, 0.05, 0.15)
 BASELINE = "AdamW fused"
 
 
-def smollm2_shapes(layers=30):
-    """The parameter shapes of SmolLM2-135M."""
-    layer = [(576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536), (576,), (576,)]
-    return [(49152, 576), *layer * layers, (576,)]
+def llama_shapes(vocabulary, hidden, inner, layers, key_value, tied):
+    """The parameter shapes of a Llama-like model without biases."""
+    layer = [(hidden, hidden), (key_value, hidden), (key_value, hidden), (hidden, hidden)]
+    layer += [(inner, hidden), (inner, hidden), (hidden, inner), (hidden,), (hidden,)]
+    head = [] if tied else [(vocabulary, hidden)]
+    return [(vocabulary, hidden), *layer * layers, (hidden,), *head]
 
 
-SHAPES = {"smollm2-135m": smollm2_shapes(), "small": [(4096, 576), *smollm2_shapes(2)[1:]]}
+SHAPES = {
+    "smollm2-135m": llama_shapes(49152, 576, 1536, 30, 192, tied=True),
+    "small": llama_shapes(4096, 576, 1536, 2, 192, tied=True),
+}
+
+# The C library must give freed memory back, or what it kept from the steps before would hide what one step needs.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 class Official:
@@ -124,10 +132,10 @@ def measure_times(shapes, repeats, warmup=2):
     return seconds
 
 
-def measure_memory(name, shapes):
-    """Peak bytes of the third step above what was held before it."""
+def measure_memory(make, shapes):
+    """The optimizer that ``make`` gives, after three steps, and the peak of the third above what was held before it."""
     params = make_params(shapes)
-    optimizer = contenders()[name](params)
+    optimizer = make(params)
     generator = torch.Generator().manual_seed(1)
     for param in params:
         param.grad = torch.empty_like(param)
@@ -139,7 +147,7 @@ def measure_memory(name, shapes):
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     optimizer.step()
-    return max(0, _status("VmHWM") - before)
+    return optimizer, max(0, _status("VmHWM") - before)
 
 
 def _status(field):
@@ -151,8 +159,6 @@ def memory_of_each(arguments):
     """Extra bytes of each contender, measured in a process of its own; None where the system does not tell."""
     if not Path("/proc/self/clear_refs").exists():
         return dict.fromkeys(contenders())
-    # The C library must give freed memory back, or what it kept from the steps before would hide what this one needs.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     extra = {}
     for name in contenders():
         command = [sys.executable, __file__, "--memory-of", name]
@@ -161,7 +167,7 @@ def memory_of_each(arguments):
             capture_output=True,
             text=True,
             check=True,
-            env=environment,
+            env=os.environ | GIVE_BACK,
         )
         extra[name] = int(done.stdout)
     return extra
@@ -231,7 +237,7 @@ def main():
     shapes = SHAPES[arguments.shapes]
     if arguments.memory_of:
         torch.set_num_threads(max(arguments.threads))
-        print(measure_memory(arguments.memory_of, shapes))
+        print(measure_memory(contenders()[arguments.memory_of], shapes)[1])
         return
     repeats = arguments.repeats or 9
     extra = memory_of_each(arguments)

@@ -1,7 +1,6 @@
 """Checkpoints: to the bit, from AdamW, and never half loaded."""
 
 import copy
-import io
 import pickle
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from mofo import MoFO
 from mofo.optim.selection import SCORES
+from reference.operands import through_a_file
 
 
 def make(dtype=torch.float32, **options):
@@ -24,13 +24,6 @@ def train(model, optimizer, steps):
         optimizer.zero_grad()
         model(inputs).float().square().mean().backward()
         optimizer.step()
-
-
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

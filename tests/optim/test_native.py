@@ -19,23 +19,12 @@ from mofo.optim.selection import SCORES
 from mofo.optim.update import update
 from reference.back_ends import needs_native
 from reference.naive import naive_step
+from reference.operands import OPTIONS, bits, operands
 from reference.patterns import KINDS, patterned
 
 pytestmark = needs_native
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-OPTIONS = {
-    "lr": 1e-2,
-    "fraction": 0.05,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.1,
-    "blocks": 1,
-    "score": "momentum",
-    "decay": "selected",
-    "maximize": False,
-    "rounding": "nearest",
-}
 INSTRUCTION_SETS = [] if isinstance(native.load(), str) else list(native.load().kernels)
 
 # Sampling from the smallest block on, and each way in which the sample or the memory fails.
@@ -52,20 +41,6 @@ PATHS = {
     "memory_for_all_journals": SAMPLED | {"journal_share": 1},
     "one_line": {"small": 64, "sample_rate": 1 << 40},
 }
-
-
-def bits(tensor):
-    """The bits, with one pattern for all NaN: which one arithmetic gives is left open by IEEE 754 and by torch."""
-    integer = {2: torch.int16, 4: torch.int32}[tensor.element_size()]
-    return torch.where(tensor.isnan(), torch.full_like(tensor, torch.nan), tensor).contiguous().view(integer)
-
-
-def operands(grad, start=None, generator=None):
-    """Parameter, gradient, and moments as after a few steps."""
-    start = torch.randn(grad.shape, generator=generator) if start is None else start
-    exp_avg = grad.float() * torch.rand(grad.shape, generator=generator)
-    exp_avg_sq = exp_avg.square() * torch.rand(grad.shape, generator=generator)
-    return [start.to(grad.dtype), grad, exp_avg, exp_avg_sq]
 
 
 def assert_equal_to_the_specification(tensors, settings=(), steps=1, **changed):

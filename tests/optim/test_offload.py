@@ -1,7 +1,6 @@
 """Offloaded to the CPU, an optimizer does what it does on the CPU, to the bit; also where copies come late."""
 
 import gc
-import io
 import pickle
 import weakref
 
@@ -11,6 +10,7 @@ import torch.distributed as dist
 
 from mofo import CPUOffload, MoFO
 from mofo.optim import offload
+from reference.operands import through_a_file
 
 LANES = []
 
@@ -84,13 +84,6 @@ def train(model, optimizer, steps, *, accumulate=1, clip=None):
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
     finish_all()
-
-
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def assert_same(model, other):

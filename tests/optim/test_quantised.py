@@ -1,7 +1,6 @@
 """Moments in 8 bits: the float32 step on dequantised moments, torchao's codes to the bit, checkpoints, shards."""
 
 import copy
-import io
 import sys
 
 import pytest
@@ -18,19 +17,9 @@ from mofo.optim.quantised import dequantise, is_quantised, quantisation_block, q
 from mofo.optim.state import MOMENTS, new_state
 from mofo.optim.update import update
 from reference.back_ends import BACK_ENDS
+from reference.operands import OPTIONS, through_a_file
 
-METHOD = {
-    "lr": 1e-2,
-    "fraction": 0.1,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.1,
-    "blocks": 1,
-    "score": "momentum",
-    "decay": "selected",
-    "maximize": False,
-    "rounding": "nearest",
-}
+METHOD = OPTIONS | {"fraction": 0.1}
 
 
 def make(dtype=torch.float32, shapes=((64, 128), (48, 192), (70,)), **options):
@@ -45,13 +34,6 @@ def train(params, optimizer, steps):
         for param in params:
             param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
         optimizer.step()
-
-
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def assert_same_moments(a, b):

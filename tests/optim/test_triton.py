@@ -20,6 +20,7 @@ from mofo.optim.blocks import as_blocks, selected_count
 from mofo.optim.rounding import ROUNDINGS
 from mofo.optim.selection import SCORES, noise, noise_key, scores, select_top_k
 from mofo.optim.update import update
+from reference.operands import OPTIONS, bits, operands
 from reference.patterns import KINDS, patterned
 
 pytest.importorskip("triton")
@@ -38,19 +39,6 @@ pytestmark = [
 on_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-OPTIONS = {
-    "lr": 1e-2,
-    "fraction": 0.05,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.1,
-    "blocks": 1,
-    "score": "momentum",
-    "decay": "selected",
-    "maximize": False,
-    "rounding": "nearest",
-}
-
 # Blocks of more than 256 entries are large; and each way in which the sample misleads or the pool is too small.
 SMALL = {"widths": (64, 256), "sample_pairs": 8, "chunk": 256, "bins": 256, "pool": 64, "pool_share": 16}
 SMALL |= {"least_pool": 4, "programs": 3, "tile": 32}
@@ -66,20 +54,6 @@ PATHS = {
     "small_chunks": {"chunk": 64, "tile": 16},
 }
 HARDEST = ["heavy", "zero", "few_values", "sparse"]
-
-
-def bits(tensor):
-    """The bits, with one pattern for all NaN."""
-    integer = {2: torch.int16, 4: torch.int32}[tensor.element_size()]
-    return torch.where(tensor.isnan(), torch.full_like(tensor, torch.nan), tensor).contiguous().view(integer)
-
-
-def operands(grad, generator=None):
-    """Parameter, gradient, and moments as after a few steps, on the CPU."""
-    start = torch.randn(grad.shape, generator=generator)
-    exp_avg = grad.float() * torch.rand(grad.shape, generator=generator)
-    exp_avg_sq = exp_avg.square() * torch.rand(grad.shape, generator=generator)
-    return [start.to(grad.dtype), grad, exp_avg, exp_avg_sq]
 
 
 def assert_selected(before, after, seed, t, options):
