@@ -20,6 +20,7 @@ from trl.scripts.sft import make_parser
 
 from mofo import MoFO
 from mofo.errors import UserError
+from mofo.trainers import trl_command as sft
 
 
 @pytest.fixture(autouse=True)
