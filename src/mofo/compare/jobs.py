@@ -9,7 +9,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -25,7 +24,7 @@ from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe, make_recipe, read_recipe
 from mofo.data.rows import GENERATED, Row, encode, load_rows, split_rows, without
 from mofo.errors import UserError
-from mofo.files import read_json, write_json, write_jsonl, write_text
+from mofo.files import new_folder, read_json, write_json, write_jsonl, write_text
 from mofo.measure import check_probe_specs
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
@@ -80,20 +79,13 @@ def _prepare(recipe: Recipe, output: Path, *, overwrite: bool) -> None:
     folder = local_folder(recipe.model)
     plan = _plan(recipe, folder, training, held_out)
     _check_disk(recipe, output, folder)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        scratch.chmod(0o755)  # mkdtemp makes private folders
+    with new_folder(output) as scratch:
         (scratch / "data").mkdir()
         (scratch / "runs").mkdir()
         write_jsonl(scratch / "data" / "train.jsonl", training)
         write_jsonl(scratch / "data" / "held_out.jsonl", held_out)
         write_json(scratch / "plan.json", plan)
         write_text(scratch / "recipe.yaml", _yaml(recipe))
-        if output.exists():
-            shutil.rmtree(output)
-        scratch.rename(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check_continues(recipe: Recipe, output: Path) -> None:

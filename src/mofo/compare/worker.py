@@ -11,7 +11,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -20,14 +20,11 @@ from mofo.compare.recipe import Recipe, Run, make_recipe, read_recipe
 from mofo.compare.recorder import Recorder, peak_memory, weights_of
 from mofo.data.rows import Example, batch_order, encode
 from mofo.errors import UserError
-from mofo.files import read_json, read_jsonl, write_json, write_jsonl
+from mofo.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
 from mofo.measure import Weights, answer_accuracy, distance, held_out_loss, make_probes
 from mofo.methods.method import get_method
 from mofo.models.load import load_model
 from mofo.models.precision import autocast, compute_device
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BASE_JOB = "base"
 
@@ -121,7 +118,9 @@ def fine_tune(job: Job, run: Run) -> None:
     trainer = _make_trainer(job, run, folder / "checkpoints", examples, recorder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if job.recipe.save:
-        _save_model(job.model, job.tokenizer, folder / "model")
+        with new_folder(folder / "model") as scratch:
+            job.model.save_pretrained(scratch)
+            job.tokenizer.save_pretrained(scratch)
     write_json(folder / "result.json", _result(job, run, folder, examples))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -202,15 +201,6 @@ def _result(job: Job, run: Run, folder: Path, examples: list[Example]) -> dict[s
         "seconds": points[-1]["seconds"],
         "peak_memory_bytes": peak_memory(job.device),
     }
-
-
-def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
-    scratch = target.with_name(".model.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
 
 
 def _end_with_parent() -> None:

