@@ -28,3 +28,8 @@ def first_problem(error: ValidationError) -> str:
         return f"it is not JSON ({message})"
     expected = message.removeprefix("Input should be ").removeprefix("a valid ")
     return f"{where} is {problem['input']!r}, expected {expected[:1].lower()}{expected[1:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the exception's name if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

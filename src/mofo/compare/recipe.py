@@ -14,7 +14,7 @@ from typing import Any
 from mofo.data.rows import EMBEDDED_DATA
 from mofo.errors import UserError
 from mofo.methods.method import get_method
-from mofo.models.load import EMBEDDED_MODEL
+from mofo.models.embedded import EMBEDDED_MODEL
 
 GRID = ("learning_rates", "fractions", "seeds")
 """The settings that a method's own entry may replace, and that may grow in a finished output folder."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from mofo.files import append_jsonl, read_jsonl
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _NO_TIME = {"optimizer": 0.0, "training": 0.0, "measuring": 0.0, "total": 0.0}
 
@@ -81,24 +77,6 @@ class Recorder(TrainerCallback):
         inner = optimizer.optimizer  # accelerate wraps it
         inner.register_step_pre_hook(before)
         inner.register_step_post_hook(after)
-
-
-def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The model's parameters by name, tied ones once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most memory held so far, in bytes: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _clock() -> float:

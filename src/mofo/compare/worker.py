@@ -17,14 +17,16 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from mofo.compare.recipe import Recipe, Run, make_recipe, read_recipe
-from mofo.compare.recorder import Recorder, peak_memory, weights_of
+from mofo.compare.recorder import Recorder
 from mofo.data.rows import Example, batch_order, encode
 from mofo.errors import UserError
 from mofo.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
-from mofo.measure import Weights, answer_accuracy, distance, held_out_loss, make_probes
+from mofo.measure import answer_accuracy, distance, held_out_loss, make_probes
 from mofo.methods.method import get_method
 from mofo.models.load import load_model
+from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
+from mofo.models.weights import Weights, weights_of
 
 BASE_JOB = "base"
 
