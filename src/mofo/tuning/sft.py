@@ -27,8 +27,8 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 
 from mofo import MoFO
 from mofo.errors import UserError
-from mofo.optim.quantised import State
-from mofo.optim.selection import Score
+from mofo.optim.rule.scores import Score
+from mofo.optim.state.int8 import State
 from mofo.tuning.callback import MoFOCallback
 from mofo.tuning.data import load_rows
 from mofo.tuning.files import write_jsonl
