@@ -2,10 +2,11 @@
 
 Each process updates the entries that it has. All that the processes must agree on is the k-th highest score of each
 block, and that takes counts only. Scores are compared as the integers that have their bits, the keys
-(``threshold.py``). A sample tells between which two keys the k-th highest probably lies. Each process counts its keys in 2048 bins between
-these two, an all-reduce adds the counts up, and they tell everyone in which bin the k-th highest is, or that the sample
-misled. With the bin in place of the bracket that is repeated, until a bin has one key only. Of equal scores the first
-ones in the whole tensor are selected; where not all of them fit, the place of the last that does is found likewise.
+(``threshold.py``). A sample tells between which two keys the k-th highest probably lies. Each process counts its keys
+in 2048 bins between these two, an all-reduce adds the counts up, and they tell everyone in which bin the k-th highest
+is, or that the sample misled. With the bin in place of the bracket that is repeated, until a bin has one key only. Of
+equal scores the first ones in the whole tensor are selected; where not all of them fit, the place of the last that does
+is found likewise.
 
 With one process it is the same code without the all-reduce. How much is sent does not depend on the size of the
 tensors, only on their number.
