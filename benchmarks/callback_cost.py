@@ -23,10 +23,10 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 from transformers import __version__ as transformers_version
 
 from mofo import MoFO
+from mofo.data.rows import load_rows
 from mofo.measure.distance import Weights, compare
-from mofo.tuning.callback import RUN, SAMPLE, MoFOCallback
-from mofo.tuning.data import load_rows
-from mofo.tuning.models import load_model, resolve_model
+from mofo.models.load import load_model, resolve_model
+from mofo.trainers.callback import RUN, SAMPLE, MoFOCallback
 
 MODEL = "smollm2-135m"
 QUARTILES = ("first_quartile", "median", "third_quartile")

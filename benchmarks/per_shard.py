@@ -15,8 +15,8 @@ import torch
 from step_time import FRACTIONS, about_this_run, write
 
 from mofo import MoFO
-from mofo.tuning.data import encode, load_rows
-from mofo.tuning.models import load_model, resolve_model
+from mofo.data.rows import encode, load_rows
+from mofo.models.load import load_model, resolve_model
 
 SHARDS = (2, 4, 8)
 ROWS, TOKENS = 4, 128  # of a batch

@@ -7,7 +7,7 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel
 
 from mofo import MoFO
-from mofo.tuning.callback import MoFOCallback
+from mofo.trainers.callback import MoFOCallback
 
 
 class MoFOArgs(BaseModel):

@@ -67,6 +67,6 @@ def tuned(base):
 @pytest.fixture(scope="session")
 def smollm2():
     """The real model and its tokenizer."""
-    from mofo.tuning.models import load_model
+    from mofo.models.load import load_model
 
     return load_model("smollm2-135m")

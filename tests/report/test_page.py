@@ -184,4 +184,4 @@ def test_the_room_imports_no_model_library():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.split(".")[0] not in {"torch", "transformers", "trl", "datasets"}
-                assert not name.startswith(("mofo.optim", "mofo.tuning", "mofo.measure"))
+                assert not name.startswith(("mofo.optim", "mofo.models", "mofo.compare", "mofo.measure"))

@@ -12,9 +12,6 @@ from mofo.optim.kernels.cpu.library import Library, Settings, load, pack
 if TYPE_CHECKING:
     from torch import Tensor
 
-BAND_SHARE = 16  # of a large block, one key in so many fits into the memory for those inside the bracket;
-SMALL = 1 << 12  # all of a block of so many entries
-
 
 class NativeShard(Shard):
     """As :class:`mofo.optim.distributed.shard.Shard`, bit for bit."""
@@ -34,7 +31,8 @@ class NativeShard(Shard):
         blocks, n = self._param.shape
         low, high = low[self.blocks], high[self.blocks]
         self._collected = low.new_empty(blocks, 2)  # how many keys there are above, and from low to high
-        self._band = torch.empty((blocks, max(n // BAND_SHARE, min(n, SMALL))), dtype=torch.int32)
+        capacity = max(n // self._settings.band_share, min(n, self._settings.small))
+        self._band = torch.empty((blocks, capacity), dtype=torch.int32)
         self._library.update_moments(self._packed, self._settings, low, high, self._collected, self._band)
         # equal keys are only counted
         self._is_whole = bool(((self._collected[:, 1] <= self._band.shape[1]) & (low < high)).all())

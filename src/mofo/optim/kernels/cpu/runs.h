@@ -63,6 +63,14 @@ inline float from_raw<float>(uint32_t raw) {
   return bits<float>(raw);
 }
 
+// Calls call(zero) with a zero of the type of the tensor's parameter.
+template <class Call>
+inline auto with_type_of_param(const Tensor& t, Call call) {
+  if (t.dtype[PARAM] == BFLOAT16) return call(BFloat{});
+  if (t.dtype[PARAM] == FLOAT16) return call(Half{});
+  return call(0.0f);
+}
+
 // ---- Reading and writing runs.
 
 // Where the entries of a run lie, in entries from the start of an operand of any strides.

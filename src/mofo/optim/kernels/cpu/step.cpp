@@ -28,6 +28,7 @@
 #include <string_view>
 #include <vector>
 
+#include "overlap.h"
 #include "processor.h"
 #include "select.h"
 #include "step.h"
@@ -101,9 +102,8 @@ Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, in
 void count_keys(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
                 int64_t size, int64_t* bins) {
   std::fill(bins, bins + (size + 1) * team.threads(), 0);
-  team.run(ranges(t.n), [&](int64_t i, int64_t worker) {
-    s.kernel->histogram(t, block * t.n + i * RANGE, std::min(RANGE, t.n - i * RANGE), bracket, shift, size,
-                        bins + worker * (size + 1));
+  for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t, int64_t worker) {
+    s.kernel->histogram(t, start, length, bracket, shift, size, bins + worker * (size + 1));
   });
   for (int64_t worker = 1; worker < team.threads(); ++worker) {
     for (int64_t bin = 0; bin <= size; ++bin) bins[bin] += bins[worker * (size + 1) + bin];
@@ -229,43 +229,6 @@ Plan make_plan(const Settings& s, const Tensor* tensors, int64_t count) {
 template <class T>
 std::unique_ptr<T[]> allocate(int64_t entries) {
   return std::unique_ptr<T[]>(new T[size_t(entries)]);  // not initialised: what is not used is not touched
-}
-
-// Bytes from the first to behind the last that an operand may occupy.
-struct Extent {
-  uintptr_t begin, end;
-  bool written;
-};
-
-Extent extent(const Tensor& t, int operand) {
-  const int64_t itemsize = operand <= GRAD && t.dtype[operand] != FLOAT32 ? 2 : 4;
-  int64_t entries = t.n * t.blocks;
-  if (t.layout && entries) {
-    const int64_t dims = t.layout[0];
-    entries = 1;
-    for (int64_t d = 0; d < dims; ++d) entries += (t.layout[1 + d] - 1) * t.layout[1 + dims * (1 + operand) + d];
-  }
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data[operand]);
-  return {begin, begin + uintptr_t(entries * itemsize), operand != GRAD};
-}
-
-// Whether memory that is written may be memory of another operand too.
-bool may_overlap(const Tensor* tensors, int64_t count) {
-  std::vector<Extent> extents;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) {
-      const Extent e = extent(tensors[i], operand);
-      if (e.begin < e.end) extents.push_back(e);
-    }
-  }
-  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
-  uintptr_t written = 0, used = 0;
-  for (const Extent& e : extents) {
-    if (e.begin < (e.written ? used : written)) return true;
-    used = std::max(used, e.end);
-    if (e.written) written = std::max(written, e.end);
-  }
-  return false;
 }
 
 // Scratch memory of teams that work side by side, each on some of the tasks. That of the journals is given.

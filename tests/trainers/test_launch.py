@@ -182,7 +182,9 @@ def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, t
     models = {}
     for config in ("ddp", "fsdp2"):
         words_of_run = [*words, "--output_dir", tmp_path / config]
-        done = subprocess.run(command(config, ROOT / "src/mofo/tuning/sft.py", *words_of_run), capture_output=True)
+        done = subprocess.run(
+            command(config, ROOT / "src/mofo/trainers/trl_command.py", *words_of_run), capture_output=True
+        )
         assert done.returncode == 0, done.stderr.decode()
         assert b"Trained with MoFO" in done.stdout
         models[config] = load_file(tmp_path / config / "model.safetensors")

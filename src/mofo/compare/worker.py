@@ -1,6 +1,6 @@
 """One job in a process of its own: measure the base, or fine-tune once and measure along the way.
 
-`mofo compare` starts ``python -m mofo.tuning.run FOLDER JOB`` for each job. Everything a job needs lies in the
+`mofo compare` starts ``python -m mofo.compare.worker FOLDER JOB`` for each job. Everything a job needs lies in the
 folder, and everything it finds out goes there, so that a job that was killed goes on from its last checkpoint.
 """
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
+from mofo.compare.recipe import Recipe, Run, make_recipe, read_recipe
+from mofo.compare.recorder import Recorder, peak_memory, weights_of
+from mofo.data.rows import Example, batch_order, encode
 from mofo.errors import UserError
+from mofo.files import read_json, read_jsonl, write_json, write_jsonl
 from mofo.measure import Weights, answer_accuracy, distance, held_out_loss, make_probes
-from mofo.tuning.data import Example, batch_order, encode
-from mofo.tuning.files import read_json, read_jsonl, write_json, write_jsonl
-from mofo.tuning.methods import get_method
-from mofo.tuning.models import load_model
-from mofo.tuning.precision import autocast, compute_device
-from mofo.tuning.recipe import Recipe, Run, make_recipe, read_recipe
-from mofo.tuning.recorder import Recorder, peak_memory, weights_of
+from mofo.methods.method import get_method
+from mofo.models.load import load_model
+from mofo.models.precision import autocast, compute_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
+from mofo.compare.recipe import Recipe, Run, make_recipe, read_recipe
 from mofo.errors import UserError
-from mofo.tuning.recipe import Recipe, Run, make_recipe, read_recipe
 
 
 def test_the_grid_has_every_combination_and_adamw_no_fraction():

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from mofo.tuning.files import read_jsonl
+from mofo.files import read_jsonl
 
 
 class Progress:

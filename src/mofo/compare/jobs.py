@@ -21,15 +21,15 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 import mofo
+from mofo.compare.progress import Progress
+from mofo.compare.recipe import Recipe, make_recipe, read_recipe
+from mofo.data.rows import GENERATED, Row, encode, load_rows, split_rows, without
 from mofo.errors import UserError
+from mofo.files import read_json, write_json, write_jsonl, write_text
 from mofo.measure import check_probe_specs
+from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.precision import choose_precision
 from mofo.report import write_report
-from mofo.tuning.data import GENERATED, Row, encode, load_rows, split_rows, without
-from mofo.tuning.files import read_json, write_json, write_jsonl, write_text
-from mofo.tuning.models import load_tokenizer, local_folder
-from mofo.tuning.precision import choose_precision
-from mofo.tuning.progress import Progress
-from mofo.tuning.recipe import Recipe, make_recipe, read_recipe
 
 SCHEMA = 1
 
@@ -209,7 +209,7 @@ def _start(output: Path, name: str, number: int, jobs: int) -> subprocess.Popen[
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     with _log(output, name).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "mofo.tuning.run", str(output), name],
+            [sys.executable, "-m", "mofo.compare.worker", str(output), name],
             stdin=subprocess.PIPE,  # closes with this process, and the job ends when it does
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from mofo.tuning.files import append_jsonl, read_jsonl
+from mofo.files import append_jsonl, read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

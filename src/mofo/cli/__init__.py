@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def sft(argv: list[str]) -> int:
     """Fine-tune with MoFO: the flags, YAML files and launcher of `trl sft`, and --fraction."""
-    from mofo.tuning.sft import main as sft_main
+    from mofo.trainers.trl_command import main as sft_main
 
     return sft_main(argv)
 
@@ -73,7 +73,7 @@ def compare(argv: list[str]) -> int:
 def demo(argv: list[str]) -> int:
     """Compare AdamW and MoFO on the embedded model and data, in a few minutes."""
     arguments = vars(_compare_parser("demo", _first_line(demo)).parse_args(argv))
-    return _compare(arguments, Path(__file__).parent / "tuning" / "demo.yaml", default_output="mofo-demo")
+    return _compare(arguments, Path(__file__).parents[1] / "compare" / "demo.yaml", default_output="mofo-demo")
 
 
 def measure(argv: list[str]) -> int:
@@ -92,7 +92,7 @@ def measure(argv: list[str]) -> int:
     parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with a model run")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(argv)
-    from mofo.tuning.pair import measure_pair, pair_table
+    from mofo.measure.pair import measure_pair, pair_table
 
     results = measure_pair(
         options.base,
@@ -132,7 +132,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def _compare_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with a flag for each field of the recipe; only flags that were given are in its result."""
-    from mofo.tuning.recipe import Recipe
+    from mofo.compare.recipe import Recipe
 
     parser = argparse.ArgumentParser(prog=f"mofo {name}", description=description)
     parser.add_argument("--output", type=Path, help=f"the folder of the results (default mofo-{name})")
@@ -176,14 +176,14 @@ def _list(text: str) -> list[str]:
 
 
 def _compare(arguments: dict[str, Any], recipe_file: str | Path | None, *, default_output: str) -> int:
-    from mofo.tuning.recipe import make_recipe, read_recipe
+    from mofo.compare.recipe import make_recipe, read_recipe
 
     output = arguments.pop("output") or Path(default_output)
     overwrite, jobs, as_json = (arguments.pop(name) for name in ("overwrite", "jobs", "json"))
     recipe = make_recipe((read_recipe(recipe_file) if recipe_file else {}) | arguments)
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}, expected at least 1.")
-    from mofo.tuning.compare import compare as run_comparison
+    from mofo.compare.jobs import compare as run_comparison
 
     results = run_comparison(recipe, output, overwrite=overwrite, jobs=jobs)
     _end(results, output / "report.html", as_json=as_json)

@@ -16,7 +16,7 @@ from mofo.errors import UserError
 from mofo.optim import MoFO, param_groups
 
 if TYPE_CHECKING:
-    from mofo.tuning.recipe import Recipe, Run
+    from mofo.compare.recipe import Recipe, Run
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_every_command_has_help(capsys, command):
 def test_flags_for_every_setting_of_a_recipe(capsys):
     from dataclasses import fields
 
-    from mofo.tuning.recipe import Recipe
+    from mofo.compare.recipe import Recipe
 
     with pytest.raises(SystemExit, match="0"):
         cli.main(["compare", "--help"])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from mofo.data.rows import batch_order, encode, load_rows, split_rows, without
 from mofo.errors import UserError
-from mofo.tuning.data import batch_order, encode, load_rows, split_rows, without
 
 FORMS = {
     "messages": {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},

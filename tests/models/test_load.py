@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mofo.errors import UserError
-from mofo.tuning import models
+from mofo.models import load as models
 
 
 @pytest.fixture

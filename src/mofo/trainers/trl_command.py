@@ -26,13 +26,13 @@ from transformers import TrainerCallback
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from mofo import MoFO
+from mofo.data.rows import load_rows
 from mofo.errors import UserError
+from mofo.files import write_jsonl
+from mofo.models.load import cache_folder, resolve_model
 from mofo.optim.rule.scores import Score
 from mofo.optim.state.int8 import State
-from mofo.tuning.callback import MoFOCallback
-from mofo.tuning.data import load_rows
-from mofo.tuning.files import write_jsonl
-from mofo.tuning.models import cache_folder, resolve_model
+from mofo.trainers.callback import MoFOCallback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> int:
     args = _parse(argv)
     try:
         flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])
-        script = ["-m", "mofo.tuning.sft", *_without(argv, args.unknown_in_argv)]
+        script = ["-m", "mofo.trainers.trl_command", *_without(argv, args.unknown_in_argv)]
         launch, unknown = launch_command_parser().parse_known_args([*flags, *script])
         if unknown:
             raise ValueError(f"Neither `trl sft`, `accelerate launch` nor MoFO has the flag {unknown[0]}.")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mofo.data.rows import EMBEDDED_DATA
 from mofo.errors import UserError
-from mofo.tuning.data import EMBEDDED_DATA
-from mofo.tuning.methods import get_method
-from mofo.tuning.models import EMBEDDED_MODEL
+from mofo.methods.method import get_method
+from mofo.models.load import EMBEDDED_MODEL
 
 GRID = ("learning_rates", "fractions", "seeds")
 """The settings that a method's own entry may replace, and that may grow in a finished output folder."""

@@ -20,7 +20,7 @@ from trl.scripts.sft import make_parser
 
 from mofo import MoFO
 from mofo.errors import UserError
-from mofo.tuning import sft
+from mofo.trainers import trl_command as sft
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +213,7 @@ def test_launches_as_trl_does(settings, launched, tmp_path):
     argv = ["--num_processes", "2", *flags(settings), "--config", str(config), "--accelerate_config", "multi_gpu"]
     assert sft.main(argv) == 0
     (launch,) = launched
-    assert (launch.module, launch.training_script) == (True, "mofo.tuning.sft")
+    assert (launch.module, launch.training_script) == (True, "mofo.trainers.trl_command")
     assert launch.training_script_args == [*flags(settings), "--config", str(config)]
     assert (launch.num_processes, launch.main_process_port) == (2, 1234)
     assert Path(launch.config_file).name == "multi_gpu.yaml"
@@ -341,7 +341,7 @@ TRAIN_AND_KEEP_EVERY_RANK = """
 import sys
 import torch
 from trl import SFTTrainer
-from mofo.tuning import sft
+from mofo.trainers import trl_command as sft
 
 train = SFTTrainer.train
 def train_and_keep(trainer, *args, **kwargs):
@@ -390,7 +390,7 @@ def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     ],
 )
 def test_the_launched_script_says_one_sentence_and_exits_with_2(settings, changed, said):
-    command = [sys.executable, "-m", "mofo.tuning.sft", *flags(settings, **changed)]
+    command = [sys.executable, "-m", "mofo.trainers.trl_command", *flags(settings, **changed)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("mofo sft: ")

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
+from mofo.compare.recorder import weights_of
+from mofo.data.rows import encode, load_rows
 from mofo.errors import UserError
 from mofo.measure import check_probe_specs, distance, held_out_loss, make_probes
-from mofo.tuning.data import encode, load_rows
-from mofo.tuning.models import load_model
-from mofo.tuning.precision import autocast, choose_precision, compute_device
-from mofo.tuning.recorder import weights_of
+from mofo.models.load import load_model
+from mofo.models.precision import autocast, choose_precision, compute_device
 
 
 def measure_pair(

@@ -10,10 +10,10 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from mofo.compare import jobs as comparison
+from mofo.compare.recipe import make_recipe
+from mofo.compare.worker import last_checkpoint
 from mofo.errors import UserError
-from mofo.tuning import compare as comparison
-from mofo.tuning.recipe import make_recipe
-from mofo.tuning.run import last_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +204,8 @@ def test_killed_and_begun_again_it_ends_with_the_same_results(tmp_path, values, 
     recipe = make_recipe(values | {"methods": [method], "steps": 40, "points": 20, "answers": 0})
     whole = comparison.compare(recipe, tmp_path / "whole")
     script = (
-        "from pathlib import Path; import sys, yaml; from mofo.tuning.compare import compare; "
-        "from mofo.tuning.recipe import make_recipe; "
+        "from pathlib import Path; import sys, yaml; from mofo.compare.jobs import compare; "
+        "from mofo.compare.recipe import make_recipe; "
         "compare(make_recipe(yaml.safe_load(sys.argv[1])), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", script, json.dumps(recipe.to_dict()), str(tmp_path / "killed")]

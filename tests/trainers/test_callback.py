@@ -20,8 +20,8 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from mofo import MoFO
-from mofo.tuning import callback as module
-from mofo.tuning.callback import MoFOCallback, _Sample
+from mofo.trainers import callback as module
+from mofo.trainers.callback import MoFOCallback, _Sample
 
 NAMES = {"mofo/selected", "mofo/moved", "mofo/overlap", "mofo/distance"}
 OPTIMIZER = (MoFO, {"lr": 0.01, "fraction": 0.1})
@@ -255,7 +255,7 @@ SHARDED = """
 import json, sys
 import torch, torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
-from mofo.tuning.callback import _Sample
+from mofo.trainers.callback import _Sample
 
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))

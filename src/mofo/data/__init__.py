@@ -1,0 +1,1 @@
+"""Data: rows, tokens, and the order in which they are trained on."""

@@ -1,0 +1,119 @@
+// How parameters move: p <- (1 - lr * weight_decay) * p - step_size * m / (sqrt(v) / correction + eps).
+// Included by kernel.cpp within its namespace.
+
+struct Movement {
+  explicit Movement(const Tensor& t)
+      : shrink(t.decay_all ? 1.0f : float(t.shrink)),
+        step(float(-t.step_size)),
+        correction(float(t.correction)),
+        eps(float(t.eps)),
+        random(t.random_rounding),
+        rounding_key(t.rounding_key) {}
+
+  const float shrink, step, correction, eps;
+  const bool random;
+  const int64_t rounding_key;
+
+  float moved(float p, float m, float v) const { return p * shrink + step * m / (sqrtf(v) / correction + eps); }
+
+  // A new value to be rounded at random, where that is asked for, so that narrow leaves it alone (rounding.py).
+  float rounded(float x, int64_t index) const {
+    if (!(fabsf(x) <= FLT_MAX)) return x;
+    const uint32_t noise = hash_index(index, rounding_key) >> 16;
+    return bits<float>((bits<uint32_t>(x) + noise) & 0xFFFF0000u);
+  }
+};
+
+// Moves those entries of a line whose bit is set. Gives all that the line was before.
+template <class T>
+inline void move_line(const Movement& movement, int64_t start, Mask mask, T* RESTRICT p, const float* RESTRICT m,
+                      const float* RESTRICT v, uint32_t* RESTRICT former) {
+  float x[LINE];
+  uint32_t moved[LINE];
+  for (int i = 0; i < LINE; ++i) former[i] = to_raw(p[i]);
+  for (int i = 0; i < LINE; ++i) x[i] = movement.moved(widen(p[i]), m[i], v[i]);
+  // sizeof: a random rounding is of bfloat16 alone, and the compiler must know that there is none of float32
+  for (int i = 0; sizeof(T) == 2 && movement.random && i < LINE; ++i) x[i] = movement.rounded(x[i], start + i);
+  for (int i = 0; i < LINE; ++i) moved[i] = to_raw(narrow<T>(x[i]));
+  const uint32_t set = mask;
+  INDEPENDENT for (int i = 0; i < LINE; ++i) {
+    const uint32_t chosen = 0u - (set >> i & 1);
+    p[i] = from_raw<T>((moved[i] & chosen) | (former[i] & ~chosen));
+  }
+}
+
+// The same of a line that is cut short by the end of a run, or does not lie in one piece.
+template <class T>
+void move_scattered_line(const Tensor& t, const Movement& movement, int64_t start, int length, Mask mask,
+                         uint32_t* former) {
+  int64_t offsets[LINE];
+  T* data = static_cast<T*>(t.data[PARAM]);
+  T p[LINE] = {};
+  float buffer_m[LINE], buffer_v[LINE], m[LINE] = {}, v[LINE] = {};
+  if (t.layout) find_offsets(t, PARAM, start, length, offsets);
+  for (int i = 0; i < length; ++i) p[i] = data[t.layout ? offsets[i] : start + i];
+  memcpy(m, load(t, EXP_AVG, start, length, buffer_m), length * sizeof(float));
+  memcpy(v, load(t, EXP_AVG_SQ, start, length, buffer_v), length * sizeof(float));
+  move_line<T>(movement, start, mask, p, m, v, former);
+  for (int i = 0; i < length; ++i) {
+    if (mask >> i & 1) data[t.layout ? offsets[i] : start + i] = p[i];
+  }
+}
+
+// Moves the chosen entries. What they were is appended to `former`, if there is such memory.
+template <class T>
+void move_as(const Tensor& t, const Movement& movement, const Chosen& chosen, uint32_t* former) {
+  uint32_t before[LINE];
+  chosen.for_lines([&](int line, Mask mask) {
+    const int left = chosen.length - line * LINE;
+    const int64_t at = chosen.start + line * LINE;
+    if (t.layout || left < LINE) {
+      move_scattered_line<T>(t, movement, at, left < LINE ? left : LINE, mask, before);
+    } else {
+      const float* m = static_cast<const float*>(t.data[EXP_AVG]) + at;
+      const float* v = static_cast<const float*>(t.data[EXP_AVG_SQ]) + at;
+      move_line(movement, at, mask, static_cast<T*>(t.data[PARAM]) + at, m, v, before);
+    }
+    if (former) former = append_values(mask, before, former);
+  });
+}
+
+// Moves what was chosen of one run after the other, each when the next one has been looked at: meanwhile its memory
+// arrives.
+class Mover {
+ public:
+  explicit Mover(const Tensor& t) : t_(t), movement_(t) {}
+  ~Mover() { move_run(1 - turn_); }
+
+  Chosen& next() { return runs_[turn_]; }
+
+  // Takes on what is chosen in next(). What it was before it moves is kept in `former`, if there is such memory.
+  void take(uint32_t* former = nullptr) {
+    const Chosen& chosen = runs_[turn_];
+    chosen.for_lines([&](int line, Mask) { prefetch(t_, PARAM, chosen.start + line * LINE, 1); });
+    former_[turn_] = former;
+    turn_ = 1 - turn_;
+    move_run(turn_);
+  }
+
+ private:
+  void move_run(int turn) {
+    with_type_of_param(t_, [&](auto zero) { move_as<decltype(zero)>(t_, movement_, runs_[turn], former_[turn]); });
+    runs_[turn].lines = 0;
+  }
+
+  const Tensor& t_;
+  const Movement movement_;
+  Chosen runs_[2];
+  uint32_t* former_[2] = {};
+  int turn_ = 0;
+};
+
+void shrink_all(const Tensor& t, int64_t start, int length) {
+  if (!t.decay_all || t.shrink == 1) return;
+  float buffer[RUN];
+  float* p = load(t, PARAM, start, length, buffer);
+  const float shrink = float(t.shrink);
+  for (int i = 0; i < length; ++i) p[i] *= shrink;
+  store(t, PARAM, start, length, p);
+}

@@ -1,0 +1,49 @@
+// Whether the tensors of a step may overlap in memory.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernel.h"
+
+namespace mofo {
+
+// Bytes from the first to behind the last that an operand may occupy.
+struct Extent {
+  uintptr_t begin, end;
+  bool written;
+};
+
+inline Extent extent(const Tensor& t, int operand) {
+  const int64_t itemsize = operand <= GRAD && t.dtype[operand] != FLOAT32 ? 2 : 4;
+  int64_t entries = t.n * t.blocks;
+  if (t.layout && entries) {
+    const int64_t dims = t.layout[0];
+    entries = 1;
+    for (int64_t d = 0; d < dims; ++d) entries += (t.layout[1 + d] - 1) * t.layout[1 + dims * (1 + operand) + d];
+  }
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data[operand]);
+  return {begin, begin + uintptr_t(entries * itemsize), operand != GRAD};
+}
+
+// Whether memory that is written may be memory of another operand too.
+inline bool may_overlap(const Tensor* tensors, int64_t count) {
+  std::vector<Extent> extents;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) {
+      const Extent e = extent(tensors[i], operand);
+      if (e.begin < e.end) extents.push_back(e);
+    }
+  }
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+  uintptr_t written = 0, used = 0;
+  for (const Extent& e : extents) {
+    if (e.begin < (e.written ? used : written)) return true;
+    used = std::max(used, e.end);
+    if (e.written) written = std::max(written, e.end);
+  }
+  return false;
+}
+
+}  // namespace mofo

@@ -1,1 +1,0 @@
-"""Fine-tuning: recipes, models, data and methods, on trl and transformers."""
