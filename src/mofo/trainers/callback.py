@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from mofo import MoFO
 from mofo.files import write_bytes
-from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.layout import local
+from mofo.optim.dtensor import local
+from mofo.optim.rule.blocks import block_size, selected_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
