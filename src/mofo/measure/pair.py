@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from mofo.data.rows import encode, load_rows
+from mofo.data.rows import load_rows
+from mofo.data.tokens import encode
 from mofo.errors import UserError
 from mofo.measure import check_probe_specs, distance, held_out_loss, make_probes
 from mofo.models.load import load_model
