@@ -24,7 +24,7 @@ class Pull(Part):
     label = "Pull"
     strength: float = setting(0.5, "weight of the penalty", short="s", ge=0)
 
-    def penalty(self, model, setup):
+    def penalty(self, model, step, setup):
         weights = ((p, setup.base[name].to(p.device)) for name, p in model.named_parameters())
         return self.strength / 2 * sum(((p - base) ** 2).sum() for p, base in weights)
 
