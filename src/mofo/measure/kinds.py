@@ -1,99 +1,92 @@
-"""Probes: what a model is asked to find out how much it forgot.
+"""The kinds of probes, and the probes that a recipe asks for.
 
-A probe is asked for by a short text: `text`, `choice`, `divergence`, or `text:FILE.txt` and
-`choice:FILE.jsonl` for one's own text and questions, which are named by their file.
+A recipe asks for a probe by its kind: `text`, `choice` or `divergence`. Some kinds take a file of one's own,
+`text:FILE.txt` and `choice:FILE.jsonl`; such a probe is named after its file. A new kind is a file beside this one
+and a line in the table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mofo.errors import UserError
-from mofo.measure.choice import GENERAL_KNOWLEDGE, ChoiceProbe, read_questions
-from mofo.measure.divergence import DivergenceProbe, write_texts
-from mofo.measure.text import TextProbe, general_english
+from mofo.errors import UserError, closest
+from mofo.measure.choice import ChoiceProbe
+from mofo.measure.divergence import DivergenceProbe
+from mofo.measure.probe import Base, Probe
+from mofo.measure.text import TextProbe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-KINDS = "text, divergence, choice, text:FILE.txt or choice:FILE.jsonl"
+KINDS: dict[str, type[Probe]] = {"text": TextProbe, "divergence": DivergenceProbe, "choice": ChoiceProbe}
+"""All kinds of probes, by the word that a recipe asks for them with."""
 
 
-class Probe(Protocol):
-    """One measurement of a model."""
+class Spec(NamedTuple):
+    """A probe as a recipe asks for it."""
 
     name: str
-
-    def measure(self, model: Any) -> dict[str, float]:
-        """Return the probe's metrics for `model`."""
-
-
-def make_probes(
-    specs: Sequence[str], *, base: Any, tokenizer: Any, seed: int = 0, written: list[list[int]] | None = None
-) -> list[Probe]:
-    """Make the probes that `specs` ask for, ready to measure any model of the base's family.
-
-    Args:
-        specs: What to measure, such as `["text", "divergence", "choice", "choice:arc_easy.jsonl"]`.
-        base: The base model: `divergence` compares with it. Not kept.
-        tokenizer: Its tokenizer.
-        seed: Seed of the text that the base writes for `divergence`.
-        written: Text that the base wrote before (`DivergenceProbe.written`), so that a resumed run uses the
-            same.
-
-    Raises:
-        UserError: See `check_probe_specs`.
-    """
-    probes: list[Probe] = []
-    for name, kind, path in parse_specs(specs):
-        if kind == "text":
-            probes.append(TextProbe(name, read_text(path), tokenizer))
-        elif kind == "choice":
-            probes.append(ChoiceProbe(name, read_questions(path or GENERAL_KNOWLEDGE), tokenizer))
-        else:
-            texts = write_texts(base, tokenizer, seed=seed) if written is None else written
-            probes.append(DivergenceProbe(name, base, texts))
-    return probes
+    kind: type[Probe]
+    argument: str
 
 
 def check_probe_specs(specs: Sequence[str]) -> None:
     """Check without a model that probes can be made.
 
+    Args:
+        specs: What to measure, such as `["text", "divergence", "choice:arc_easy.jsonl"]`.
+
     Raises:
-        UserError: A kind is unknown, a file is missing, empty or malformed (with the row's number), or two
-            probes would have the same name.
+        UserError: A kind is unknown, its argument cannot be used (the message names file and row), or two probes would
+            have the same name.
     """
-    for _, kind, path in parse_specs(specs):
-        if kind == "text":
-            read_text(path)
-        elif kind == "choice":
-            read_questions(path or GENERAL_KNOWLEDGE)
+    for spec in _parse(specs):
+        spec.kind.check(spec.argument)
 
 
-def parse_specs(specs: Sequence[str]) -> list[tuple[str, str, Path | None]]:
-    """Return the name, the kind and the file of each probe."""
-    parsed: dict[str, tuple[str, str, Path | None]] = {}
+def make_probes(
+    specs: Sequence[str],
+    *,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int = 0,
+    states: Mapping[str, Any] | None = None,
+) -> list[Probe]:
+    """Return the probes that a recipe asks for, ready to measure any model of the base's family.
+
+    Args:
+        specs: As for `check_probe_specs`.
+        base: The base model. Probes do not keep it.
+        tokenizer: Its tokenizer.
+        seed: Seed of what the probes draw.
+        states: What `probe_states` returned when the probes were first made, so that a resumed run measures with the
+            same.
+
+    Raises:
+        UserError: As `check_probe_specs`.
+    """
+    known = states or {}
+    origin = Base(base, tokenizer, seed)
+    return [spec.kind.make(spec.name, spec.argument, origin, known.get(spec.name)) for spec in _parse(specs)]
+
+
+def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
+    """Return what `make_probes` needs to make the same probes again, as JSON values by the names of the probes."""
+    states = {probe.name: probe.state() for probe in probes}
+    return {name: state for name, state in states.items() if state is not None}
+
+
+def _parse(specs: Sequence[str]) -> list[Spec]:
+    parsed: dict[str, Spec] = {}
     for spec in specs:
-        kind, colon, file = spec.partition(":")
-        if kind not in ("text", "divergence", "choice") or (colon and (kind == "divergence" or not file)):
-            raise UserError(f"unknown probe `{spec}`: expected {KINDS}")
-        path = Path(file) if file else None
-        name = path.stem if path else kind
+        kind, colon, argument = spec.partition(":")
+        if kind not in KINDS or (colon and not argument):
+            *others, last = [usage for known in KINDS.values() for usage in known.usage]
+            raise UserError(f"Unknown probe `{spec}`{closest(kind, KINDS)}: expected {', '.join(others)} or {last}.")
+        name = Path(argument).stem if argument else kind
         if name in parsed:
-            raise UserError(f"two probes would be named `{name}`: leave one out or rename its file")
-        parsed[name] = name, kind, path
+            raise UserError(f"Two probes would be named `{name}`: leave one out or rename its file.")
+        parsed[name] = Spec(name, KINDS[kind], argument)
     return list(parsed.values())
-
-
-def read_text(path: Path | None) -> str:
-    """Return the text of a file, or the general English text if there is none."""
-    if path is None:
-        return general_english()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the text of a probe cannot be read from {path}: {error}") from error
-    if not text.strip():
-        raise UserError(f"{path} is empty: expected a text to measure the loss on")
-    return text
