@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*)
+NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*.cpp src/mofo/optim/kernels/cpu/*.h)
 
 # where there is a C++ compiler, a native library that does not build is an error; without one the tests run without it
 export MOFO_REQUIRE_NATIVE ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)

@@ -27,8 +27,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from mofo import MoFO
-from mofo.optim.layout import local
-from mofo.optim.state import MOMENTS
+from mofo.optim.dtensor import local
+from mofo.optim.state.moments import MOMENTS
 
 BASELINE = "AdamW"
 

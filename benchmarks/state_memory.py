@@ -31,7 +31,7 @@ from step_time import (
 )
 
 from mofo import MoFO
-from mofo.optim.state import MOMENTS, new_state
+from mofo.optim.state.moments import MOMENTS, new_state
 
 KINDS = {
     "AdamW": lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, fused=True),

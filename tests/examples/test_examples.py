@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mofo.optim.blocks import selected_count
+from mofo.optim.rule.blocks import selected_count
 
 ROOT = Path(__file__).parents[2]
 FRACTION = 0.15

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLan
 
 from examples import stand_ins
 from mofo import MoFO
-from mofo.optim.blocks import selected_count
+from mofo.optim.rule.blocks import selected_count
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mofo import MoFO
-from mofo.optim.selection import SCORES
+from mofo.optim.rule.scores import SCORES
 from reference.back_ends import BACK_ENDS
 
 SHAPES = [(40, 25), (64, 256)]  # plain and fast path of foreach=True

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mofo import MoFO
-from mofo.optim.selection import SCORES
+from mofo.optim.rule.scores import SCORES
 from reference.operands import through_a_file
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mofo import MoFO
-from mofo.optim.selection import SCORES, noise, noise_key
+from mofo.optim.rule.scores import SCORES, noise, noise_key
 from reference.back_ends import BACK_ENDS
 from reference.naive import naive_step, official_step
 

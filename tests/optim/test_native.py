@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import mofo
 from mofo import MoFO
-from mofo.optim.kernels import native
-from mofo.optim.kernels.native import NativeStep, Settings
-from mofo.optim.rounding import ROUNDINGS
-from mofo.optim.selection import SCORES
-from mofo.optim.update import update
+from mofo.optim.kernels.cpu import library as native
+from mofo.optim.kernels.cpu.library import NativeStep, Settings
+from mofo.optim.rule.rounding import ROUNDINGS
+from mofo.optim.rule.scores import SCORES
+from mofo.optim.rule.update import update
 from reference.back_ends import needs_native
 from reference.naive import naive_step
 from reference.operands import OPTIONS, bits, operands

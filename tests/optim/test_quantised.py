@@ -12,10 +12,10 @@ from torchao.optim import AdamW8bit
 from torchao.optim.subclass_8bit import OptimState8bit
 
 from mofo import MoFO
-from mofo.optim import quantised
-from mofo.optim.quantised import dequantise, is_quantised, quantisation_block, quantise_, quantised_zeros
-from mofo.optim.state import MOMENTS, new_state
-from mofo.optim.update import update
+from mofo.optim.rule.update import update
+from mofo.optim.state import int8 as quantised
+from mofo.optim.state.int8 import dequantise, is_quantised, quantisation_block, quantise_, quantised_zeros
+from mofo.optim.state.moments import MOMENTS, new_state
 from reference.back_ends import BACK_ENDS
 from reference.operands import OPTIONS, through_a_file
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mofo import MoFO
-from mofo.optim import rounding
-from mofo.optim.hashing import NOISE, ROUNDING, hash_indices, hash_key
+from mofo.optim.rule import rounding
+from mofo.optim.rule.hashing import NOISE, ROUNDING, hash_indices, hash_key
 from reference.back_ends import BACK_ENDS
 
 

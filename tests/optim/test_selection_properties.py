@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofo import MoFO
-from mofo.optim import top_k
-from mofo.optim.blocks import selected_count
-from mofo.optim.selection import SCORES
+from mofo.optim.kernels.plain import threshold as top_k
+from mofo.optim.rule.blocks import selected_count
+from mofo.optim.rule.scores import SCORES
 from reference.back_ends import BACK_ENDS
 from reference.patterns import KINDS, patterned
 

@@ -15,9 +15,10 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from mofo import MoFO
-from mofo.optim import layout, sharded
-from mofo.optim.quantised import dequantise
-from mofo.optim.selection import SCORES
+from mofo.optim.distributed import layout
+from mofo.optim.distributed import step as sharded
+from mofo.optim.rule.scores import SCORES
+from mofo.optim.state.int8 import dequantise
 from reference.back_ends import BACK_ENDS, needs_native
 from reference.processes import Processes
 

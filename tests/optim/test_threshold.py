@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mofo import MoFO
-from mofo.optim import top_k
+from mofo.optim.kernels.plain import threshold as top_k
 
 
 def chosen(values, k):

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import mofo
 from mofo import MoFO
-from mofo.optim import dispatch
-from mofo.optim.blocks import as_blocks, selected_count
-from mofo.optim.rounding import ROUNDINGS
-from mofo.optim.selection import SCORES, noise, noise_key, scores, select_top_k
-from mofo.optim.update import update
+from mofo.optim.kernels import dispatch
+from mofo.optim.rule.blocks import as_blocks, selected_count
+from mofo.optim.rule.rounding import ROUNDINGS
+from mofo.optim.rule.scores import SCORES, noise, noise_key, scores, select_top_k
+from mofo.optim.rule.update import update
 from reference.operands import OPTIONS, bits, operands
 from reference.patterns import KINDS, patterned
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mofo.optim.kernels import native
+from mofo.optim.kernels.cpu import library as native
 
 # MOFO_REQUIRE_NATIVE=1, as with make where there is a compiler: without the library they fail
 needs_native = pytest.mark.skipif(

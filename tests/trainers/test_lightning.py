@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 import mofo
 from mofo import MoFO
-from mofo.optim.blocks import selected_count
+from mofo.optim.rule.blocks import selected_count
 
 L = pytest.importorskip("lightning")
 

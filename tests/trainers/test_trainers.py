@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import mofo
 from mofo import CPUOffload, MoFO
-from mofo.optim import quantised
+from mofo.optim.state import int8 as quantised
 
 FRACTION = 0.1
 

@@ -1,10 +1,9 @@
-"""What is shown of jobs that work in other processes: a bar for each, read from the files that they write."""
+"""Progress bars for jobs that run in other processes, read from the files that they write."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,22 +16,24 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from mofo.files import read_jsonl
+from mofo.compare.folder import OutputFolder
+from mofo.compare.recorder import LoggedStep, Measurement
+from mofo.results import Metric, Point
 
 
 class Progress:
-    """Bars with rate and time left on ``console``, and a line for each measurement.
+    """A bar for each job with rate and time left, and a line for each measurement.
 
     Args:
         console: Where to show.
         folder: The output folder.
         runs: Names of the runs that are still to be done.
-        steps: Optimizer steps of each run.
     """
 
-    def __init__(self, console: Console, folder: Path, runs: list[str], steps: int) -> None:
+    def __init__(self, console: Console, folder: OutputFolder, runs: list[str]) -> None:
         self.folder = folder
-        self.steps = steps
+        self.steps = folder.prepared.plan.total_steps
+        self.runs = runs
         self.bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -42,15 +43,15 @@ class Progress:
             TimeRemainingColumn(),
             console=console,
         )
-        self.runs = runs
-        self.tasks: dict[str, TaskID] = {}
-        self.seen: dict[str, int] = {}
+        self.all_runs: TaskID | None = None
+        self.jobs: dict[str, TaskID] = {}
+        self.read_so_far: dict[str, int] = {}  # bytes of each run's file
         self.done_steps: dict[str, int] = {}
 
     def __enter__(self) -> Progress:
         self.bars.start()
         if self.runs:
-            self.all = self.bars.add_task("all runs", total=len(self.runs) * self.steps, rate="")
+            self.all_runs = self.bars.add_task("all runs", total=len(self.runs) * self.steps, rate="")
         return self
 
     def __exit__(
@@ -59,37 +60,51 @@ class Progress:
         self.bars.stop()
 
     def start(self, name: str) -> None:
-        """Shows the job ``name``."""
-        if name == "base":
-            self.tasks[name] = self.bars.add_task("measuring the base", total=None, rate="")
+        """Show a job; what an earlier session measured is not shown again."""
+        if name in self.runs:
+            self.jobs[name] = self.bars.add_task(name, total=self.steps, rate="")
+            self._new_rows(name)
         else:
-            self.tasks[name] = self.bars.add_task(name, total=self.steps, rate="")
-            self.seen[name] = len(self._rows(name))
+            self.jobs[name] = self.bars.add_task("measuring the base", total=None, rate="")
 
     def update(self, name: str) -> None:
-        """Reads what the job ``name`` has written since the last call."""
-        rows = self._rows(name)
-        if not rows:
+        """Show what a job has written since the last call."""
+        if name not in self.runs:
             return
-        for row in rows[self.seen[name] :]:
-            if row["kind"] == "point":
-                self.bars.console.print(_point_line(name, row, self.steps), highlight=False)
-        self.seen[name] = len(rows)
-        self.done_steps[name] = max(row["step"] for row in rows)
-        task = self.bars.tasks[self.bars.task_ids.index(self.tasks[name])]
-        rate = f"{task.speed:.2f} steps/s" if task.speed else ""
-        self.bars.update(self.tasks[name], completed=self.done_steps[name], rate=rate)
-        self.bars.update(self.all, completed=sum(self.done_steps.values()))
+        for row in self._new_rows(name):
+            if isinstance(row, Measurement):
+                self.bars.console.print(self._line(name, row.point), highlight=False)
+            self.done_steps[name] = row.point.step if isinstance(row, Measurement) else row.step
+        bar = self.bars.tasks[self.bars.task_ids.index(self.jobs[name])]
+        rate = f"{bar.speed:.2f} steps/s" if bar.speed else ""
+        self.bars.update(self.jobs[name], completed=self.done_steps.get(name, 0), rate=rate)
+        if self.all_runs is not None:
+            self.bars.update(self.all_runs, completed=sum(self.done_steps.values()))
 
     def finish(self, name: str) -> None:
-        """Takes the job's bar away."""
+        """Take a job's bar away."""
         self.update(name)
-        self.bars.remove_task(self.tasks.pop(name))
+        self.bars.remove_task(self.jobs.pop(name))
 
-    def _rows(self, name: str) -> list[dict[str, Any]]:
-        return read_jsonl(self.folder / "runs" / name / "metrics.jsonl")
+    def _new_rows(self, name: str) -> list[LoggedStep | Measurement]:
+        """Return the whole lines that a run has written since the last call.
 
+        A resumed run shortens its file to what came before its checkpoint.
+        """
+        file = self.folder.run(name).metrics
+        if not file.exists():
+            return []
+        with file.open("rb") as stream:
+            start = stream.seek(min(self.read_so_far.get(name, 0), file.stat().st_size))
+            content = stream.read()
+        lines = content[: content.rfind(b"\n") + 1]
+        self.read_so_far[name] = start + len(lines)
+        rows = [json.loads(line) for line in lines.splitlines()]
+        return [(Measurement if row["kind"] == "point" else LoggedStep).model_validate(row) for row in rows]
 
-def _point_line(name: str, row: dict[str, Any], steps: int) -> str:
-    probes = ", ".join(f"{probe} {next(iter(values.values())):.4g}" for probe, values in row["forgotten"].items())
-    return f"{name}: step {row['step']}/{steps}, held-out loss {row['learned']['loss']:.4f}, {probes}"
+    def _line(self, name: str, point: Point) -> str:
+        base = self.folder.base
+        metrics: list[Metric] = base.metrics if base else []
+        values = ((metric, metric.of(point)) for metric in metrics if metric.headline and metric.kind != "distance")
+        shown = ", ".join(f"{metric.label} {value:.4g}" for metric, value in values if value is not None)
+        return f"{name}: step {point.step}/{self.steps}, {shown}"

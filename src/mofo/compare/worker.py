@@ -1,6 +1,6 @@
 """One job in a process of its own: measure the base, or fine-tune once and measure along the way.
 
-`mofo compare` starts ``python -m mofo.compare.worker FOLDER JOB`` for each job. Everything a job needs lies in the
+`mofo compare` starts `python -m mofo.compare.worker FOLDER JOB` for each job. Everything a job needs lies in the
 folder, and everything it finds out goes there, so that a job that was killed goes on from its last checkpoint.
 """
 
@@ -10,126 +10,236 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from torch import Tensor, nn
+from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from mofo.compare.recipe import Recipe, Run, make_recipe, read_recipe
-from mofo.compare.recorder import Recorder, peak_memory, weights_of
-from mofo.data.rows import Example, batch_order, encode
+from mofo.compare.folder import BASE_JOB, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.recipe import PlannedRun
+from mofo.compare.recorder import LoggedStep, Measurement, Recorder
+from mofo.compare.trainer import MethodTrainer
+from mofo.data.order import batch_order
+from mofo.data.tokens import Example, encode, has_labels
 from mofo.errors import UserError
-from mofo.files import read_json, read_jsonl, write_json, write_jsonl
-from mofo.measure import Weights, answer_accuracy, distance, held_out_loss, make_probes
-from mofo.methods.method import get_method
+from mofo.files import new_folder, read_json, read_jsonl, write_jsonl
+from mofo.measure import (
+    answer_accuracy,
+    distance_metrics,
+    held_out_loss,
+    learned_metrics,
+    make_probes,
+    probe_states,
+    weight_distance,
+)
+from mofo.methods.method import Method
+from mofo.methods.part import Setup
 from mofo.models.load import load_model
+from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
+from mofo.models.weights import Weights, weights_of
+from mofo.results import Distance, FinalDistance, Point, Run, Scalar, TrainingStep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-BASE_JOB = "base"
 
 
 class Job:
     """What all jobs of a folder share: the recipe, the model, the data and the way to measure.
 
     Args:
-        folder: The output folder that `mofo compare` prepared.
+        path: The output folder that `mofo compare` prepared.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.recipe: Recipe = make_recipe(read_recipe(folder / "recipe.yaml"))
-        self.plan: dict[str, Any] = read_json(folder / "plan.json")
+    def __init__(self, path: Path) -> None:
+        self.folder = OutputFolder(path)
+        self.recipe = self.folder.recipe
+        prepared = self.folder.prepared
+        self.plan = prepared.plan
+        self.base_weights = Weights(prepared.model_folder)
         self.device = compute_device()
-        self.model, self.tokenizer = load_model(
-            self.plan["model_folder"], trust_remote_code=self.recipe.trust_remote_code
-        )
+        self.model, self.tokenizer = load_model(prepared.model_folder, trust_remote_code=self.recipe.trust_remote_code)
         self.model.to(self.device)
-        self.held_out = self._examples("held_out")
-        written = folder / "base-text.json"
-        with autocast(self.plan["precision"]):
-            self.probes = make_probes(
-                self.recipe.probes,
-                base=self.model,
-                tokenizer=self.tokenizer,
-                written=read_json(written) if written.exists() else None,
-            )
-        for probe in self.probes:
-            if probe.name == "divergence" and not written.exists():
-                write_json(written, probe.written)
+        self.held_out = self._examples(self.folder.held_out_rows)
+        states = self.folder.probe_states
+        with autocast(self.plan.precision):
+            self.probes = make_probes(self.recipe.probes, base=self.model, tokenizer=self.tokenizer, states=states)
+        if states is None:
+            self.folder.write_probe_states(probe_states(self.probes))
 
-    def _examples(self, name: str) -> list[Example]:
-        rows = read_jsonl(self.folder / "data" / f"{name}.jsonl")
-        examples = [encode(row, self.tokenizer, self.recipe.max_length) for row in rows]
-        return [example for example in examples if any(label != -100 for label in example["labels"])]
+    def _examples(self, file: Path) -> list[Example]:
+        examples = [encode(row, self.tokenizer, self.recipe.max_length) for row in read_jsonl(file)]
+        return [example for example in examples if has_labels(example)]
 
-    def training_examples(self, seed: int, steps: int) -> list[Example]:
-        """The rows of ``steps`` steps, in the order in which every method sees them."""
-        examples = self._examples("train")
-        batch = self.recipe.batch_size * self.recipe.gradient_accumulation
+    def training_examples(self, seed: int) -> list[Example]:
+        """Return the rows of all steps, in the order in which every method sees them."""
+        examples = self._examples(self.folder.training_rows)
         lengths = [len(example["input_ids"]) for example in examples]
-        return [examples[i] for i in batch_order(lengths, steps=steps, batch=batch, seed=seed)]
+        order = batch_order(lengths, steps=self.plan.total_steps, batch=self.recipe.rows_per_step, seed=seed)
+        return [examples[i] for i in order]
 
-    def measure(self, *, answers: bool) -> dict[str, Any]:
-        """What the model has learned and forgotten, as a point of results.json."""
-        with autocast(self.plan["precision"]):
-            learned: dict[str, Any] = {
-                "loss": held_out_loss(self.model, self.held_out)["loss"],
-                "accuracy": None,
-            }
+    def measure(self, model: nn.Module, *, answers: bool) -> Point:
+        """Return what a model has learned and forgotten, as a point at step 0."""
+        with autocast(self.plan.precision):
+            learned: dict[str, float | None] = {"loss": held_out_loss(model, self.held_out)["loss"]}
             if answers and self.recipe.answers:
-                questions = [
-                    {"prompt_ids": example["prompt_ids"], "answer": example["answer"]}
-                    for example in self.held_out[: self.recipe.answers]
-                ]
-                found = answer_accuracy(self.model, self.tokenizer, questions, max_new_tokens=self.recipe.answer_tokens)
+                questions = self.held_out[: self.recipe.answers]
+                found = answer_accuracy(model, self.tokenizer, questions, max_new_tokens=self.recipe.answer_tokens)
                 learned["accuracy"] = found["accuracy"]
-            return {
-                "learned": learned,
-                "forgotten": {probe.name: probe.measure(self.model) for probe in self.probes},
-            }
+            return Point(
+                step=0,
+                learned={self.recipe.task.name: learned},
+                forgotten={probe.name: probe.measure(model) for probe in self.probes},
+            )
 
 
 def measure_base(job: Job) -> None:
-    """Measures the base and writes ``base.json``."""
-    write_json(job.folder / "base.json", {"step": 0, **job.measure(answers=True)})
-
-
-def fine_tune(job: Job, run: Run) -> None:
-    """Fine-tunes once, measures along the way and writes ``runs/NAME/result.json``.
-
-    A run that was stopped goes on from its last whole checkpoint and ends with the same measurements.
-    """
-    folder = job.folder / "runs" / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    steps = job.plan["total_steps"]
-    checkpoint = last_checkpoint(folder / "checkpoints")
-    start = 0 if checkpoint is None else read_json(checkpoint / "trainer_state.json")["global_step"]
-    metrics = [row for row in read_jsonl(folder / "metrics.jsonl") if row["step"] <= start]
-    write_jsonl(folder / "metrics.jsonl", metrics)
-
-    examples = job.training_examples(run.seed, steps)
-    base_weights = Weights(job.plan["model_folder"])
-    recorder = Recorder(
-        folder / "metrics.jsonl",
-        points=job.recipe.point_steps(steps),
-        measure=lambda last: job.measure(answers=last) | {"distance": distance(base_weights, weights_of(job.model))},
+    """Measure the base and write `base.json`."""
+    metrics = [*learned_metrics(job.recipe.task.name), *(m for probe in job.probes for m in probe.metrics)]
+    job.folder.write_base(
+        BaseResult(metrics=[*metrics, *distance_metrics()], point=job.measure(job.model, answers=True))
     )
-    trainer = _make_trainer(job, run, folder / "checkpoints", examples, recorder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if job.recipe.save:
-        _save_model(job.model, job.tokenizer, folder / "model")
-    write_json(folder / "result.json", _result(job, run, folder, examples))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+class FineTuning:
+    """One run: the model prepared by the method's parts, trained, and measured along the way.
+
+    Args:
+        job: The job.
+        name: Name of the run.
+    """
+
+    def __init__(self, job: Job, name: str) -> None:
+        self.job = job
+        self.folder: RunFolder = job.folder.run(name)
+        self.run: PlannedRun = self.folder.run
+        self.method: Method = self.run.method
+        self.setup = Setup(
+            base=job.base_weights,
+            tokenizer=job.tokenizer,
+            device=job.device,
+            seed=self.run.seed,
+            steps=job.plan.total_steps,
+            batch=job.recipe.rows_per_step,
+            folder=self.folder.parts,
+        )
+        self.examples = job.training_examples(self.run.seed)
+        self.model: nn.Module = job.model
+        for part in self.method.parts:
+            self.model = part.prepare(self.model, self.setup)
+            self.examples = _same_length(part.rows(self.examples, self.setup), self.examples, part.name)
+
+    def train(self) -> None:
+        """Train, measure and write the result.
+
+        A run that was stopped goes on from its last whole checkpoint and ends with the same measurements.
+        """
+        checkpoint = last_checkpoint(self.folder.checkpoints)
+        start = 0 if checkpoint is None else read_json(checkpoint / "trainer_state.json")["global_step"]
+        rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
+        write_jsonl(self.folder.metrics, rows)
+        self._trainer().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.job.recipe.save:
+            _save_model(self.model, self.job.tokenizer, self.folder.model)
+        self.folder.write_result(RunResult(runs=[self._result(), *self._variants()]))
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+
+    def measure(self, step: int) -> tuple[Point, FinalDistance]:
+        """Return the point after a step, and the distance in full."""
+        last = step == self.setup.steps
+        distance = FinalDistance.model_validate(weight_distance(self.job.base_weights, self._weights()))
+        seen = self.examples[: step * self.setup.batch]
+        point = self.job.measure(self.model, answers=last).model_copy(
+            update={
+                "step": step,
+                "tokens": sum(len(example["input_ids"]) for example in seen),
+                "task": self.job.recipe.task.name,
+                "distance": Distance(l2=distance.l2, moved=distance.moved),
+            }
+        )
+        return point, distance
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        """Return the weights as they are now, under the base's names."""
+        given = (part.weights(self.model) for part in self.method.parts)
+        return next((weights for weights in given if weights is not None), weights_of(self.model))
+
+    def _trainer(self) -> MethodTrainer:
+        recipe, setup = self.job.recipe, self.setup
+        recorder = Recorder(self.folder.metrics, points=recipe.point_steps(setup.steps), measure=self.measure)
+        arguments = TrainingArguments(
+            output_dir=str(self.folder.checkpoints),
+            max_steps=setup.steps,
+            per_device_train_batch_size=recipe.batch_size,
+            gradient_accumulation_steps=recipe.gradient_accumulation,
+            train_sampling_strategy="sequential",  # the order is ours: see batch_order
+            lr_scheduler_type=recipe.schedule,
+            warmup_steps=recipe.warmup,
+            max_grad_norm=recipe.max_grad_norm,
+            bf16=self.job.plan.precision == "bfloat16",
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            seed=setup.seed,
+            logging_steps=1,
+            save_strategy="no",  # the recorder asks for a checkpoint after each measurement
+            save_total_limit=1,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=setup.device.type == "cpu",
+        )
+        return MethodTrainer(
+            self.method,
+            setup,
+            model=self.model,
+            args=arguments,
+            processing_class=self.job.tokenizer,
+            data_collator=DataCollatorForSeq2Seq(self.job.tokenizer),
+            train_dataset=Dataset.from_list(
+                [{"input_ids": e["input_ids"], "labels": e["labels"]} for e in self.examples]
+            ),
+            optimizers=(self.method.optimizer.build(self.model, setup), None),
+            callbacks=[recorder, *(callback for part in self.method.parts for callback in part.callbacks(setup))],
+        )
+
+    def _result(self) -> Run:
+        """Return the run as `results.json` has it."""
+        rows = read_jsonl(self.folder.metrics)
+        measured = [Measurement.model_validate(row) for row in rows if row["kind"] == "point"]
+        logged = [LoggedStep.model_validate(row) for row in rows if row["kind"] == "training"]
+        return Run(
+            name=self.run.name,
+            method=self.method.name,
+            settings=self.method.settings,
+            seed=self.run.seed,
+            points=[measurement.point for measurement in measured],
+            training=[TrainingStep.model_validate(step.model_dump(exclude={"kind"})) for step in logged],
+            distance=measured[-1].distance,
+            seconds=measured[-1].seconds,
+            peak_memory_bytes=peak_memory(self.job.device),
+        )
+
+    def _variants(self) -> Iterator[Run]:
+        """Yield a run for each variant that the parts make of the trained model."""
+        for part in self.method.parts:
+            for values in part.after_training(self.model, self.setup):
+                settings: dict[str, Scalar] = {f"{part.name}.{name}": value for name, value in values.items()}
+                point, distance = self.measure(self.setup.steps)
+                yield Run(
+                    name="-".join([self.run.name, *(f"{key}{value:g}" for key, value in settings.items())]),
+                    method=self.method.name,
+                    settings=self.method.settings | settings,
+                    seed=self.run.seed,
+                    points=[point],
+                    distance=distance,
+                )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the others are of a run that was killed.
+    """Return the newest checkpoint that was written to its end; the others are of a run that was killed.
 
-    The trainer writes ``trainer_state.json`` last, so a checkpoint is whole if that file is.
+    The trainer writes `trainer_state.json` last, so a checkpoint is whole if that file is.
     """
     for candidate in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
         try:
@@ -140,81 +250,20 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _make_trainer(job: Job, run: Run, folder: Path, examples: list[Example], recorder: Recorder) -> Trainer:
-    recipe = job.recipe
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=job.plan["total_steps"],
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        train_sampling_strategy="sequential",  # the order is ours: see batch_order
-        learning_rate=run.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        warmup_steps=recipe.warmup,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=job.plan["precision"] == "bfloat16",
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        seed=run.seed,
-        logging_steps=1,
-        save_strategy="no",  # the recorder asks for a checkpoint after each measurement
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=job.device.type == "cpu",
-    )
-    return Trainer(
-        model=job.model,
-        args=arguments,
-        processing_class=job.tokenizer,
-        data_collator=DataCollatorForSeq2Seq(job.tokenizer),
-        train_dataset=Dataset.from_list([{"input_ids": e["input_ids"], "labels": e["labels"]} for e in examples]),
-        optimizers=(get_method(run.method).make_optimizer(job.model, run, recipe), None),
-        callbacks=[recorder],
-    )
-
-
-def _result(job: Job, run: Run, folder: Path, examples: list[Example]) -> dict[str, Any]:
-    """The run as results.json has it."""
-    batch = job.recipe.batch_size * job.recipe.gradient_accumulation
-    metrics = read_jsonl(folder / "metrics.jsonl")
-    points = [row for row in metrics if row["kind"] == "point"]
-    return {
-        "name": run.name,
-        "method": run.method,
-        "settings": run.settings,
-        "seed": run.seed,
-        "points": [
-            {
-                "step": point["step"],
-                "tokens": sum(len(example["input_ids"]) for example in examples[: point["step"] * batch]),
-                "learned": point["learned"],
-                "forgotten": point["forgotten"],
-                "distance": {name: point["distance"][name] for name in ("l2", "moved")},
-            }
-            for point in points
-        ],
-        "training": [
-            {name: row[name] for name in ("step", "loss", "learning_rate")}
-            for row in metrics
-            if row["kind"] == "training"
-        ],
-        "distance": points[-1]["distance"],
-        "seconds": points[-1]["seconds"],
-        "peak_memory_bytes": peak_memory(job.device),
-    }
+def _same_length(rows: list[Example], given: list[Example], part: str) -> list[Example]:
+    if len(rows) != len(given):
+        raise RuntimeError(f"{part} returned {len(rows)} training rows for {len(given)}: it must return as many")
+    return rows
 
 
 def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
-    scratch = target.with_name(".model.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
+    with new_folder(target) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, so that no two ever write to the same run."""
+    """End this process when the one that started it is gone, so that no two ever write to the same run."""
 
     def watch() -> None:
         while os.read(0, 1):  # not sys.stdin: a thread that waits for its lock would disturb the interpreter's end
@@ -225,14 +274,14 @@ def _end_with_parent() -> None:
 
 
 def main(folder: str, job_name: str) -> int:
-    """Does one job; returns the exit code. The last line of the output says what went wrong."""
+    """Do one job and return the exit code. The last line of the output says what went wrong."""
     _end_with_parent()
     try:
         job = Job(Path(folder))
         if job_name == BASE_JOB:
             measure_base(job)
         else:
-            fine_tune(job, next(run for run in job.recipe.runs() if run.name == job_name))
+            FineTuning(job, job_name).train()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

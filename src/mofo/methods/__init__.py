@@ -1,1 +1,1 @@
-"""The ways to fine-tune that are compared."""
+"""The ways to fine-tune: optimizers and extras as parts, and the methods that are composed of them."""

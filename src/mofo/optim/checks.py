@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from mofo.optim.blocks import block_size
-from mofo.optim.flat import OnFlat
-from mofo.optim.quantised import State, check_torchao, quantisation_block
-from mofo.optim.rounding import Rounding
-from mofo.optim.selection import Score
-from mofo.optim.update import Decay
+from mofo.optim.distributed.flat_params import OnFlat
+from mofo.optim.rule.blocks import block_size
+from mofo.optim.rule.rounding import Rounding
+from mofo.optim.rule.scores import Score
+from mofo.optim.rule.update import Decay
+from mofo.optim.state.int8 import State, check_torchao, quantisation_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

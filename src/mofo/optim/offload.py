@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.weak import TensorWeakRef
 
 from mofo.optim.checks import check_grad
-from mofo.optim.layout import is_dtensor
-from mofo.optim.mofo import MoFO
+from mofo.optim.dtensor import is_dtensor
+from mofo.optim.optimizer import MoFO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

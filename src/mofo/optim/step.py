@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mofo.optim.dispatch import check_fused, uses_native, uses_triton
-from mofo.optim.kernels.native import NativeStep
-from mofo.optim.layout import is_dtensor, local
-from mofo.optim.multi_tensor import multi_tensor_update
-from mofo.optim.quantised import float32_moments, is_quantised, quantisation_block
-from mofo.optim.sharded import ShardedStep
-from mofo.optim.update import update
-from mofo.optim.whole import is_whole, update_whole
+from mofo.optim.distributed.step import ShardedStep
+from mofo.optim.dtensor import is_dtensor, local
+from mofo.optim.kernels.cpu.library import NativeStep
+from mofo.optim.kernels.dispatch import check_fused, uses_native, uses_triton
+from mofo.optim.kernels.plain.adamw import is_whole, update_whole
+from mofo.optim.kernels.plain.foreach import multi_tensor_update
+from mofo.optim.rule.update import update
+from mofo.optim.state.int8 import float32_moments, is_quantised, quantisation_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels.triton.launch import TritonStep
-    from mofo.optim.scaling import GradScale
 
 Operands = tuple[Any, ...]  # parameter, gradient, both moments, step and seed
 Group = dict[str, Any]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from mofo import MoFO
-from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.layout import local
+from mofo.optim.dtensor import local
+from mofo.optim.rule.blocks import block_size, selected_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

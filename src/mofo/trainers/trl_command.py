@@ -30,8 +30,8 @@ from mofo.data.rows import load_rows
 from mofo.errors import UserError
 from mofo.files import write_jsonl
 from mofo.models.load import cache_folder, resolve_model
-from mofo.optim.quantised import State
-from mofo.optim.selection import Score
+from mofo.optim.rule.scores import Score
+from mofo.optim.state.int8 import State
 from mofo.trainers.callback import MoFOCallback
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Fast back ends of the update rule; each equals ``mofo.optim.update``."""
+"""Fast back ends of the update rule; each equals `mofo.optim.rule` to the bit."""

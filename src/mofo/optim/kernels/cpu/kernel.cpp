@@ -68,7 +68,7 @@ inline uint32_t hash_index(int64_t index, int64_t key) {
   return mix(mix(uint32_t(index) ^ uint32_t(key)) + uint32_t(uint64_t(key) >> 32) + uint32_t(index >> 32));
 }
 
-// ---- Keys: what ranks the entries (scores() in selection.py). An entry whose momentum is not finite is INFINITE.
+// ---- Keys: what ranks the entries (scores() in scores.py). An entry whose momentum is not finite is INFINITE.
 
 inline Key key_of_magnitude(float x) {
   const Key key = bits<Key>(x) & 0x7FFFFFFF;

@@ -18,7 +18,7 @@ enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
 enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
 
-// One tensor of a step. Fields of 8 bytes, in the order in which native.py packs them.
+// One tensor of a step. Fields of 8 bytes, in the order in which library.py packs them.
 struct Tensor {
   void* data[4];          // by Operand
   const int64_t* layout;  // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]

@@ -14,7 +14,7 @@
 
 namespace mofo {
 
-// How a step is computed; none of it changes a result. Fields of 8 bytes, in the order in which native.py packs them.
+// How a step is computed; none of it changes a result. Fields of 8 bytes, in the order in which library.py packs them.
 struct Settings {
   int64_t threads;
   GompParallel openmp;  // null: threads of our own
@@ -32,13 +32,13 @@ struct Settings {
 // The kernel of an instruction set, or null where this library or this processor does not have it.
 EXPORT const void* mofo_cpu_kernel(const char* name);
 
-// Sizes of the structures, for native.py to check that it packs what the library reads.
+// Sizes of the structures, for library.py to check that it packs what the library reads.
 EXPORT int64_t mofo_cpu_sizes();
 
 // One step of all tensors. Returns 0; or, with nothing written, 1 if tensors may overlap and 2 for want of memory.
 EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Settings* settings);
 
-// The phases of a step for a tensor of whose blocks other processes have a part (sharded.py): n is what is here of each
+// The phases of a step for a tensor of whose blocks other processes have a part (distributed/step.py): n is what is here of each
 // block, and k does not count. All return 0; or, with nothing written, 2 for want of memory.
 
 // Update the moments of all entries. Of each block count the keys above high[block] and those from low[block] on,

@@ -87,7 +87,7 @@ def update_moments(g, m, v, numbers):
     return new_m, new_v
 
 
-# ---- Keys: scores as the integers that have their bits, for which the order is the same (scores() in selection.py).
+# ---- Keys: scores as the integers that have their bits, for which the order is the same (scores() in scores.py).
 
 
 @triton.jit

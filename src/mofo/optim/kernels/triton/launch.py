@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import torch
 import triton.language as tl
 
-from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.kernels.native import holds_its_data
+from mofo.optim.kernels.cpu.library import holds_its_data
 from mofo.optim.kernels.triton import kernels, tables
-from mofo.optim.rounding import is_random
-from mofo.optim.selection import Score
+from mofo.optim.rule.blocks import block_size, selected_count
+from mofo.optim.rule.rounding import is_random
+from mofo.optim.rule.scores import Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rounding import Rounding
-    from mofo.optim.update import Decay
+    from mofo.optim.rule.rounding import Rounding
+    from mofo.optim.rule.update import Decay
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 SCORES = {score: number for number, score in enumerate(get_args(Score))}
@@ -120,7 +120,7 @@ class TritonStep:
         maximize: bool,
         rounding: Rounding,
     ) -> None:
-        """Take the arguments of :func:`mofo.optim.update.update`, for tensors that :func:`serves`."""
+        """Take the arguments of :func:`mofo.optim.rule.update.update`, for tensors that :func:`serves`."""
         if param.numel() == 0:
             torch._foreach_add_([step], 1)
             return

@@ -41,7 +41,7 @@ NUMBERS = tl.constexpr(11)
 NOISE = tl.constexpr(0)
 ROUNDING = tl.constexpr(1)
 
-MOMENTUM = tl.constexpr(0)  # scores, in the order of selection.py
+MOMENTUM = tl.constexpr(0)  # scores, in the order of scores.py
 GRADIENT = tl.constexpr(1)
 MOMENTUM_OVER_RMS = tl.constexpr(2)
 RANDOM = tl.constexpr(3)

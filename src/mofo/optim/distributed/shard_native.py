@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mofo.optim.kernels.native import Library, Settings, load, pack
-from mofo.optim.shard import Shard
+from mofo.optim.distributed.shard import Shard
+from mofo.optim.kernels.cpu.library import Library, Settings, load, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class NativeShard(Shard):
-    """As :class:`mofo.optim.shard.Shard`, bit for bit."""
+    """As :class:`mofo.optim.distributed.shard.Shard`, bit for bit."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

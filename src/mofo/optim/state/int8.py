@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mofo.optim.layout import is_dtensor, local
+from mofo.optim.dtensor import is_dtensor, local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.rounding import is_random, round_at_random, rounding_key, square_root
-from mofo.optim.selection import noise, noise_key, scores
-from mofo.optim.top_k import CHUNK, INTEGER, chunks, find_threshold
-from mofo.optim.update import update
+from mofo.optim.kernels.plain.threshold import CHUNK, INTEGER, chunks, find_threshold
+from mofo.optim.rule.blocks import block_size, selected_count
+from mofo.optim.rule.rounding import is_random, round_at_random, rounding_key, square_root
+from mofo.optim.rule.scores import noise, noise_key, scores
+from mofo.optim.rule.update import update
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rounding import Rounding
-    from mofo.optim.selection import Score
-    from mofo.optim.update import Decay
+    from mofo.optim.rule.rounding import Rounding
+    from mofo.optim.rule.scores import Score
+    from mofo.optim.rule.update import Decay
 
 SMALL = 4096  # entries of a block, below which the plain update costs no more
 
 
 def multi_tensor_update(tensors: list[tuple[Any, ...]], **options: Any) -> None:
-    """:func:`mofo.optim.update.update` of each of the tuples of tensors, bit for bit; works in place."""
+    """:func:`mofo.optim.rule.update.update` of each of the tuples of tensors, bit for bit; works in place."""
     scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for operands in tensors:
         param, _, exp_avg, exp_avg_sq, *_ = operands

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from mofo.optim.blocks import as_blocks, block_size, selected_count
-from mofo.optim.rounding import is_random, round_at_random, rounding_key, square_root
-from mofo.optim.selection import noise, noise_key, scores, select_top_k
+from mofo.optim.rule.blocks import as_blocks, block_size, selected_count
+from mofo.optim.rule.rounding import is_random, round_at_random, rounding_key, square_root
+from mofo.optim.rule.scores import noise, noise_key, scores, select_top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rounding import Rounding
-    from mofo.optim.selection import Score
+    from mofo.optim.rule.rounding import Rounding
+    from mofo.optim.rule.scores import Score
 
 Decay = Literal["selected", "all"]
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mofo.optim.rounding import is_random, rounding_key
-from mofo.optim.selection import noise, noise_key, scores
-from mofo.optim.top_k import INFINITY, INTEGER, SAMPLE
-from mofo.optim.update import move, update_moments
+from mofo.optim.kernels.plain.threshold import INFINITY, INTEGER, SAMPLE
+from mofo.optim.rule.rounding import is_random, rounding_key
+from mofo.optim.rule.scores import noise, noise_key, scores
+from mofo.optim.rule.update import move, update_moments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
-    from mofo.optim.layout import Layout, Run
+    from mofo.optim.distributed.layout import Layout, Run
 
 TILE = {"cpu": 1 << 18}  # entries handled at a time: few enough for the cache;
 LARGE_TILE = 1 << 24  # elsewhere few enough for scratch memory, and enough to outweigh the cost of a call

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from mofo.optim.hashing import NOISE, hash_indices, hash_key
-from mofo.optim.rounding import square_root
+from mofo.optim.rule.hashing import NOISE, hash_indices, hash_key
+from mofo.optim.rule.rounding import square_root
 
 if TYPE_CHECKING:
     from torch import Tensor

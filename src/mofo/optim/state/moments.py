@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from mofo.optim.layout import is_dtensor
-from mofo.optim.quantised import as_quantised, as_values, is_quantised, quantisation_block, quantised_zeros
+from mofo.optim.dtensor import is_dtensor
+from mofo.optim.state.int8 import as_quantised, as_values, is_quantised, quantisation_block, quantised_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from mofo.optim.quantised import State
+    from mofo.optim.state.int8 import State
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from mofo.optim.hashing import ROUNDING, hash_indices, hash_key
+from mofo.optim.rule.hashing import ROUNDING, hash_indices, hash_key
 
 try:
     import numpy

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor, Placement
-    from typing_extensions import TypeIs
+    from torch.distributed.tensor import Placement
 
 
 @dataclass(frozen=True)
@@ -51,17 +49,6 @@ class Layout:
             index += indices.to(local.device)[local % len(indices)] * stride
             local = local // len(indices)
         return index
-
-
-def is_dtensor(tensor: Tensor) -> TypeIs[DTensor]:
-    """Whether a tensor is a ``DTensor``; without importing that slow module, before which there is none."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def local(tensor: Any) -> Any:
-    """The shard of a ``DTensor`` that this process has; any other tensor itself."""
-    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""The fast back end for CPU tensors: a library in C++ (``cpu/``), which takes all tensors of a step in one call.
+"""The fast back end for CPU tensors: a library in C++, which takes all tensors of a step in one call.
 
 The library has a plain C interface and is called through ``ctypes``: it knows neither Python's nor torch's own C++
 interfaces, so that one build serves every version of both.
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from mofo.optim import kernels
-from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.rounding import is_random, rounding_key
-from mofo.optim.selection import Score, noise_key
+from mofo.optim.kernels import cpu
+from mofo.optim.rule.blocks import block_size, selected_count
+from mofo.optim.rule.rounding import is_random, rounding_key
+from mofo.optim.rule.scores import Score, noise_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rounding import Rounding
-    from mofo.optim.update import Decay
+    from mofo.optim.rule.rounding import Rounding
+    from mofo.optim.rule.update import Decay
 
 LIBRARY = {"win32": "mofo_cpu.dll", "darwin": "libmofo_cpu.dylib"}.get(sys.platform, "libmofo_cpu.so")
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # the best first; NEON is the baseline of its processors
@@ -117,7 +117,7 @@ class Library:
     def count_keys(
         self, tensor: bytes, settings: Settings, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
     ) -> None:
-        """The second: count the keys, as :func:`mofo.optim.shard.count_bins` does; all arguments contiguous int64.
+        """The second: count the keys, as `count_bins` in distributed/shard.py does; all arguments contiguous int64.
 
         Raises:
             MemoryError: there is no scratch memory.
@@ -180,7 +180,7 @@ def pack(
     maximize: bool,
     rounding: Rounding,
 ) -> bytes:
-    """A tensor of a step as the library reads it, from the arguments of :func:`mofo.optim.update.update`."""
+    """A tensor of a step as the library reads it, from the arguments of :func:`mofo.optim.rule.update.update`."""
     beta1, beta2 = betas
     n = block_size(param, blocks)
     return TENSOR.pack(
@@ -229,7 +229,7 @@ class NativeStep:
         seed: int,
         **method: Any,
     ) -> None:
-        """Take the arguments of :func:`mofo.optim.update.update`, for tensors that :func:`serves`."""
+        """Take the arguments of :func:`mofo.optim.rule.update.update`, for tensors that :func:`serves`."""
         operands = (param, grad, exp_avg, exp_avg_sq)
         contiguous = (
             param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
@@ -278,7 +278,7 @@ def serves(*operands: Tensor) -> bool:
 def load() -> Library | str:
     """The library; or why there is none. ``MOFO_CPU_LIBRARY`` is the path of another build of it."""
     # In an editable install the package has two folders: one with the sources, one with what was built.
-    candidates = [Path(folder, LIBRARY) for folder in kernels.__path__]
+    candidates = [Path(folder, LIBRARY) for folder in cpu.__path__]
     if "MOFO_CPU_LIBRARY" in os.environ:
         candidates = [Path(os.environ["MOFO_CPU_LIBRARY"])]
     found = next((path for path in candidates if path.is_file()), None)

@@ -8,7 +8,7 @@ import importlib.util
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from mofo.optim.kernels import native
+from mofo.optim.kernels.cpu import library as native
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

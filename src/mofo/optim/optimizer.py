@@ -8,12 +8,12 @@ import torch
 from torch.optim import Optimizer
 
 from mofo.optim.checks import check_grad, check_options, check_param, check_rounding
-from mofo.optim.dispatch import check_capturable, check_fused
-from mofo.optim.flat import check_flat
-from mofo.optim.layout import is_dtensor, local
-from mofo.optim.rounding import is_random
-from mofo.optim.scaling import GradScale
-from mofo.optim.state import new_seed, new_state, restored_group, restored_state, step_on_device
+from mofo.optim.distributed.flat_params import check_flat
+from mofo.optim.dtensor import is_dtensor, local
+from mofo.optim.grad_scaler import GradScale
+from mofo.optim.kernels.dispatch import check_capturable, check_fused
+from mofo.optim.rule.rounding import is_random
+from mofo.optim.state.moments import new_seed, new_state, restored_group, restored_state, step_on_device
 from mofo.optim.step import make_step
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
 
-    from mofo.optim.flat import OnFlat
-    from mofo.optim.quantised import State
-    from mofo.optim.rounding import Rounding
-    from mofo.optim.selection import Score
-    from mofo.optim.update import Decay
+    from mofo.optim.distributed.flat_params import OnFlat
+    from mofo.optim.rule.rounding import Rounding
+    from mofo.optim.rule.scores import Score
+    from mofo.optim.rule.update import Decay
+    from mofo.optim.state.int8 import State
 
 
 class MoFO(Optimizer):
@@ -65,7 +65,7 @@ class MoFO(Optimizer):
         state: how moments are kept between steps: ``"float32"``, or ``"int8"`` in blocks of 8 bits with a scale each,
             which takes a quarter of the memory and needs torchao. The step itself, selection too, is the float32 one
             on the values that the 8 bits stand for. Small tensors and those that cannot be cut into such blocks stay
-            float32 (:func:`mofo.optim.quantised.quantisation_block`).
+            float32 (:func:`mofo.optim.state.int8.quantisation_block`).
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
         fused: True takes the native library for CPU tensors and Triton's kernels for those on a GPU, of 16 and 32
             bits, and refuses others; ``torch.amp.GradScaler`` then leaves it to them to unscale. If both are None it

@@ -1,11 +1,12 @@
 """The step of sharded parameters (``DTensor``): each block is selected from as a whole, and no tensor is gathered.
 
 Each process updates the entries that it has. All that the processes must agree on is the k-th highest score of each
-block, and that takes counts only. Scores are compared as the integers that have their bits, the keys (``top_k.py``). A
-sample tells between which two keys the k-th highest probably lies. Each process counts its keys in 2048 bins between
-these two, an all-reduce adds the counts up, and they tell everyone in which bin the k-th highest is, or that the sample
-misled. With the bin in place of the bracket that is repeated, until a bin has one key only. Of equal scores the first
-ones in the whole tensor are selected; where not all of them fit, the place of the last that does is found likewise.
+block, and that takes counts only. Scores are compared as the integers that have their bits, the keys
+(``threshold.py``). A sample tells between which two keys the k-th highest probably lies. Each process counts its keys
+in 2048 bins between these two, an all-reduce adds the counts up, and they tell everyone in which bin the k-th highest
+is, or that the sample misled. With the bin in place of the bracket that is repeated, until a bin has one key only. Of
+equal scores the first ones in the whole tensor are selected; where not all of them fit, the place of the last that does
+is found likewise.
 
 With one process it is the same code without the all-reduce. How much is sent does not depend on the size of the
 tensors, only on their number.
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from mofo.optim.blocks import block_size, selected_count
-from mofo.optim.dispatch import uses_native
-from mofo.optim.kernels.native_shard import NativeShard
-from mofo.optim.layout import find_layout, local
-from mofo.optim.rounding import is_random
-from mofo.optim.shard import Shard, count_bins
-from mofo.optim.top_k import INFINITY, INTEGER
+from mofo.optim.distributed.layout import find_layout
+from mofo.optim.distributed.shard import Shard, count_bins
+from mofo.optim.distributed.shard_native import NativeShard
+from mofo.optim.dtensor import local
+from mofo.optim.kernels.dispatch import uses_native
+from mofo.optim.kernels.plain.threshold import INFINITY, INTEGER
+from mofo.optim.rule.blocks import block_size, selected_count
+from mofo.optim.rule.rounding import is_random
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-    from mofo.optim.layout import Layout
-    from mofo.optim.scaling import GradScale
+    from mofo.optim.distributed.layout import Layout
+    from mofo.optim.grad_scaler import GradScale
 
 WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where blocks are so many that the counts of all would be more than these
@@ -62,7 +64,7 @@ class ShardedStep:
         group: Mapping[str, Any],
         method: Mapping[str, Any],
     ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Take a tensor as :func:`mofo.optim.update.update` does.
+        """Take a tensor as :func:`mofo.optim.rule.update.update` does.
 
         Returns:
             Those parts of it that this process can update for itself, as arguments of the local back ends: all of a

@@ -1,0 +1,165 @@
+"""The output folder of a comparison: what lies where, and its files as types.
+
+recipe.yaml   what to do                    data/        the rows, training and held out
+prepared.json what was decided first        runs/NAME/   one folder a run
+base.json     the base, measured            logs/        what each job printed
+probes.json   what the probes must remember results.json everything that was measured
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mofo.compare.recipe import PlannedRun, Recipe, make_recipe, read_recipe
+from mofo.files import read_json, write_json
+from mofo.methods.method import make_method
+from mofo.results import Metric, Plan, Point, Record, Run
+
+BASE_JOB = "base"
+"""Name of the job that measures the base; all others are named after their runs."""
+
+
+class Prepared(Record):
+    """What was decided before the first job: the plan of the results, and where the base lies."""
+
+    model_folder: str
+    plan: Plan
+
+
+class BaseResult(Record):
+    """What the base's job found: the base's point, and the metrics that its numbers belong to."""
+
+    metrics: list[Metric]
+    point: Point
+
+
+class RunResult(Record):
+    """What a run's job found: the run, and a run for each variant that its parts made after training."""
+
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines of what was measured so far."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trainer's folder; gone when the run is done."""
+        return self.path / "checkpoints"
+
+    @property
+    def parts(self) -> Path:
+        """What the method's parts keep."""
+        return self.path / "parts"
+
+    @property
+    def model(self) -> Path:
+        """The tuned model."""
+        return self.path / "model"
+
+    @property
+    def result(self) -> RunResult | None:
+        """The result; None while there is none."""
+        file = self.path / "result.json"
+        return RunResult.model_validate(read_json(file)) if file.exists() else None
+
+    def write_result(self, result: RunResult) -> None:
+        """Write the result, which ends the run."""
+        write_json(self.path / "result.json", result.model_dump(mode="json"))
+
+    @property
+    def run(self) -> PlannedRun:
+        """What to do."""
+        spec = read_json(self.path / "run.json")
+        return PlannedRun(make_method(spec["method"]), spec["seed"])
+
+    def write_run(self, run: PlannedRun) -> None:
+        """Make the folder, and write what is to be done."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "run.json", {"method": run.method.to_dict(), "seed": run.seed})
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The folder of a comparison."""
+
+    path: Path
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `mofo compare` made it."""
+        return (self.path / "prepared.json").exists()
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe as YAML."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return make_recipe(read_recipe(self.recipe_file))
+
+    @property
+    def prepared(self) -> Prepared:
+        """What was decided before the first job."""
+        return Prepared.model_validate(read_json(self.path / "prepared.json"))
+
+    def write_prepared(self, prepared: Prepared) -> None:
+        """Write what was decided before the first job."""
+        write_json(self.path / "prepared.json", prepared.model_dump(mode="json"))
+
+    @property
+    def training_rows(self) -> Path:
+        """The rows to train on, as JSON lines."""
+        return self.path / "data" / "train.jsonl"
+
+    @property
+    def held_out_rows(self) -> Path:
+        """The rows to measure, as JSON lines."""
+        return self.path / "data" / "held_out.jsonl"
+
+    @property
+    def probe_states(self) -> dict[str, Any] | None:
+        """What the probes must remember, by probe; None before the base's job has begun."""
+        file = self.path / "probes.json"
+        return read_json(file) if file.exists() else None
+
+    def write_probe_states(self, states: dict[str, Any]) -> None:
+        """Write what the probes must remember."""
+        write_json(self.path / "probes.json", states)
+
+    @property
+    def base(self) -> BaseResult | None:
+        """The base as it was measured; None before that."""
+        file = self.path / "base.json"
+        return BaseResult.model_validate(read_json(file)) if file.exists() else None
+
+    def write_base(self, base: BaseResult) -> None:
+        """Write the base's measurement."""
+        write_json(self.path / "base.json", base.model_dump(mode="json"))
+
+    @property
+    def begun_runs(self) -> list[str]:
+        """Names of the runs that have a folder."""
+        return sorted(folder.name for folder in (self.path / "runs").iterdir())
+
+    def run(self, name: str) -> RunFolder:
+        """Return the folder of a run."""
+        return RunFolder(self.path / "runs" / name)
+
+    def log(self, job: str) -> Path:
+        """Return the file of what a job prints."""
+        folder = self.path / "logs"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{job}.txt"

@@ -1,0 +1,66 @@
+"""`results.json` from what the jobs of an output folder have left so far."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import psutil
+import torch
+
+import mofo
+from mofo.compare.folder import OutputFolder
+from mofo.compare.recipe import Recipe
+from mofo.results import Hardware, Results, write_results
+
+
+def gather(recipe: Recipe, folder: OutputFolder) -> Results:
+    """Write `results.json` and return it; the base must have been measured."""
+    base = folder.base
+    assert base is not None
+    planned = recipe.runs()
+    found = [folder.run(run.name).result for run in planned]
+    done = [run for result in found if result is not None for run in result.runs]
+    methods = {run.method.name: run.method for run in planned}
+    keys = [(run.method.name, key) for run in planned for key in run.method.settings]
+    keys += [(run.method, key) for run in done for key in run.settings]  # variants have settings of their own
+    results = Results(
+        complete=None not in found,
+        model=recipe.model,
+        tasks=[recipe.task],
+        recipe=recipe.to_dict(),
+        plan=folder.prepared.plan,
+        versions={"mofo": mofo.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        hardware=hardware(),
+        reference=recipe.reference_method(),
+        methods={name: method.info for name, method in methods.items()},
+        settings={key: methods[name].setting_info(key) for name, key in keys},
+        metrics=base.metrics,
+        base=base.point,
+        runs=done,
+    )
+    write_results(results, folder.path)
+    return results
+
+
+def hardware() -> Hardware:
+    """Return the machine, as `results.json` names it."""
+    cuda = torch.cuda.is_available()
+    return Hardware(
+        processor=_processor(),
+        cores=os.cpu_count(),
+        memory_bytes=psutil.virtual_memory().total,
+        device="cuda" if cuda else "cpu",
+        gpu=torch.cuda.get_device_name() if cuda else None,
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

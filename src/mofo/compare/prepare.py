@@ -1,0 +1,121 @@
+"""Before the first job: rows, plan and disk are checked, and the output folder is made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from mofo.compare.folder import OutputFolder, Prepared
+from mofo.compare.recipe import Recipe
+from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
+from mofo.data.tokens import encode, has_labels
+from mofo.errors import UserError
+from mofo.files import new_folder, write_jsonl, write_text
+from mofo.measure import check_probe_specs
+from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.precision import choose_precision
+from mofo.results import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
+    """Make the folder with the recipe, the plan and the data, or check that it is there.
+
+    Raises:
+        UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
+    """
+    check_probe_specs(recipe.probes)
+    output = folder.path
+    in_use = output.exists() and any(output.iterdir())
+    if in_use and not folder.is_prepared:
+        raise UserError(f"{output} exists and is not a folder of mofo compare: choose another --output.")
+    if in_use and not overwrite:
+        _check_continues(recipe, folder)
+        _write_recipe(recipe, folder)
+        return
+    training, held_out = _load_data(recipe)
+    model_folder = local_folder(recipe.model)
+    tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
+    plan = _plan(recipe, tokenizer, training, held_out)
+    _check_disk(recipe, output, model_folder)
+    with new_folder(output) as scratch:
+        made = OutputFolder(scratch)
+        made.training_rows.parent.mkdir()
+        (scratch / "runs").mkdir()
+        write_jsonl(made.training_rows, training)
+        write_jsonl(made.held_out_rows, held_out)
+        made.write_prepared(Prepared(model_folder=str(model_folder.resolve()), plan=plan))
+        _write_recipe(recipe, made)
+
+
+def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
+    """Refuse a folder whose runs are not this recipe's."""
+    changed = recipe.changes(folder.recipe)
+    lost = sorted(set(folder.begun_runs) - {run.name for run in recipe.runs()})
+    if changed or lost:
+        difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
+        raise UserError(
+            f"{folder.path} holds another comparison ({difference}): choose another --output, or --overwrite it."
+        )
+
+
+def _load_data(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Return training and held-out rows that share none."""
+    if recipe.held_out is not None:
+        held_out = load_rows(recipe.held_out, split="test", limit=recipe.held_out_rows, seed=1)
+        training = drop_held_out(load_rows(recipe.data, limit=recipe.train_rows), held_out)
+    elif recipe.data.startswith(GENERATED):
+        count = recipe.train_rows or _rows_needed(recipe)
+        rows = load_rows(recipe.data, limit=count + recipe.held_out_rows)
+        training, held_out = split_rows(rows, recipe.held_out_rows, seed=0)
+    else:
+        training, held_out = split_rows(load_rows(recipe.data), recipe.held_out_rows, seed=0)
+        training = training[: recipe.train_rows]
+    if not training:
+        raise UserError(f"{recipe.data} has no row that is not held out too: give training rows of their own.")
+    return training, held_out
+
+
+def _rows_needed(recipe: Recipe) -> int:
+    """Return how many problems to generate: as many as the steps use, so that none repeats; 1000 where epochs decide."""
+    return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
+
+
+def _plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, training: list[Row], held_out: list[Row]) -> Plan:
+    usable = {}
+    for name, rows in (("training", training), ("held-out", held_out)):
+        usable[name] = sum(has_labels(encode(row, tokenizer, recipe.max_length)) for row in rows)
+        if not usable[name]:
+            raise UserError(
+                f"No {name} row has a completion within max_length = {recipe.max_length} tokens: raise --max-length."
+            )
+    return Plan(
+        total_steps=recipe.total_steps(usable["training"]),
+        training_rows=usable["training"],
+        held_out_rows=usable["held-out"],
+        precision=choose_precision(recipe.precision),
+    )
+
+
+def _check_disk(recipe: Recipe, output: Path, model_folder: Path) -> None:
+    """Refuse to begin what would fill the disk: two checkpoints of three model sizes, and the models that are kept."""
+    weights = sum(path.stat().st_size for path in model_folder.glob("*.safetensors"))
+    needed = weights * (6 + (len(recipe.runs()) if recipe.save else 0))
+    free = shutil.disk_usage(output.parent).free
+    if free < needed:
+        raise UserError(
+            f"{output.parent.resolve()} has {free / 1e9:.1f} GB free and the comparison needs {needed / 1e9:.1f} GB: "
+            "free some, choose another --output, or keep no models with --no-save."
+        )
+
+
+def _write_recipe(recipe: Recipe, folder: OutputFolder) -> None:
+    values = json.loads(json.dumps(recipe.to_dict()))
+    text = yaml.safe_dump(values, sort_keys=False)
+    write_text(folder.recipe_file, f"# mofo compare --recipe FILE makes this comparison again\n{text}")

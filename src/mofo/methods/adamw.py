@@ -1,0 +1,33 @@
+"""AdamW."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from mofo.methods.part import OptimizerPart, Setup, setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class AdamW(OptimizerPart):
+    """Full fine-tuning: every entry is updated at every step."""
+
+    name = "adamw"
+    label = "AdamW"
+    source = "arXiv 1711.05101"
+
+    state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
+
+    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+        """Return torch's fused AdamW; where moments have 8 bits MoFO with fraction 1, which is the same method."""
+        import torch
+
+        import mofo
+
+        if self.state_dtype == "float32":
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        groups = mofo.param_groups(model, fraction=1.0, weight_decay=self.weight_decay)
+        return mofo.MoFO(groups, lr=self.learning_rate, state=self.state_dtype)

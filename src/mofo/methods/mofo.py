@@ -1,0 +1,34 @@
+"""MoFO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from mofo.methods.part import OptimizerPart, Setup, setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class MoFO(OptimizerPart):
+    """Adam that updates, at every step and in every tensor, only the entries with the largest momentum."""
+
+    name = "mofo"
+    label = "MoFO"
+    source = "arXiv 2407.20999"
+
+    fraction: float = setting(0.15, "share of the entries of a tensor that move at a step", short="f", gt=0, le=1)
+    score: Literal["momentum", "gradient", "momentum_over_rms", "random"] = setting(
+        "momentum",
+        "what ranks the entries",
+        variants={"gradient": "gradient", "momentum_over_rms": "m/√v", "random": "random"},
+    )
+    state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
+
+    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+        """Return MoFO with every tensor as a block."""
+        import mofo
+
+        groups = mofo.param_groups(model, fraction=self.fraction, weight_decay=self.weight_decay)
+        return mofo.MoFO(groups, lr=self.learning_rate, score=self.score, state=self.state_dtype)

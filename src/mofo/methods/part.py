@@ -1,0 +1,172 @@
+"""A part of a way to fine-tune: an optimizer, or an extra that goes with any optimizer.
+
+A part is a small class in a file of its own: its fields are its settings, checked by pydantic, and it overrides only
+the hooks that it needs. The workbench calls hooks and shows settings and labels; it knows no part by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import Field
+
+from mofo.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from mofo.data.tokens import Example
+    from mofo.results import Scalar
+
+SettingType = TypeVar("SettingType")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a hook may know of the run that it is a part of.
+
+    Attributes:
+        base: The base's weights by name, read from disk when they are asked for.
+        tokenizer: The base's tokenizer.
+        device: Where the model computes.
+        seed: The run's seed.
+        steps: Optimizer steps of the whole run.
+        batch: Rows of one optimizer step.
+        folder: A folder that is this run's own and survives a kill.
+    """
+
+    base: Mapping[str, Tensor]
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    seed: int
+    steps: int
+    batch: int
+    folder: Path
+
+    def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the tensors that `make` returned when it was first called in this run, interrupted or not.
+
+        What a part draws or computes from the base belongs here, so that a resumed run goes on with the same.
+        """
+        from safetensors.torch import load_file, save_file
+
+        file = self.folder / f"{name}.safetensors"
+        if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch = file.with_suffix(".new")
+            save_file(make(), scratch)
+            scratch.replace(file)
+        return load_file(file, device=str(self.device))
+
+
+class Part(Settings):
+    """An extra, or the base class of an optimizer. The fields are the settings; each hook does nothing by default.
+
+    Class attributes:
+        name: How a recipe calls the part.
+        label: What readers call it.
+        source: Where it was published.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    source: ClassVar[str] = ""
+
+    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+        """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
+        return model
+
+    def rows(self, rows: list[Example], setup: Setup) -> list[Example]:
+        """Return the rows to train on, `setup.batch` a step, as many as were given.
+
+        Must depend on its arguments alone: a resumed run asks again.
+        """
+        return rows
+
+    def penalty(self, model: nn.Module, setup: Setup) -> Tensor | None:
+        """Return what is added to the loss once an optimizer step, a scalar with a gradient."""
+        return None
+
+    def after_backward(self, model: nn.Module, setup: Setup) -> None:
+        """Change the gradients in place, once an optimizer step, before they are clipped."""
+
+    def callbacks(self, setup: Setup) -> list[TrainerCallback]:
+        """Return callbacks for the trainer, such as schedules."""
+        return []
+
+    def weights(self, model: nn.Module) -> Mapping[str, Tensor] | None:
+        """Return the trained weights under the base's names where the model has others; else None."""
+        return None
+
+    def after_training(self, model: nn.Module, setup: Setup) -> Iterator[dict[str, Scalar]]:
+        """Change the trained model in place, and yield a value of the part's settings for each variant to measure.
+
+        Each yield is measured and recorded as a run of its own, with these settings. When the iterator ends, the
+        model must be as it was trained.
+        """
+        return iter(())
+
+
+@dataclass(frozen=True)
+class SettingNote:
+    """What the workbench knows of a setting beyond its type.
+
+    Attributes:
+        label: What readers call it.
+        short: Its name in the names of runs.
+        in_name: Whether the names of runs always have it; otherwise only where it is not the default.
+        variants: If not empty, values other than the default make methods of their own, with these labels.
+    """
+
+    label: str
+    short: str
+    in_name: bool
+    variants: Mapping[str, str]
+
+
+def setting(
+    default: SettingType,
+    description: str,
+    *,
+    label: str = "",
+    short: str = "",
+    variants: Mapping[str, str] | None = None,
+    **limits: Any,
+) -> SettingType:
+    """Return a field of a part: its default, what it means, and its limits as in `pydantic.Field`.
+
+    Args:
+        default: The default.
+        description: What it means, for `--help` and the report.
+        label: What readers call it; by default its name.
+        short: Its name in the names of runs, which then always have it.
+        variants: Labels of those values that make a method of their own, such as the scores of MoFO.
+        limits: `gt`, `ge`, `lt`, `le`, ...
+    """
+    note = {"label": label, "short": short, "variants": dict(variants or {})}
+    return Field(default, description=description, json_schema_extra={"note": note}, **limits)  # type: ignore[no-any-return]
+
+
+def note_of(part: type[Part], name: str) -> SettingNote:
+    """Return what `setting` was given for a field of a part."""
+    extra = part.model_fields[name].json_schema_extra
+    given: dict[str, Any] = extra["note"] if isinstance(extra, dict) else {}  # type: ignore[assignment]
+    short = given.get("short") or ""
+    label = given.get("label") or name.replace("_", " ")
+    return SettingNote(label, short or name, bool(short), given.get("variants") or {})
+
+
+class OptimizerPart(Part):
+    """The optimizer of a method."""
+
+    learning_rate: float = setting(1e-4, "peak learning rate", label="lr", short="lr", gt=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay", ge=0)
+
+    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+        """Return an optimizer of the model's trainable parameters."""
+        raise NotImplementedError

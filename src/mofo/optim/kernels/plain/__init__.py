@@ -1,0 +1,1 @@
+"""Faster paths in plain torch, for every device."""

@@ -1,0 +1,1 @@
+"""How moments are kept between steps and in checkpoints."""
