@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mofo.report.comparison import Measure
 from mofo.report.fronts import (
     Pooled,
     at_loss,
@@ -18,7 +19,6 @@ from mofo.report.fronts import (
     path,
     told_apart,
 )
-from mofo.report.results import Measure
 
 KL = Measure("divergence", "kl")
 

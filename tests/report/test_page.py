@@ -13,8 +13,8 @@ from PIL import Image
 import mofo.report
 from mofo.errors import UserError
 from mofo.report import write_report
+from mofo.report.figures import figures, style_of
 from mofo.report.fronts import front
-from mofo.report.plots import figures, style_of
 
 VOID = {"meta", "img", "br", "link", "input"}
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
 
-from mofo.report.results import DISTANCE, Measure, Results, Run, Setting, finite, methods, settings
+from mofo.report.comparison import DISTANCE, Measure, Results, Run, Setting, finite, methods, settings
 
 Path = list[tuple[float, float]]
 HIGHER_IS_BETTER = {"accuracy", "log_probability"}

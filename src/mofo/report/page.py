@@ -9,8 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mofo.errors import UserError
-from mofo.report.plots import Panel, figures, png, style_of, svg
-from mofo.report.results import (
+from mofo.report.comparison import (
     Results,
     finite,
     is_complete,
@@ -22,9 +21,10 @@ from mofo.report.results import (
     planned_methods,
     settings,
 )
-from mofo.report.tables import compared, cost_rows, end_columns, end_rows, equal_learning_table, heads
-from mofo.report.text import listed, loss_text, method_name, option_value, options_text
-from mofo.report.verdict import verdict
+from mofo.report.conclusion import verdict
+from mofo.report.figures import Panel, figures, png, style_of, svg
+from mofo.report.formatting import listed, loss_text, method_name, option_value, options_text
+from mofo.report.terminal import compared, cost_rows, end_columns, end_rows, equal_learning_table, heads
 
 
 def write_report(folder: str | Path) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from fake import make_results
 
 from mofo.report import verdict
-from mofo.report.verdict import main_pair
+from mofo.report.conclusion import main_pair
 
 
 def test_one_seed_says_that_there_is_no_spread():

@@ -8,7 +8,7 @@ from fake import make_results, write_results
 
 from mofo.errors import UserError
 from mofo.report import load_results
-from mofo.report.results import headlines, measures, methods, planned_methods, settings
+from mofo.report.comparison import headlines, measures, methods, planned_methods, settings
 
 
 def test_a_written_file_comes_back(tmp_path):

@@ -7,10 +7,10 @@ from fake import make_results
 from rich.console import Console
 
 from mofo.report import summary_table
+from mofo.report.comparison import Measure, last_step, measures
+from mofo.report.formatting import method_name, number, option_value, pooled
 from mofo.report.fronts import Pooled
-from mofo.report.results import Measure, last_step, measures
-from mofo.report.tables import cost_rows, end_rows, equal_learning_table
-from mofo.report.text import method_name, number, option_value, pooled
+from mofo.report.terminal import cost_rows, end_rows, equal_learning_table
 
 
 @pytest.mark.parametrize(

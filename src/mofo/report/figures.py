@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mofo.report.fronts import Pooled, front, path
-from mofo.report.results import (
+from mofo.report.comparison import (
     DISTANCE,
     Measure,
     Results,
@@ -28,8 +27,9 @@ from mofo.report.results import (
     methods,
     settings,
 )
-from mofo.report.tables import compared
-from mofo.report.text import measure_name, measure_unit, method_name, options_text, shown
+from mofo.report.formatting import measure_name, measure_unit, method_name, options_text, shown
+from mofo.report.fronts import Pooled, front, path
+from mofo.report.terminal import compared
 
 
 class Panel(NamedTuple):

@@ -3,8 +3,8 @@
 from math import floor, log10
 from typing import Any
 
+from mofo.report.comparison import DISTANCE, Measure, Setting
 from mofo.report.fronts import Pooled
-from mofo.report.results import DISTANCE, Measure, Setting
 
 NOTHING = "–"
 

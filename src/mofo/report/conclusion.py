@@ -1,13 +1,6 @@
 """The verdict: one honest sentence about what was measured."""
 
-from mofo.report.fronts import (
-    EqualLearning,
-    common_loss,
-    default_targets,
-    equal_learning,
-    told_apart,
-)
-from mofo.report.results import (
+from mofo.report.comparison import (
     DISTANCE,
     Measure,
     Results,
@@ -17,7 +10,14 @@ from mofo.report.results import (
     methods,
     settings,
 )
-from mofo.report.text import listed, loss_text, measure_name, method_name, pooled
+from mofo.report.formatting import listed, loss_text, measure_name, method_name, pooled
+from mofo.report.fronts import (
+    EqualLearning,
+    common_loss,
+    default_targets,
+    equal_learning,
+    told_apart,
+)
 
 Pair = tuple[str, str]
 

@@ -6,8 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mofo.report.fronts import Best, Pooled, default_targets, equal_learning, forgotten, pool, told_apart
-from mofo.report.results import (
+from mofo.report.comparison import (
     DISTANCE,
     Measure,
     Results,
@@ -20,7 +19,8 @@ from mofo.report.results import (
     methods,
     settings,
 )
-from mofo.report.text import (
+from mofo.report.conclusion import pair_loss
+from mofo.report.formatting import (
     NOTHING,
     gigabytes,
     listed,
@@ -34,7 +34,7 @@ from mofo.report.text import (
     percent,
     pooled,
 )
-from mofo.report.verdict import pair_loss
+from mofo.report.fronts import Best, Pooled, default_targets, equal_learning, forgotten, pool, told_apart
 
 _SYLLABLES = {
     "fraction": "frac-\ntion",
