@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,8 @@ class Recipe(Measuring, Training, Methods, Data):  # fields come in the reverse 
     @property
     def task(self) -> Task:
         """The task that is learned, named after its data."""
-        return Task(name=Path(self.data.removeprefix(GENERATED)).stem, data=self.data)
+        source = re.sub(r":[\w.-]+$", "", self.data.removeprefix(GENERATED))  # without a hub data set's configuration
+        return Task(name=Path(source).stem, data=self.data)
 
     def total_steps(self, rows: int) -> int:
         """Return the number of optimizer steps of each run on `rows` training rows."""

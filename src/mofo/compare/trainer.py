@@ -34,10 +34,11 @@ class MethodTrainer(Trainer):
         """Compute the gradients of a batch, and after the last batch of a step those of the penalties."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
+            step = self.state.global_step
             for part in self.method.parts:
-                penalty = part.penalty(model, self.setup)
+                penalty = part.penalty(model, step, self.setup)
                 if penalty is not None:
                     penalty.backward()
             for part in self.method.parts:
-                part.after_backward(model, self.setup)
+                part.after_backward(model, step, self.setup)
         return loss

@@ -88,12 +88,12 @@ class Part(Settings):
         """
         return rows
 
-    def penalty(self, model: nn.Module, setup: Setup) -> Tensor | None:
-        """Return what is added to the loss once an optimizer step, a scalar with a gradient."""
+    def penalty(self, model: nn.Module, step: int, setup: Setup) -> Tensor | None:
+        """Return what is added to the loss in an optimizer step, a scalar with a gradient; steps count from 0."""
         return None
 
-    def after_backward(self, model: nn.Module, setup: Setup) -> None:
-        """Change the gradients in place, once an optimizer step, before they are clipped."""
+    def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
+        """Change the gradients of an optimizer step in place, before they are clipped; steps count from 0."""
 
     def callbacks(self, setup: Setup) -> list[TrainerCallback]:
         """Return callbacks for the trainer, such as schedules."""
