@@ -1,161 +1,203 @@
-"""Reading `results.json` (docs/results.md): load, check, and the look-ups that the report shares."""
+"""`Comparison`: results as the report sees them. What its sections derive from results is derived here, once."""
 
-import json
-import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-from mofo.errors import UserError
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-SCHEMA = 1
-# What may differ between results that are drawn as one: which runs were made, not what they were made on.
+from mofo.report.formatting import joined, measured, setting_value
+from mofo.report.spread import Pooled, pool_known
+from mofo.report.styles import Style, make_styles
+from mofo.results import Metric, Point, Results, Run, Scalar
 
-Results = dict[str, Any]
-Run = dict[str, Any]
-
-
-class Measure(NamedTuple):
-    """One number of one probe, such as ("text", "loss")."""
-
-    probe: str
-    metric: str
+Trajectory = list[tuple[float, float]]
+"""Points of a run in order of time, the base first: held-out loss, and how much worse than the base a metric is."""
 
 
-class Setting(NamedTuple):
-    """A method with its options; the runs of a setting differ in their seed alone."""
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """A method with its settings, and the measured runs that it has: one for each seed."""
 
     method: str
-    options: tuple[tuple[str, Any], ...]
+    settings: Mapping[str, Scalar]
+    runs: Sequence[Run]
 
 
-# The distance is no probe, but it is compared at equal learning in the same way.
-DISTANCE = Measure("distance from the base", "l2")
+class Comparison:
+    """The results of a comparison, and what the report derives from them.
 
-_REQUIRED = {
-    "recipe": dict,
-    "base": {"learned": {"loss": (int, float)}, "forgotten": dict},
-    "runs": [
-        {
-            "name": str,
-            "method": str,
-            "settings": dict,
-            "seed": int,
-            "points": [
-                {"step": int, "learned": {"loss": (int, float, type(None))}, "forgotten": dict},
-            ],
-        }
-    ],
-}
+    Methods are named by their keys in the file, and listed in its order. Runs that have not reached their first
+    measurement are left out everywhere. Numbers are in the units in which they are shown.
 
-
-def load_results(folder: str | Path) -> Results:
-    """Read and check the `results.json` of an output folder.
-
-    Results of an unfinished comparison (`"complete": false`, fewer runs or points) are accepted.
-
-    Raises:
-        UserError: The file is missing, unreadable, not JSON, of another schema, or lacks a needed field.
+    Args:
+        results: What was measured.
     """
-    path = Path(folder) / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the output folder of a `mofo compare` run.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}): run the command that made it again, it goes on where it was."
-        ) from None
-    schema = results.get("schema") if isinstance(results, dict) else None
-    if schema != SCHEMA:
-        raise UserError(
-            f"{path} has schema {schema!r}, expected {SCHEMA}: draw it with the version of mofo that wrote it."
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self._trajectories: dict[tuple[str, Metric], Trajectory] = {}
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs that have been measured at least once."""
+        return [run for run in self.results.runs if run.points]
+
+    @cached_property
+    def configurations(self) -> list[Configuration]:
+        """Runs grouped by method and settings: methods in the order of the file, settings in ascending order."""
+        groups: dict[tuple[str, frozenset[tuple[str, Scalar]]], list[Run]] = {}
+        for run in self.runs:
+            groups.setdefault((run.method, frozenset(run.settings.items())), []).append(run)
+        found = [Configuration(runs[0].method, runs[0].settings, runs) for runs in groups.values()]
+        return sorted(found, key=self._place)
+
+    def _place(self, configuration: Configuration) -> tuple[object, ...]:
+        """Return what configurations are sorted by; a setting that a configuration lacks comes first."""
+        values = [configuration.settings.get(name) for name in self.results.settings]
+        keys = [(0, 0) if v is None else (2, v) if isinstance(v, str) else (1, float(v)) for v in values]
+        return (self.planned_methods.index(configuration.method), *keys)
+
+    def of_method(self, method: str) -> list[Configuration]:
+        """Return the configurations of a method."""
+        return [configuration for configuration in self.configurations if configuration.method == method]
+
+    @property
+    def planned_methods(self) -> list[str]:
+        """All methods of the recipe."""
+        return list(self.results.methods)
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The methods that have measured runs."""
+        return [method for method in self.planned_methods if self.of_method(method)]
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The method that the others are compared with: the file's, or the first if that has no measured run."""
+        return self.results.reference if self.results.reference in self.methods else next(iter(self.methods), None)
+
+    @cached_property
+    def pair(self) -> tuple[str, str] | None:
+        """The method that the verdict is about, and the reference; None if only one method was measured."""
+        others = [method for method in self.methods if method != self.reference]
+        return (others[0], self.reference) if others and self.reference else None
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        """Colour and marker of each method, the same whether or not others have been measured yet."""
+        return make_styles(self.planned_methods, self.results.reference)
+
+    def label(self, method: str) -> str:
+        """Return a method as readers know it."""
+        return self.results.methods[method].label
+
+    @cached_property
+    def varied_settings(self) -> list[str]:
+        """Settings that have more than one value among the runs: those that tell configurations apart."""
+        return [name for name in self.results.settings if len(self._values(name)) > 1]
+
+    @cached_property
+    def fixed_settings(self) -> str:
+        """The settings that are the same in all runs that have them, as text."""
+        return joined(
+            [
+                self._setting_text(name, *values)
+                for name in self.results.settings
+                if len(values := self._values(name)) == 1
+            ]
         )
-    problem = _problem(results, _REQUIRED, "")
-    if problem:
-        raise UserError(f"{path} is damaged: {problem}; make the results again.")
-    if finite(results["base"]["learned"]["loss"]) is None:
-        raise UserError(f"{path}: the base's held-out loss is not finite, so nothing can be compared with it.")
-    return results
 
+    def _values(self, name: str) -> list[Scalar]:
+        return list(dict.fromkeys(run.settings[name] for run in self.runs if name in run.settings))
 
-def is_complete(results: Results) -> bool:
-    """Whether every run of the recipe has been made and measured."""
-    return bool(results.get("complete", False))
+    def _setting_text(self, name: str, value: Scalar) -> str:
+        return f"{self.results.settings[name].label}\u00a0{setting_value(value)}"
 
+    def describe(self, configuration: Configuration) -> str:
+        """Return a configuration on one line: its method and its settings."""
+        return ", ".join(filter(None, [self.label(configuration.method), self.settings_text(configuration)]))
 
-def finite(number: float | None) -> float | None:
-    """The number itself, or None if it is missing, infinite or NaN."""
-    return number if number is not None and math.isfinite(number) else None
+    def settings_text(self, configuration: Configuration) -> str:
+        """Return a configuration's settings on one line, without those that are the same in all runs."""
+        own = configuration.settings
+        return " · ".join(self._setting_text(name, own[name]) for name in self.varied_settings if name in own)
 
+    @cached_property
+    def last_step(self) -> int:
+        """The step at which methods are compared at equal steps: the last that any run has reached."""
+        return max((run.points[-1].step for run in self.runs), default=0)
 
-def measures(results: Results) -> list[Measure]:
-    """Every number that the probes give, in the order of the base's measurement."""
-    return [Measure(probe, metric) for probe, metrics in results["base"]["forgotten"].items() for metric in metrics]
+    @property
+    def learning(self) -> Metric:
+        """The metric by which learning is compared; lower is better."""
+        return self.results.learning
 
+    @cached_property
+    def base_loss(self) -> float:
+        """The base's number of the learning metric."""
+        loss = self.amount(self.learning, self.results.base)
+        assert loss is not None, "load_results refuses such a file"
+        return loss
 
-def headlines(results: Results) -> list[Measure]:
-    """One number per probe; of choice probes the log-probability, finer than the accuracy of a few hundred answers."""
-    return [m for m in measures(results) if m.metric != "accuracy"]
+    def loss_text(self, loss: float) -> str:
+        """Return a number of the learning metric as text."""
+        return measured(Pooled(loss, None, 1), self.learning)
 
+    def amount(self, metric: Metric, point: Point) -> float | None:
+        """Return what tables show of a metric at a point: what is learned as it is, all else as its change."""
+        found = metric.of(point) if metric.kind == "learned" else metric.change(self.results.base, point)
+        return None if found is None else found * metric.scale
 
-def setting_of(run: Run) -> Setting:
-    """The setting of a run: its method and its options without empty ones."""
-    return Setting(run["method"], tuple((k, v) for k, v in sorted(run["settings"].items()) if v is not None))
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """The metrics that at least one run has a number of, in the order of the file."""
+        points = [point for run in self.runs for point in run.points]
+        return [m for m in self.results.metrics if any(self.amount(m, point) is not None for point in points)]
 
+    @cached_property
+    def learned(self) -> list[Metric]:
+        """The metrics of what was learned."""
+        return [metric for metric in self.metrics if metric.kind == "learned"]
 
-def settings(results: Results) -> dict[Setting, list[Run]]:
-    """Measured runs by setting: methods in the order of the recipe, options in ascending order."""
-    order = planned_methods(results)
-    groups: dict[Setting, list[Run]] = {}
-    for run in measured_runs(results):
-        groups.setdefault(setting_of(run), []).append(run)
-        if run["method"] not in order:
-            order.append(run["method"])
+    @cached_property
+    def forgotten(self) -> list[Metric]:
+        """The metrics of the probes."""
+        return [metric for metric in self.metrics if metric.kind == "forgotten"]
 
-    def key(setting: Setting) -> tuple[Any, ...]:
-        options = dict(setting.options)
-        lr, fraction = options.pop("learning_rate", 0), options.pop("fraction", 0)
-        return order.index(setting.method), lr, fraction, sorted(map(str, options.items()))
+    @cached_property
+    def distances(self) -> list[Metric]:
+        """The metrics of the distance from the base."""
+        return [metric for metric in self.metrics if metric.kind == "distance"]
 
-    return {setting: groups[setting] for setting in sorted(groups, key=key)}
+    @cached_property
+    def probe_headlines(self) -> list[Metric]:
+        """The metrics that stand for their probes."""
+        return [metric for metric in self.forgotten if metric.headline]
 
+    @cached_property
+    def distance_headlines(self) -> list[Metric]:
+        """The metrics that stand for the distance."""
+        return [metric for metric in self.distances if metric.headline]
 
-def methods(results: Results) -> list[str]:
-    """Methods with at least one measured run, in the order of the recipe."""
-    return list(dict.fromkeys(setting.method for setting in settings(results)))
+    def ends(self, configuration: Configuration) -> list[Point]:
+        """Return the points at the last step; runs that have not come so far yet are left out."""
+        return [run.points[-1] for run in configuration.runs if run.points[-1].step == self.last_step]
 
+    def at_end(self, configuration: Configuration, metric: Metric) -> Pooled | None:
+        """Return what tables show of a metric at the last step; None if a run that came so far lacks it."""
+        return pool_known([self.amount(metric, end) for end in self.ends(configuration)])
 
-def planned_methods(results: Results) -> list[str]:
-    """Methods that the recipe names; an entry with a grid of its own names its method inside."""
-    entries = results["recipe"].get("methods") or []
-    return list(dict.fromkeys(entry["method"] if isinstance(entry, dict) else entry for entry in entries))
+    def optimizer_seconds(self, configuration: Configuration) -> Pooled | None:
+        """Return the seconds that a configuration's optimizer took per step; None if they were not recorded."""
+        timed = [(run.seconds.optimizer, run.points[-1].step) for run in configuration.runs if run.seconds]
+        return pool_known([seconds / step if seconds is not None and step else None for seconds, step in timed])
 
-
-def measured_runs(results: Results) -> list[Run]:
-    """Runs that have reached their first measurement."""
-    return [run for run in results["runs"] if run["points"]]
-
-
-def last_step(results: Results) -> int:
-    """The step at which methods are compared at equal steps: the last that any run reached."""
-    return max((run["points"][-1]["step"] for run in measured_runs(results)), default=0)
-
-
-def _problem(value: Any, shape: Any, where: str) -> str | None:
-    """What is wrong with `value`, or None: `shape` holds dicts of needed fields, one-item lists, and types."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{where or 'the whole'} should be an object"
-        missing = [key for key in shape if key not in value]
-        if missing:
-            return f"{where or 'the whole'} lacks {', '.join(missing)}"
-        problems = (_problem(value[key], inner, f"{where}.{key}".lstrip(".")) for key, inner in shape.items())
-    elif isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{where} should be a list"
-        problems = (_problem(item, shape[0], f"{where}[{i}]") for i, item in enumerate(value))
-    else:
-        return None if isinstance(value, shape) else f"{where} is {value!r}"
-    return next((problem for problem in problems if problem), None)
+    def trajectory(self, run: Run, metric: Metric) -> Trajectory:
+        """Return the points of a run at which both the learning metric and another one are finite."""
+        key = (run.name, metric)
+        if key not in self._trajectories:
+            points = [(self.amount(self.learning, point), self.amount(metric, point)) for point in run.points]
+            known = [(loss, amount) for loss, amount in points if loss is not None and amount is not None]
+            self._trajectories[key] = [(self.base_loss, 0.0), *known]
+        return self._trajectories[key]

@@ -1,171 +1,179 @@
-"""The verdict: one honest sentence about what was measured."""
+"""The verdict: what was measured, in one or two honest sentences."""
 
-from mofo.report.comparison import (
-    DISTANCE,
-    Measure,
-    Results,
-    headlines,
-    is_complete,
-    measured_runs,
-    methods,
-    settings,
-)
-from mofo.report.formatting import listed, loss_text, measure_name, method_name, pooled
-from mofo.report.fronts import (
-    EqualLearning,
-    common_loss,
-    default_targets,
-    equal_learning,
-    told_apart,
-)
+from __future__ import annotations
 
-Pair = tuple[str, str]
+from dataclasses import dataclass
+from typing import Literal
+
+from mofo.report.comparison import Comparison
+from mofo.report.formatting import joined, measured, plural, span
+from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
+from mofo.report.spread import distinguishable
+from mofo.results import Metric
+
+Outcome = Literal["less", "more", "same"]
 
 
-def verdict(results: Results) -> str:
-    """Say in a sentence how two methods compare at equal learning, whoever wins, and how sure that is.
+def verdict(comparison: Comparison) -> str:
+    """Say how two methods compare at equal learning, whoever wins, and how sure that is.
 
-    MoFO is compared with AdamW where both were run, otherwise the first two methods. They are told apart on a
-    measure when the ranges mean ± standard deviation over seeds do not overlap.
+    The first method that is not the reference is compared with the reference. They differ on a metric if the ranges
+    mean ± standard deviation over seeds do not overlap; with one seed, if the numbers differ.
     """
-    sentence = _sentence(results)
-    return sentence if is_complete(results) else f"Unfinished; so far: {sentence}"
+    sentence = _sentence(comparison)
+    return sentence if comparison.results.complete else f"Unfinished; so far: {sentence}"
 
 
-def main_pair(results: Results) -> Pair | None:
-    """The method that the verdict is about and the one it is held against; None if there is but one."""
-    names = methods(results)
-    if len(names) < 2:
-        return None
-    reference = "adamw" if "adamw" in names else names[0]
-    others = [name for name in names if name != reference]
-    return ("mofo" if "mofo" in others else others[0]), reference
+@dataclass(frozen=True)
+class _Match:
+    """Two methods at the same held-out loss; the second is the reference."""
+
+    comparison: Comparison
+    pair: tuple[str, str]
+    at: EqualLearning
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        ours, theirs = self.pair
+        return self.comparison.label(ours), self.comparison.label(theirs)
+
+    def both(self, metric: Metric) -> tuple[Best, Best]:
+        ours, theirs = self.pair
+        return self.at.best[ours, metric], self.at.best[theirs, metric]
+
+    def shared(self, metrics: list[Metric]) -> list[Metric]:
+        """Return those of the metrics that both methods have here."""
+        return [metric for metric in metrics if all((method, metric) in self.at.best for method in self.pair)]
+
+    def outcome(self, metric: Metric) -> Outcome:
+        """Return whether our method forgot less or more than the reference, or the same within the spread."""
+        a, b = (best.amount for best in self.both(metric))
+        if distinguishable(a, b) is False or a.mean == b.mean:
+            return "same"
+        return "less" if a.mean < b.mean else "more"
+
+    def amounts(self, metric: Metric) -> str:
+        """Return both amounts, and the difference in percent where that means something."""
+        a, b = (best.amount for best in self.both(metric))
+        outcome, percent = self.outcome(metric), ""
+        if outcome != "same" and b.mean > 0 and _is_distance_from_base(self.comparison, metric):
+            percent = f", {abs(100 * (a.mean / b.mean - 1)):.0f} % {outcome}"
+        return f"{measured(a, metric)} against {measured(b, metric)}{percent}"
 
 
-def pair_loss(results: Results) -> float | None:
-    """The held-out loss of the verdict: the lowest that both of its methods reached; None if there is none."""
-    pair = main_pair(results)
-    return common_loss(results, pair) if pair else None
+def _is_distance_from_base(comparison: Comparison, metric: Metric) -> bool:
+    """Return whether a metric is 0 for the base and never better than that, so that a ratio of amounts has a meaning.
+
+    A divergence is; the change of a loss, which can have either sign, is not.
+    """
+    amounts = [comparison.amount(metric, point) for run in comparison.runs for point in run.points]
+    is_zero = metric.kind == "distance" or metric.of(comparison.results.base) == 0
+    return is_zero and all(amount >= 0 for amount in amounts if amount is not None)
 
 
-def _sentence(results: Results) -> str:
-    if not measured_runs(results):
+def _sentence(comparison: Comparison) -> str:
+    if not comparison.runs:
         return "no run has been measured yet."
-    pair = main_pair(results)
-    if pair is None:
-        return _alone(results)
-    ours, theirs = (method_name(method) for method in pair)
-    target = pair_loss(results)
+    if comparison.pair is None:
+        return _alone(comparison, comparison.methods[0])
+    label = comparison.learning.label
+    ours, theirs = (comparison.label(method) for method in comparison.pair)
+    target = common_loss(comparison, comparison.pair)
     if target is None:
-        names = [method_name(method) for method in pair if common_loss(results, [method]) is None]
-        return (
-            f"{ours} and {theirs} cannot be compared at equal learning: {listed(names)} never got below the base's "
-            "held-out loss."
-        )
-    at = equal_learning(results, target, [*headlines(results), DISTANCE])
-    probes = [m for m in headlines(results) if all((method, m) in at.best for method in pair)]
+        methods = [method for method in comparison.pair if common_loss(comparison, [method]) is None]
+        never = joined([comparison.label(method) for method in methods])
+        return f"{ours} and {theirs} cannot be compared at equal learning: {never} never got below the base's {label}."
+    at = equal_learning(comparison, target, [*comparison.probe_headlines, *comparison.distance_headlines])
+    match = _Match(comparison, comparison.pair, at)
+    probes, loss = match.shared(comparison.probe_headlines), comparison.loss_text(target)
     if not probes:
-        return f"{ours} and {theirs} cannot be compared: no probe measured both at held-out loss {loss_text(target)}."
-    loss = loss_text(target)
-    early = [method for method in pair if any(at.best[method, m].from_base for m in probes)]
-    if early:
-        early_name, late_name = (ours, theirs) if early[0] == pair[0] else (theirs, ours)
+        return f"{ours} and {theirs} cannot be compared: no probe measured both at {label} {loss}."
+    if early := _passed_early(match, probes):
+        late = theirs if early == ours else ours
         return (
-            f"{ours} and {theirs} cannot be compared at equal learning: the lowest held-out loss of {late_name} was "
-            f"{loss}, and {early_name} was past it before its first checkpoint."
+            f"{ours} and {theirs} cannot be compared at equal learning: the lowest {label} of {late} was {loss}, and "
+            f"{early} was past it before its first checkpoint."
         )
-    outcome = _comparison(pair, at, probes) + _elsewhere(results, pair, at, probes)
-    return f"At equal learning (held-out loss {loss}) {outcome} ({_basis(pair, at, probes)})."
+    outcome = _outcomes(match, probes) + _elsewhere(match, probes) + _distances(match)
+    return f"At equal learning ({label} {loss}), {outcome}. {_basis(match, probes)}"
 
 
-def _comparison(pair: Pair, at: EqualLearning, probes: list[Measure]) -> str:
-    """Two methods at one held-out loss, the probes grouped by their outcome."""
-    ours, theirs = (method_name(method) for method in pair)
-    phrases = {
+def _passed_early(match: _Match, probes: list[Metric]) -> str | None:
+    """Return the method whose amounts rest on a straight line from the base, or None."""
+    for method, label in zip(match.pair, match.labels, strict=True):
+        if any(match.at.best[method, metric].from_base for metric in probes):
+            return label
+    return None
+
+
+def _outcomes(match: _Match, probes: list[Metric]) -> str:
+    """Return the probes grouped by their outcome."""
+    ours, theirs = match.labels
+    phrases: dict[Outcome, tuple[str, str]] = {
         "less": (f"{ours} forgot less than {theirs} on", "less on"),
         "more": (f"{ours} forgot more than {theirs} on", "more on"),
-        "same": (f"{ours} and {theirs} cannot be told apart on", "and indistinguishable within spread on"),
+        "same": (f"{ours} and {theirs} cannot be distinguished on", "and about the same on"),
     }
     parts: list[str] = []
     for outcome, (first, later) in phrases.items():
-        clauses = [_clause(m, pair, at) for m in probes if _outcome(m, pair, at) == outcome]
+        found = [metric for metric in probes if match.outcome(metric) == outcome]
         if outcome == "same" and parts:  # the table has the amounts
-            clauses = [measure_name(m) for m in probes if _outcome(m, pair, at) == outcome]
+            clauses = [metric.label for metric in found]
+        else:
+            clauses = [f"{metric.label} ({match.amounts(metric)})" for metric in found]
         if clauses:
-            parts.append(f"{later if parts else first} {listed(clauses)}")
-    if all((method, DISTANCE) in at.best for method in pair):
-        parts.append(f"at a distance from the base of {_against(DISTANCE, pair, at)}")
+            parts.append(f"{later if parts else first} {joined(clauses)}")
     return ", ".join(parts)
 
 
-def _outcome(measure: Measure, pair: Pair, at: EqualLearning) -> str:
-    """Whether the first method forgot "less" or "more" than the second, or the "same" within the spread."""
-    a, b = (at.best[method, measure].amount for method in pair)
-    if told_apart(a, b) is False or a.mean == b.mean:
-        return "same"
-    return "less" if a.mean < b.mean else "more"
+def _elsewhere(match: _Match, probes: list[Metric]) -> str:
+    """Return the probes whose winner is the other method at a higher held-out loss: the fronts cross.
 
-
-def _clause(measure: Measure, pair: Pair, at: EqualLearning) -> str:
-    """A probe with both amounts; for divergences, which are never negative, also the difference in percent."""
-    a, b = (at.best[method, measure].amount for method in pair)
-    percent = ""
-    if measure.metric == "kl" and b.mean > 0 and _outcome(measure, pair, at) != "same":
-        percent = f", {abs(100 * (a.mean / b.mean - 1)):.0f} % {'less' if a.mean < b.mean else 'more'}"
-    return f"{measure_name(measure)} ({_against(measure, pair, at)}{percent})"
-
-
-def _against(measure: Measure, pair: Pair, at: EqualLearning) -> str:
-    a, b = (pooled(at.best[method, measure].amount, measure) for method in pair)
-    return f"{a} against {b}"
-
-
-def _elsewhere(results: Results, pair: Pair, at: EqualLearning, probes: list[Measure]) -> str:
-    """The probes whose winner is the other method at a higher held-out loss: the fronts cross.
-
-    Losses that a setting passed before its first checkpoint say nothing: it is left out there, and might be the best.
+    Losses that a configuration passed before its first checkpoint say nothing: it is left out there, and might be the
+    best.
     """
-    swapped: dict[Measure, float] = {}
-    for target in default_targets(results):
-        other = equal_learning(results, target, probes)
-        for measure in probes:
-            entries = [other.best.get((method, measure)) for method in pair]
-            measured = all(entry is not None and not entry.early for entry in entries)
-            if target > at.target and measured and measure not in swapped:
-                outcomes = {_outcome(measure, pair, at), _outcome(measure, pair, other)}
-                if outcomes == {"less", "more"}:
-                    swapped[measure] = target
-    crossings = [f"{measure_name(measure)} at {loss_text(target)}" for measure, target in swapped.items()]
-    return f", but the other way round on {listed(crossings)}" if crossings else ""
+    swapped: dict[Metric, float] = {}
+    for target in default_targets(match.comparison):
+        other = _Match(match.comparison, match.pair, equal_learning(match.comparison, target, probes))
+        for metric in other.shared(probes):
+            early = any(best.early for best in other.both(metric))
+            is_swapped = {match.outcome(metric), other.outcome(metric)} == {"less", "more"}
+            if target > match.at.target and is_swapped and not early:
+                swapped.setdefault(metric, target)
+    crossings = [f"{metric.label} at {match.comparison.loss_text(loss)}" for metric, loss in swapped.items()]
+    return f", but the other way round on {joined(crossings)}" if crossings else ""
 
 
-def _basis(pair: Pair, at: EqualLearning, probes: list[Measure]) -> str:
-    """On how many settings and seeds the comparison rests."""
-    entries = [[at.best[method, measure] for measure in probes] for method in pair]
-    reached = " and ".join(f"{max(e.reached for e in mine)} of {mine[0].tried}" for mine in entries)
-    seeds = sorted({entry.amount.seeds for mine in entries for entry in mine})
-    if seeds == [1]:
-        spread = "one seed: no spread, so a small difference may be chance"
-    elif 1 in seeds:
-        spread = "some settings with one seed: no spread"
+def _distances(match: _Match) -> str:
+    metrics = match.shared(match.comparison.distance_headlines)
+    return "".join(f"; {metric.label}: {match.amounts(metric)}" for metric in metrics)
+
+
+def _basis(match: _Match, probes: list[Metric]) -> str:
+    """Return how many configurations and seeds the comparison rests on."""
+    entries = [[match.at.best[method, metric] for metric in probes] for method in match.pair]
+    reached = " and ".join(f"{max(best.reached for best in mine)} of {mine[0].tried}" for mine in entries)
+    seeds = [best.amount.seeds for mine in entries for best in mine]
+    if max(seeds) == 1:
+        spread = "one seed each: no spread, so small differences may be chance"
+    elif min(seeds) == 1:
+        spread = "some with one seed: no spread"
     else:
-        spread = f"{' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))} seeds"
-    return f"each by the best of the settings that got there, {reached}; {spread}"
+        spread = f"{span(seeds)} seeds each"
+    label = match.comparison.learning.label
+    return f"Each amount is from the best configuration that reached this {label} ({reached}; {spread})."
 
 
-def _alone(results: Results) -> str:
-    """The sentence about results of a single method."""
-    (method,) = methods(results)
-    target = common_loss(results)
+def _alone(comparison: Comparison, method: str) -> str:
+    """Return the sentence about results of a single method."""
+    ours, label = comparison.label(method), comparison.learning.label
+    target = common_loss(comparison, [method])
     if target is None:
-        return f"{method_name(method)} alone was run, and it never got below the base's held-out loss."
-    best = equal_learning(results, target, headlines(results)).best
-    amounts = [
-        f"{measure_name(m)} {pooled(best[method, m].amount, m)}" for m in headlines(results) if (method, m) in best
-    ]
-    count = len(settings(results))
+        return f"{ours} is the only method, and it never got below the base's {label}."
+    best = equal_learning(comparison, target, comparison.probe_headlines).best
+    amounts = [f"{metric.label} {measured(entry.amount, metric)}" for (_, metric), entry in best.items()]
     return (
-        f"{method_name(method)} alone was run, so nothing is compared: at its lowest held-out loss {loss_text(target)} "
-        f"it had forgotten {listed(amounts) if amounts else 'nothing that was measured'} "
-        f"({count} setting{'s' if count > 1 else ''})."
+        f"{ours} is the only method, so nothing is compared. At its lowest {label}, {comparison.loss_text(target)}, it "
+        f"had forgotten {joined(amounts) if amounts else 'nothing that was measured'} "
+        f"({plural(len(comparison.configurations), 'configuration')})."
     )

@@ -1,241 +1,123 @@
-"""Tables: what was measured as rows of text, for the terminal (rich) and for the page."""
+"""The end of training as a short table for the terminal."""
 
+from __future__ import annotations
+
+import re
+import shutil
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from mofo.report.comparison import (
-    DISTANCE,
-    Measure,
-    Results,
-    Run,
-    Setting,
-    finite,
-    headlines,
-    last_step,
-    measures,
-    methods,
-    settings,
-)
-from mofo.report.conclusion import pair_loss
-from mofo.report.formatting import (
-    NOTHING,
-    gigabytes,
-    listed,
-    measure_name,
-    measure_unit,
-    method_name,
-    number,
-    option_name,
-    option_value,
-    options_text,
-    percent,
-    pooled,
-)
-from mofo.report.fronts import Best, Pooled, default_targets, equal_learning, forgotten, pool, told_apart
+from mofo.report.comparison import Comparison, Configuration
+from mofo.report.formatting import joined, measured, plural, pooled, setting_value
+from mofo.results import Metric
 
-_SYLLABLES = {
-    "fraction": "frac-\ntion",
-    "held-out loss": "held-\nout",
-    "divergence": "diver-\ngence",
-    "accuracy %": "acc.\n%",
-}
+_GAP = 2  # characters between columns
 
 
 @dataclass(frozen=True)
-class Row:
-    """A setting with its cells."""
-
-    setting: Setting
-    seeds: int
+class _Column:
+    head: str
     cells: list[str]
 
+    @property
+    def head_lines(self) -> list[str]:
+        """The head with a line for each word."""
+        return re.split(r" |(?<=-)", self.head)
 
-@dataclass(frozen=True)
-class Cell:
-    """An amount at equal learning; `best` if it is below all others of its column by more than the spread."""
+    @property
+    def width(self) -> int:
+        """Characters that the column needs if no cell is broken."""
+        return max(cell_len(text) for text in [*self.head_lines, *self.cells])
 
-    text: str
-    note: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class EqualRow:
-    """A method at equal learning, with how many of its settings got there."""
-
-    method: str
-    note: str
-    cells: list[Cell]
+    @property
+    def least_width(self) -> int:
+        """Characters that the column needs if every word has a line of its own."""
+        return max(cell_len(word) for text in [*self.head_lines, *self.cells] for word in text.split() or [""])
 
 
-def summary_table(results: Results) -> Table:
-    """The end of training as a short table for the terminal: a row per setting, seeds as mean ± standard deviation.
+def summary_table(comparison: Comparison, width: int | None = None) -> Table:
+    """Return a table with a row per configuration at the last step, seeds as mean ± standard deviation.
 
-    Made for 80 columns: a narrow terminal breaks heads, names and spreads, but never a number.
+    No number is ever broken or cut off: columns that do not fit are left out, and the caption names them.
+
+    Args:
+        comparison: The comparison.
+        width: Characters of a line; by default the terminal's, or 80 where there is none.
     """
-    chosen = headlines(results)
-    rows = end_rows(results, chosen)
-    counts = sorted({row.seeds for row in rows})
-    options = list(dict.fromkeys(name for row in rows for name, _ in row.setting.options))
-    options.sort(key=lambda name: name != "learning_rate")
-    heads = ["method", *map(option_name, options), *(["n"] if len(counts) > 1 else []), "held-out loss", "accuracy %"]
-    heads += [*map(measure_name, chosen), "L2", "moved %", "s/step"]
-    lines = []
-    for row in rows:
-        values = dict(row.setting.options)
-        cells = [cell.removesuffix(" %") for cell in row.cells]
-        means = [*cells[-2:], pooled(_a_step(settings(results)[row.setting]))]
-        lines.append(
-            [
-                method_name(row.setting.method),
-                *(option_value(values[name]) if name in values else "" for name in options),
-                *([str(row.seeds)] if len(counts) > 1 else []),
-                *cells[:-2],
-                *(cell.split(" ± ")[0] for cell in means),
-            ]
-        )
-    seeds = f"{counts[0]} seed{'s' if counts[0] > 1 else ''}. " if len(counts) == 1 else "n: seeds. "
+    rows = [configuration for configuration in comparison.configurations if comparison.ends(configuration)]
+    columns = _columns(comparison, rows)
+    width = width or shutil.get_terminal_size().columns
+    widths = [column.width for column in columns]
+    if _fitting(widths, width) < len(columns):
+        widths = [column.least_width for column in columns]
+    shown = columns[: _fitting(widths, width)]
     table = Table(
-        title=f"After step {last_step(results)}",
-        caption=f"{seeds}{listed([measure_name(m) for m in chosen]) or 'No probe'}: change from the base, positive is "
-        "worse. L2, moved: distance from the base. s/step: in the optimizer.",
+        title=f"After step {comparison.last_step}",
+        caption=_caption(comparison, rows, [column.head for column in columns], len(shown)),
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        collapse_padding=True,
+        padding=(0, 0, 0, _GAP - 1),  # the box has one character between columns
         pad_edge=False,
     )
-    for i, head in enumerate(heads):
-        longest = max((len(word) for line in lines for word in line[i].split()), default=0)
-        table.add_column(
-            Text(_SYLLABLES.get(head) or head.replace("log-probability", "log-p").replace(" ", "\n")),
-            justify="right" if i else "left",
-            vertical="bottom",
-            overflow="fold",
-            min_width=longest if i else None,
+    height = max(len(column.head_lines) for column in shown)
+    for i, column in enumerate(shown):
+        head = Text("\n".join([""] * (height - len(column.head_lines)) + column.head_lines))
+        table.add_column(head, justify="right" if i else "left", width=widths[i])
+    several = len(rows) > len(comparison.methods)
+    for i, configuration in enumerate(rows):
+        ends = several and i + 1 < len(rows) and rows[i + 1].method != configuration.method
+        table.add_row(*(Text(column.cells[i]) for column in shown), end_section=ends)
+    return table
+
+
+def _fitting(widths: list[int], width: int) -> int:
+    """Return how many of the first columns fit into a line; at least one."""
+    used = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
+    return max(1, sum(end <= width for end in used))
+
+
+def _columns(comparison: Comparison, rows: list[Configuration]) -> list[_Column]:
+    """Return all columns, the most important first."""
+    columns = [_Column("method", [comparison.label(row.method) for row in rows])]
+    for name in comparison.varied_settings:
+        values = [setting_value(row.settings[name]) if name in row.settings else "" for row in rows]
+        columns.append(_Column(comparison.results.settings[name].label, values))
+    seeds = [len(comparison.ends(row)) for row in rows]
+    if len(set(seeds)) > 1:
+        columns.append(_Column("seeds", [str(count) for count in seeds]))
+    others = [metric for metric in comparison.learned + comparison.distances if not metric.headline]
+    headlines = [metric for metric in comparison.learned if metric.headline] + comparison.probe_headlines
+    for metric in [*headlines, *comparison.distance_headlines, *others]:
+        columns.append(
+            _Column(_head(metric), [_breakable(measured(comparison.at_end(row, metric), metric)) for row in rows])
         )
-    for i, line in enumerate(lines):
-        ends = i + 1 < len(rows) and rows[i + 1].setting.method != rows[i].setting.method
-        table.add_row(*map(Text, line), end_section=ends)
-    return table
+    times = [comparison.optimizer_seconds(row) for row in rows]
+    if any(times):
+        columns.append(_Column("optimizer s/step", [_breakable(pooled(time)) for time in times]))
+    return columns
 
 
-def end_columns(chosen: list[Measure]) -> list[str]:
-    """Heads of the columns of `end_rows`."""
-    return ["held-out loss", "accuracy", *map(measure_name, chosen), "L2", "moved"]
+def _caption(comparison: Comparison, rows: list[Configuration], heads: list[str], shown: int) -> str:
+    """Return what the numbers are, and which of the heads are not among the first `shown`."""
+    seeds = {len(comparison.ends(row)) for row in rows}
+    probes = [_head(metric) for metric in comparison.probe_headlines if _head(metric) in heads[:shown]]
+    sentences = [
+        f"{plural(max(seeds), 'seed')} each." if len(seeds) == 1 else "",
+        f"{joined(probes)}: change from the base, positive is worse." if probes else "",
+        f"No room for {joined(heads[shown:])}: see the page, or --json." if heads[shown:] else "",
+    ]
+    return " ".join(filter(None, sentences))
 
 
-def end_rows(results: Results, chosen: list[Measure]) -> list[Row]:
-    """What each setting had learned and forgotten at the last step: the comparison at equal steps.
-
-    Runs that have not come so far yet are left out.
-    """
-    rows = []
-    for setting, runs in settings(results).items():
-        ends = [run["points"][-1] for run in runs if run["points"][-1]["step"] == last_step(results)]
-        if not ends:
-            continue
-        cells = [
-            pooled(_pool([end["learned"]["loss"] for end in ends]), digits=4),
-            percent_pooled(_pool([end["learned"].get("accuracy") for end in ends])),
-            *(pooled(_pool([forgotten(results["base"], end, *m) for end in ends]), m) for m in chosen),
-            pooled(_pool([(end.get("distance") or {}).get("l2") for end in ends])),
-            percent_pooled(_pool([(end.get("distance") or {}).get("moved") for end in ends])),
-        ]
-        rows.append(Row(setting, len(ends), cells))
-    return rows
+def _head(metric: Metric) -> str:
+    """Return a metric's head, with its unit where that is not the one of the file."""
+    return metric.label if metric.scale == 1 else f"{metric.label} {metric.unit}"
 
 
-def cost_rows(results: Results) -> list[Row]:
-    """What each setting cost: optimizer time (a step, share of training), training, measuring, total, peak memory."""
-    rows = []
-    for setting, runs in settings(results).items():
-        times = [run["seconds"] for run in runs if run.get("seconds")]
-        shares = _pool([_ratio(time.get("optimizer"), time.get("training")) for time in times])
-        totals = [_pool([time.get(kind) for time in times]) for kind in ("training", "measuring", "total")]
-        cells = [
-            _with_unit(_a_step(runs), "s/step"),
-            percent_pooled(shares),
-            *(_with_unit(total, "s") for total in totals),
-            gigabytes(max((run.get("peak_memory_bytes") or 0 for run in runs), default=0) or None),
-        ]
-        rows.append(Row(setting, len(times), cells))
-    return rows
-
-
-def equal_learning_table(results: Results, chosen: list[Measure]) -> list[tuple[float, list[EqualRow]]]:
-    """Per held-out loss (lowest first) a row per method with the measures `chosen`."""
-    targets = default_targets(results)
-    pair = pair_loss(results)
-    if pair is not None and pair not in targets:
-        targets = [pair, *targets]
-    table = []
-    for target in targets:
-        best = equal_learning(results, target, chosen).best
-        rows = []
-        for method in methods(results):
-            reached = [best[method, m] for m in chosen if (method, m) in best]
-            rows.append(EqualRow(method, _reached(reached), [_cell(method, m, best, methods(results)) for m in chosen]))
-        table.append((target, rows))
-    return table
-
-
-def compared(results: Results) -> list[Measure]:
-    """All measures, and the distance where it was measured along the way."""
-    with_distance = any((point.get("distance") or {}).get("l2") for run in results["runs"] for point in run["points"])
-    return [*measures(results), *([DISTANCE] if with_distance else [])]
-
-
-def heads(chosen: list[Measure]) -> list[tuple[str, str]]:
-    """Name and unit of each measure."""
-    return [(measure_name(measure), measure_unit(measure)) for measure in chosen]
-
-
-def percent_pooled(share: Pooled | None) -> str:
-    """A pooled share in percent."""
-    if share is None:
-        return pooled(None)
-    scaled = Pooled(share.mean * 100, None if share.std is None else share.std * 100, share.seeds)
-    return percent(share.mean) if scaled.std is None else f"{pooled(scaled)} %"
-
-
-def _reached(entries: list[Best]) -> str:
-    """How many settings of a method got to a loss, and how many of them were left out because they passed it early."""
-    if not entries:
-        return "not reached"
-    most = max(entries, key=lambda entry: entry.reached)
-    left_out = f", {most.early} left out" if most.early and not most.from_base else ""
-    return f"{most.reached} of {most.tried} settings{left_out}"
-
-
-def _cell(method: str, measure: Measure, best: dict[tuple[str, Measure], Best], names: list[str]) -> Cell:
-    entry = best.get((method, measure))
-    if entry is None:
-        return Cell(NOTHING)
-    others = [best[name, measure].amount for name in names if name != method and (name, measure) in best]
-    ahead = bool(others) and all(entry.amount.mean < other.mean and told_apart(entry.amount, other) for other in others)
-    seeds = f" · {entry.amount.seeds}\u00a0seeds" if entry.amount.seeds > 1 else ""
-    text = pooled(entry.amount, measure) + ("*" if entry.from_base else "")
-    return Cell(text, options_text(entry.setting) + seeds, ahead)
-
-
-def _pool(values: list[float | None]) -> Pooled | None:
-    """Pooled over seeds; None unless every seed has the number, so that a run that broke does not vanish in a mean."""
-    known = [value for value in values if finite(value) is not None]
-    return pool(known) if known and len(known) == len(values) else None
-
-
-def _a_step(runs: list[Run]) -> Pooled | None:
-    """Seconds in the optimizer per training step."""
-    timed = [run for run in runs if run.get("seconds")]
-    return _pool([_ratio(run["seconds"].get("optimizer"), run["points"][-1]["step"]) for run in timed])
-
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
-
-
-def _with_unit(amount: Pooled | None, unit: str) -> str:
-    return number(None) if amount is None else f"{pooled(amount)} {unit}"
+def _breakable(amount: str) -> str:
+    """Return mean ± standard deviation so that a line can break before the deviation alone."""
+    return amount.replace("± ", "±")
