@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -29,9 +30,6 @@ class Panel(NamedTuple):
 
 LINE_OF_LEGEND = 0.2
 """Height of a line of a legend, in inches."""
-
-BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.04, -0.24), "handlelength": 1.6}
-"""Arguments for a legend under the axes."""
 
 _STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
     "font.family": "DejaVu Sans",
@@ -70,6 +68,13 @@ def svg(panel: Panel) -> str:
     return _save([panel], "svg").decode()
 
 
+def legend_below(axes: Axes, columns: int = 1, handles: Sequence[Artist] | None = None) -> None:
+    """Draw the legend of a panel under it."""
+    if handles is None:
+        handles, _ = axes.get_legend_handles_labels()
+    axes.figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2)
+
+
 def method_legend(comparison: Comparison, methods: Iterable[str]) -> list[Line2D]:
     """Return a legend's entries for methods."""
     styles = [(method, comparison.styles[method]) for method in methods]
@@ -84,12 +89,11 @@ def _save(panels: Sequence[Panel], kind: str) -> bytes:
     rows = ceil(len(panels) / columns)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH * columns, panels[0].height * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
-        for axes, panel in zip(grid, panels, strict=False):
+        places = figure.subfigures(rows, columns, squeeze=False).flat
+        for place, panel in zip(places, panels, strict=False):
+            axes = place.subplots()
             axes.set_title(panel.title)
             panel.draw(axes)
-        for axes in list(figure.axes)[len(panels) :]:
-            axes.remove()
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

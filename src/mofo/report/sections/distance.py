@@ -9,7 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import BELOW, LINE_OF_LEGEND, Panel
+from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below
 from mofo.report.formatting import with_unit
 from mofo.report.section import Plot, Section
 from mofo.results import LayerDistance, Metric, Run
@@ -71,7 +71,7 @@ def _draw(comparison: Comparison, metric: Metric, chosen: Sequence[Configuration
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layer")
         axes.set_ylabel(with_unit(metric.label, metric.unit))
-        axes.legend(**BELOW)
+        legend_below(axes)
 
     return draw
 

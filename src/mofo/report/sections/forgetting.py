@@ -8,7 +8,7 @@ from math import ceil
 from matplotlib.axes import Axes
 
 from mofo.report.comparison import Comparison
-from mofo.report.figures import BELOW, LINE_OF_LEGEND, Panel, method_legend
+from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below, method_legend
 from mofo.report.formatting import with_unit
 from mofo.report.fronts import front
 from mofo.report.section import Plot, Section
@@ -47,17 +47,8 @@ def _draw(comparison: Comparison, metric: Metric) -> Callable[[Axes], None]:
             points = comparison.trajectory(run, metric)
             losses, amounts = [loss for loss, _ in points], [amount for _, amount in points]
             axes.plot(losses, amounts, color=style.colour, alpha=0.3, lw=0.9, zorder=2)
-            axes.plot(
-                losses[1:],
-                amounts[1:],
-                style.marker,
-                color=style.colour,
-                alpha=0.7,
-                ms=4.2,
-                mec="white",
-                mew=0.5,
-                zorder=5,
-            )
+            (dots,) = axes.plot(losses[1:], amounts[1:], style.marker, color=style.colour, alpha=0.7, zorder=5)
+            dots.set(markersize=4.2, markeredgecolor="white", markeredgewidth=0.5)
         for method, envelope in fronts.items():
             style = comparison.styles[method]
             losses = [loss for loss, _ in envelope]
@@ -65,14 +56,15 @@ def _draw(comparison: Comparison, metric: Metric) -> Callable[[Axes], None]:
             spreads = [amount.std or 0.0 for _, amount in envelope]
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             axes.fill_between(losses, low, high, color=style.colour, alpha=0.13, lw=0, zorder=1)
-            axes.plot(losses, means, color=style.colour, ls=style.line, lw=2.6, zorder=4)
+            (line,) = axes.plot(losses, means, color=style.colour, ls=style.line, lw=2.6, zorder=6)
+            line.set(marker=style.marker, markevery=[-1], markersize=7.5, markeredgecolor="white")
         axes.axhline(0, color="#888888", lw=1, ls=(0, (4, 3)), zorder=1)
         _focus(axes, comparison, metric, fronts)
         axes.set_xlabel(f"{comparison.learning.label}  (learned more →)")
         axes.set_ylabel(with_unit("forgotten" if metric.kind == "forgotten" else metric.label, metric.unit))
         handles = method_legend(comparison, comparison.methods)
         if len(handles) > _MOST_INSIDE:
-            axes.legend(handles=handles, **BELOW, ncols=2)
+            legend_below(axes, columns=2, handles=handles)
         else:
             axes.legend(handles=handles, loc="best")
 

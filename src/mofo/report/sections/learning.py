@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import BELOW, LINE_OF_LEGEND, Panel
+from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below
 from mofo.report.section import Plot, Section
 from mofo.results import Run
 
@@ -58,7 +58,7 @@ def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[A
         axes.set_xlabel("step")
         axes.set_ylabel(f"{comparison.learning.label} (training loss faint)")
         if comparison.settings_text(group[0]):
-            axes.legend(**BELOW, ncols=2)
+            legend_below(axes, columns=2)
 
     return draw
 
