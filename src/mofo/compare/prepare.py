@@ -83,7 +83,7 @@ def _load_data(recipe: Recipe) -> tuple[list[Row], list[Row]]:
 
 
 def _rows_needed(recipe: Recipe) -> int:
-    """Return how many problems to generate: as many as the steps use, so that none repeats; 1000 where epochs decide."""
+    """Return how many problems to generate: as many as the steps use, or 1000 where epochs decide."""
     return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
 
 

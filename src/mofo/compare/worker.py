@@ -150,7 +150,7 @@ class FineTuning:
     def measure(self, step: int) -> tuple[Point, FinalDistance]:
         """Return the point after a step, and the distance in full."""
         last = step == self.setup.steps
-        distance = FinalDistance.model_validate(weight_distance(self.job.base_weights, self._weights()))
+        distance = weight_distance(self.job.base_weights, self._weights())
         seen = self.examples[: step * self.setup.batch]
         point = self.job.measure(self.model, answers=last).model_copy(
             update={

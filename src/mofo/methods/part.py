@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
+from mofo.files import write_bytes
 from mofo.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,14 +54,11 @@ class Setup:
 
         What a part draws or computes from the base belongs here, so that a resumed run goes on with the same.
         """
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file, save
 
         file = self.folder / f"{name}.safetensors"
         if not file.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            scratch = file.with_suffix(".new")
-            save_file(make(), scratch)
-            scratch.replace(file)
+            write_bytes(file, save(make()))
         return load_file(file, device=str(self.device))
 
 
