@@ -328,7 +328,7 @@ def example() -> Results:
         metrics=[
             Metric(kind="learned", source=task, name="loss", task=task, label="held-out loss", unit="nats per token"),
             Metric(kind="forgotten", source="divergence", name="kl", label="divergence", unit="nats per token"),
-            Metric(kind="distance", source="weights", name="moved", label="moved", unit="%", scale=100.0),
+            Metric(kind="distance", source="weights", name="moved", label="entries moved", unit="%", scale=100.0),
         ],
         base=Point(step=0, learned={task: {"loss": 2.11}}, forgotten={"divergence": {"kl": 0.0}}),
         runs=[
