@@ -55,6 +55,8 @@ def summary_table(comparison: Comparison, width: int | None = None) -> Table:
     if _fitting(widths, width) < len(columns):
         widths = [column.least_width for column in columns]
     shown = columns[: _fitting(widths, width)]
+    if _fitting([columns[0].width, *widths[1:]], width) >= len(shown):
+        widths[0] = columns[0].width  # names of methods on one line, where that costs no column
     table = Table(
         title=f"After step {comparison.last_step}",
         caption=_caption(comparison, rows, [column.head for column in columns], len(shown)),
@@ -107,6 +109,7 @@ def _caption(comparison: Comparison, rows: list[Configuration], heads: list[str]
     probes = [_head(metric) for metric in comparison.probe_headlines if _head(metric) in heads[:shown]]
     sentences = [
         f"{plural(max(seeds), 'seed')} each." if len(seeds) == 1 else "",
+        f"Equal in all runs: {comparison.fixed_settings}." if comparison.fixed_settings else "",
         f"{joined(probes)}: change from the base, positive is worse." if probes else "",
         f"No room for {joined(heads[shown:])}: see the page, or --json." if heads[shown:] else "",
     ]

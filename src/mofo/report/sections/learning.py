@@ -8,6 +8,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import MaxNLocator
 
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below
@@ -56,6 +57,7 @@ def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[A
         axes.set_ylim(*_loss_range(comparison))
         axes.set_xlim(0, comparison.last_step * 1.03)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"{comparison.learning.label} (training loss faint)")
         if comparison.settings_text(group[0]):
             legend_below(axes, columns=2)
