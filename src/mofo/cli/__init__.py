@@ -10,10 +10,13 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mofo import __version__
 from mofo.errors import UserError
+
+if TYPE_CHECKING:
+    from mofo.results import Results
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,14 +193,15 @@ def _compare(arguments: dict[str, Any], recipe_file: str | Path | None, *, defau
     return 0
 
 
-def _end(results: dict[str, Any], page: Path, *, as_json: bool) -> None:
-    from mofo.report import summary_table, verdict
+def _end(results: Results, page: Path, *, as_json: bool) -> None:
+    from mofo.report import Comparison, summary_table, verdict
 
     if as_json:
-        _show(results)
+        print(results.model_dump_json(by_alias=True, indent=1))
         return
-    _show(summary_table(results))
-    _show(verdict(results))
+    comparison = Comparison(results)
+    _show(summary_table(comparison))
+    _show(verdict(comparison))
     _show(f"Report: {page}")
 
 
