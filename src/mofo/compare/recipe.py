@@ -209,6 +209,25 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe file's values with changes from the command line, which win over them.
+
+    `settings` are merged name by name. Steps and epochs exclude each other, so one of them replaces the other.
+
+    Args:
+        values: The values of a recipe file.
+        changes: Values for some names.
+
+    Raises:
+        UserError: The file's own values are no recipe.
+    """
+    settings = make_recipe(values).settings | changes.get("settings", {})
+    length = {"steps", "epochs"}
+    replaced = length if length & changes.keys() else set()
+    kept = {name: value for name, value in values.items() if name not in replaced}
+    return kept | dict(changes) | ({"settings": settings} if settings else {})
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Return the values of a YAML recipe file.
 
