@@ -42,6 +42,7 @@ from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.weights import Weights, weights_of
 from mofo.results import Distance, FinalDistance, Point, Run, Scalar, TrainingStep
+from mofo.trainers.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -234,20 +235,6 @@ class FineTuning:
                     points=[point],
                     distance=distance,
                 )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; the others are of a run that was killed.
-
-    The trainer writes `trainer_state.json` last, so a checkpoint is whole if that file is.
-    """
-    for candidate in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        try:
-            read_json(candidate / "trainer_state.json")
-        except (OSError, ValueError):
-            continue
-        return candidate
-    return None
 
 
 def _same_length(rows: list[Example], given: list[Example], part: str) -> list[Example]:
