@@ -1,0 +1,36 @@
+"""The end of training, moved back towards the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from mofo.methods.part import Part, Setup, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mofo.results import Scalar
+
+
+class Blend(Part):
+    """θ₀ + c·(θ − θ₀) of a run's end, measured for each c without training again."""
+
+    name = "blend"
+    label = "blend"
+    source = "arXiv 2109.01903"
+
+    keep: tuple[float, ...] = setting((0.8, 0.6, 0.4), "shares c of the change that are kept", label="c")
+
+    @torch.no_grad()
+    def after_training(self, model: nn.Module, setup: Setup) -> Iterator[dict[str, Scalar]]:
+        """Yield once for each share, with the model blended; leave it as it was trained."""
+        trained = [(parameter, base, parameter.clone()) for parameter, base in setup.pairs(model, self)]
+        for share in self.keep:
+            for parameter, base, end in trained:
+                parameter.copy_(torch.lerp(base, end, share))
+            yield {"keep": share}
+        for parameter, _, end in trained:
+            parameter.copy_(end)
