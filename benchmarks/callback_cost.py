@@ -24,8 +24,9 @@ from transformers import __version__ as transformers_version
 
 from mofo import MoFO
 from mofo.data.rows import load_rows
-from mofo.measure.distance import Weights, compare
+from mofo.measure.distance import compare
 from mofo.models.load import load_model, resolve_model
+from mofo.models.weights import Weights
 from mofo.trainers.callback import RUN, SAMPLE, MoFOCallback
 
 MODEL = "smollm2-135m"

@@ -57,3 +57,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean ...?)` with the known name that is most like `name`, or nothing."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the exception's name if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,16 +1,15 @@
 import copy
-import json
 import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from mofo.errors import UserError
-from mofo.measure import Weights, distance
-from mofo.measure.distance import CHUNK, layer_of
+from mofo.measure import distance
+from mofo.measure.distance import CHUNK
+from mofo.models.weights import Weights
 
 
 def test_base_is_at_no_distance_from_itself(base):
@@ -125,33 +124,3 @@ def test_output_layer_that_came_untied_is_not_passed_over(base):
     with pytest.raises(UserError, match=r"`lm_head\.weight` is only in the tuned model"):
         distance(stored_once, untied)
     assert distance(base.state_dict(), untied)["layers"][-2]["moved"] == 1
-
-
-def test_folders_that_hold_no_weights_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        Weights(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(UserError, match="cannot be read"):
-        Weights(tmp_path)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    save_file({"a": torch.zeros(2)}, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(UserError, match="cannot be read"):
-        Weights(tmp_path)
-    save_file({"b": torch.ones(2)}, tmp_path / "model-00002-of-00002.safetensors")
-    assert {name: tensor.tolist() for name, tensor in Weights(tmp_path).items()} == {"a": [0, 0], "b": [1, 1]}
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("model.embed_tokens.weight", "embed_tokens"),
-        ("model.layers.11.self_attn.q_proj.bias", "11"),
-        ("transformer.h.0.mlp.c_fc.weight", "0"),
-        ("model.layers.3.mlp.experts.7.up_proj.weight", "3"),
-        ("model.norm.weight", "norm"),
-        ("lm_head.weight", "lm_head"),
-    ],
-)
-def test_layer_of(name, layer):
-    assert layer_of(name) == layer

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mofo.data.tokens import IGNORED
 from mofo.measure import held_out_loss
-from mofo.measure.scoring import IGNORED, batches, inference, pad, token_log_probabilities
+from mofo.measure.scoring import batches, inference, pad, token_log_probabilities
 
 
 def naive_log_probabilities(model, ids):

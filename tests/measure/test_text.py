@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
 from mofo.measure import text
-from mofo.measure.scoring import IGNORED
 from mofo.measure.text import WINDOW, WINDOWS, TextProbe, general_english, strip_frame, window_starts
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -190,7 +191,7 @@ def test_a_resumed_run_reports_the_distance_from_the_first_weights(tiny_model, s
     assert got[3] == whole[3]
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: module.save_file({"base": torch.zeros(3)}, file)])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: save_file({"base": torch.zeros(3)}, file)])
 def test_without_the_first_weights_distance_is_left_out_and_said(tiny_model, sums, tmp_path, spoil):
     more = {"save_strategy": "steps", "save_steps": 2}
     train(make_trainer(tiny_model, sums, tmp_path, **more))

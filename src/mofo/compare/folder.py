@@ -1,9 +1,14 @@
 """The output folder of a comparison: what lies where, and its files as types.
 
-recipe.yaml   what to do                    data/        the rows, training and held out
-prepared.json what was decided first        runs/NAME/   one folder a run
-base.json     the base, measured            logs/        what each job printed
-probes.json   what the probes must remember results.json everything that was measured
+- `recipe.yaml`: what to do
+- `prepared.json`: what was decided before the first job
+- `data/`: the rows, training and held out
+- `base.json`: the base, measured
+- `probes.json`: what the probes must remember
+- `shared/`: what the methods keep of the base
+- `runs/NAME/`: one folder a run
+- `logs/`: what each job printed
+- `results.json`: everything that was measured
 """
 
 from __future__ import annotations
@@ -148,6 +153,11 @@ class OutputFolder:
     def write_base(self, base: BaseResult) -> None:
         """Write the base's measurement."""
         write_json(self.path / "base.json", base.model_dump(mode="json"))
+
+    @property
+    def shared(self) -> Path:
+        """What the parts of all runs share, such as text that the base wrote."""
+        return self.path / "shared"
 
     @property
     def begun_runs(self) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
 from mofo.methods.method import Entry, Method, check_settings, expand
-from mofo.models.load import EMBEDDED_MODEL
+from mofo.models.embedded import EMBEDDED_MODEL
 from mofo.results import Task
 from mofo.settings import Settings
 

@@ -1,6 +1,6 @@
 """What was learned, what was forgotten, and how far the weights moved: for any two models, whoever tuned them."""
 
-from mofo.measure.distance import Weights, distance
+from mofo.measure.distance import distance
 from mofo.measure.divergence import write_texts
 from mofo.measure.generation import answer_accuracy
 from mofo.measure.probes import Probe, check_probe_specs, make_probes
@@ -8,7 +8,6 @@ from mofo.measure.scoring import held_out_loss
 
 __all__ = [
     "Probe",
-    "Weights",
     "answer_accuracy",
     "check_probe_specs",
     "distance",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
-from mofo.measure.scoring import IGNORED, batches, inference, pad, token_log_probabilities
+from mofo.measure.scoring import batches, inference, pad, token_log_probabilities
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

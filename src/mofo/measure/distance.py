@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mofo.errors import UserError
+from mofo.models.weights import depth, layer_of, tied_names
 
 CHUNK = 1 << 16
 """Entries taken at once: their float64 copies stay in the cache of a core."""
@@ -116,66 +113,3 @@ def refuse(problems: list[str]) -> None:
     if problems:
         more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise UserError("the two models do not have the same tensors: " + ", ".join(problems[:LISTED]) + more)
-
-
-def tied_names(weights: Mapping[str, Tensor]) -> set[str]:
-    """Return the names outside of the numbered layers whose matrix is that of an earlier name."""
-    seen: list[Tensor] = []
-    tied = set()
-    for name in sorted((name for name in weights if not layer_of(name).isdigit()), key=lambda n: depth(layer_of(n))):
-        tensor = weights[name]
-        if any(torch.equal(tensor, other) for other in seen):
-            tied.add(name)
-        elif tensor.ndim > 1:
-            seen.append(tensor)
-    return tied
-
-
-class Weights(Mapping[str, Tensor]):
-    """The tensors of a safetensors folder by name, read from disk each time they are asked for.
-
-    Args:
-        folder: A folder as transformers saves it: one `model.safetensors`, or several with their index.
-
-    Raises:
-        UserError: There is no such file, or it cannot be read.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
-        try:
-            if index.is_file():
-                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            elif single.is_file():
-                files = [single.name]
-            else:
-                raise UserError(f"{folder} holds no model.safetensors: expected a model folder saved by transformers")
-            # a memory map each: tensors are read when they are asked for
-            opened = [safe_open(folder / file, framework="pt") for file in files]
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise UserError(f"the weights in {folder} cannot be read: {error}") from error
-        self._file_of = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file_of[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-
-def layer_of(name: str) -> str:
-    """Return the decoder layer's number in a parameter's name, or else the module that holds the parameter."""
-    number = re.search(r"(?:^|\.)(\d+)\.", name)
-    return number[1] if number else name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-
-
-def depth(layer: str) -> tuple[int, int, str]:
-    """Sort key that puts layers in the order of the model: embeddings, decoder layers by number, the rest."""
-    if layer.isdigit():
-        return 1, int(layer), ""
-    return (0 if layer.startswith(("embed", "wte", "wpe")) else 2), 0, layer

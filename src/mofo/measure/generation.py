@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import Any
 
+from mofo.data.tokens import Problem
 from mofo.measure.scoring import inference, pad
 
 SAMPLES = 4
 """How many examples are returned to be read."""
 
 
-class Problem(TypedDict):
-    """A tokenised prompt and the reference answer, worked or not."""
-
-    prompt_ids: list[int]
-    answer: str
-
-
 def answer_accuracy(
-    model: Any, tokenizer: Any, examples: list[Problem], *, max_new_tokens: int = 256, batch_size: int = 32
+    model: Any, tokenizer: Any, examples: Sequence[Problem], *, max_new_tokens: int = 256, batch_size: int = 32
 ) -> dict[str, Any]:
     """Share of problems whose greedily generated answer is the reference's, by exact match of the final answer.
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
-from mofo.compare.recorder import weights_of
-from mofo.data.rows import encode, load_rows
+from mofo.data.rows import load_rows
+from mofo.data.tokens import encode
 from mofo.errors import UserError
 from mofo.measure import check_probe_specs, distance, held_out_loss, make_probes
 from mofo.models.load import load_model
 from mofo.models.precision import autocast, choose_precision, compute_device
+from mofo.models.weights import weights_of
 
 
 def measure_pair(

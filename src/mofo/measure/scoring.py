@@ -7,31 +7,23 @@ and neither an attention mask nor position ids are needed.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
+
+from mofo.data.tokens import IGNORED, Labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor, nn
 
-IGNORED = -100
-"""Label of a position that does not count, as everywhere in torch and transformers."""
-
 TOKENS_PER_BATCH = 1024
 """Enough to keep two cores or a GPU busy; the logits of a 49k vocabulary take 200 MB at float32."""
 
 POSITIONS = 16
 """Positions whose logits are turned into float32 log-probabilities at once."""
-
-
-class Example(TypedDict):
-    """A tokenised text: `labels` is as long as `input_ids` and `IGNORED` where a token does not count."""
-
-    input_ids: list[int]
-    labels: list[int]
 
 
 @contextmanager
@@ -46,7 +38,7 @@ def inference(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def held_out_loss(model: Any, examples: Iterable[Example]) -> dict[str, float]:
+def held_out_loss(model: Any, examples: Iterable[Labelled]) -> dict[str, float]:
     """Mean negative log-likelihood of the labelled tokens, each token weighing the same.
 
     Args:

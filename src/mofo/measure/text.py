@@ -7,8 +7,9 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from mofo.data.tokens import IGNORED, Labelled
 from mofo.errors import UserError
-from mofo.measure.scoring import IGNORED, Example, held_out_loss
+from mofo.measure.scoring import held_out_loss
 
 WINDOW = 256
 WINDOWS = 16
@@ -41,7 +42,7 @@ class TextProbe:
         if len(ids) < 2:
             raise UserError(f"the text of probe `{name}` has {len(ids)} tokens, but at least 2 are needed")
         windows = [ids[first : first + WINDOW] for first in window_starts(len(ids))]
-        self._examples: list[Example] = [
+        self._examples: list[Labelled] = [
             {"input_ids": start + window, "labels": [IGNORED] * len(start) + window} for window in windows
         ]
 

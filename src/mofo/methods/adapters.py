@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
@@ -23,20 +21,20 @@ class _Adapter(Part):
 
     def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
         """Return the model with adapters, initialised by the run's seed."""
+        import torch
         from peft import get_peft_model
 
         with torch.random.fork_rng():
             torch.manual_seed(setup.seed)
             return get_peft_model(model, self.config())
 
-    @torch.no_grad()
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return copies of the weights with the adapters merged, under the base's names."""
-        base = {name: p for name, p in model.named_parameters() if ".base_layer." in name}
+        base = {name: p.detach() for name, p in model.named_parameters() if ".base_layer." in name}
         before = {name: p.clone() for name, p in base.items()}
         model.merge_adapter()  # type: ignore[operator]
         merged = {
-            name.removeprefix("base_model.model.").replace(".base_layer.", "."): p.clone()
+            name.removeprefix("base_model.model.").replace(".base_layer.", "."): p.detach().clone()
             for name, p in model.named_parameters()
             if name in base or not p.requires_grad
         }
@@ -86,7 +84,9 @@ class OFT(_Adapter):
     label = "OFT"
     source = "arXiv 2306.07280"
 
-    block: int = setting(32, "rows and columns of a block of R; it must divide the width of the layers", short="b", ge=2)
+    block: int = setting(
+        32, "rows and columns of a block of R; it must divide the width of the layers", short="b", ge=2
+    )
 
     def config(self) -> PeftConfig:
         """Return OFT on all linear layers."""

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from mofo.measure.divergence import write_texts
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -29,6 +25,9 @@ def base_text(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> Tens
     Returns:
         Token ids, (texts, start + tokens), int64: each row begins with what the tokenizer puts before a text.
     """
+    import torch
+
+    from mofo.measure.divergence import write_texts
 
     def write() -> dict[str, Tensor]:
         written = write_texts(base, setup.tokenizer, texts=texts, tokens=tokens, seed=SEED)

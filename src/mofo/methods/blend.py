@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
-
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
@@ -24,13 +22,13 @@ class Blend(Part):
 
     keep: tuple[float, ...] = setting((0.8, 0.6, 0.4), "shares c of the change that are kept", label="c")
 
-    @torch.no_grad()
     def after_training(self, model: nn.Module, setup: Setup) -> Iterator[dict[str, Scalar]]:
         """Yield once for each share, with the model blended; leave it as it was trained."""
-        trained = [(parameter, base, parameter.clone()) for parameter, base in setup.pairs(model, self)]
+        weights = ((parameter.detach(), base) for parameter, base in setup.pairs(model, self))
+        trained = [(weight, base, weight.clone()) for weight, base in weights]
         for share in self.keep:
-            for parameter, base, end in trained:
-                parameter.copy_(torch.lerp(base, end, share))
+            for weight, base, end in trained:
+                weight.copy_(base.lerp(end, share))
             yield {"keep": share}
-        for parameter, _, end in trained:
-            parameter.copy_(end)
+        for weight, _, end in trained:
+            weight.copy_(end)

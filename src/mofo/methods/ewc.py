@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from mofo.methods.base_text import base_text
 from mofo.methods.part import Part, Setup, setting
 
@@ -33,14 +31,14 @@ class EWC(Part):
         fisher(model, setup, texts=self.texts, tokens=self.tokens)
         return model
 
-    @torch.no_grad()
     def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
         """Add the penalty's gradient λ·F·(θ − θ₀), which needs no graph."""
         information = fisher(model, setup, texts=self.texts, tokens=self.tokens)
         names = {parameter: name for name, parameter in model.named_parameters()}
         for parameter, base in setup.pairs(model, self):
             if parameter.grad is not None:
-                parameter.grad.add_(information[names[parameter]] * (parameter - base), alpha=self.strength)
+                difference = parameter.detach() - base
+                parameter.grad.add_(information[names[parameter]] * difference, alpha=self.strength)
 
 
 def fisher(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> dict[str, Tensor]:
@@ -49,6 +47,7 @@ def fisher(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> dict[st
     The mean over texts of the squared gradient of a text's log-probability, divided by its tokens: the scores of a
     text's tokens are uncorrelated where the model itself wrote it, so that their squares add up.
     """
+    import torch
 
     def measure() -> dict[str, Tensor]:
         parameters = {name: p for name, p in base.named_parameters() if p.requires_grad}

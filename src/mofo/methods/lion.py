@@ -43,7 +43,9 @@ class MoFOLion(Lion):
     label = "MoFO-Lion"
     source = "arXiv 2407.20999, appendix"
 
-    fraction: float = setting(0.15, "share of the entries of a tensor that are updated at a step", short="f", gt=0, le=1)
+    fraction: float = setting(
+        0.15, "share of the entries of a tensor that are updated at a step", short="f", gt=0, le=1
+    )
 
     def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
         """Return the filtered Lion."""

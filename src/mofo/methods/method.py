@@ -7,6 +7,7 @@ A recipe writes a method as `mofo`, as `mofo+l2`, or as a mapping from parts to 
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -58,7 +59,8 @@ class Method:
     @property
     def settings(self) -> dict[str, Scalar]:
         """The settings that a run is named after, by key: `lr` and its like always, others where not the default."""
-        return {key: getattr(part, name) for part, name, key in self._shown()}
+        values = {key: getattr(part, name) for part, name, key in self._shown()}
+        return {key: _text(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @property
     def run_name(self) -> str:
@@ -124,7 +126,8 @@ def expand(entry: Entry, settings: Mapping[str, Any]) -> list[Method]:
         common = {key: settings[key] for key in fields if key in settings}
         qualified = {key: settings[f"{name}.{key}"] for key in fields if f"{name}.{key}" in settings}
         for key, values in (common | qualified | own).items():
-            choices = list(values) if isinstance(values, list | tuple) else [values]
+            takes_list = key in fields and typing.get_origin(fields[key].annotation) is tuple
+            choices = list(values) if isinstance(values, list | tuple) and not takes_list else [values]
             if not choices:
                 raise UserError(f"{name}.{key} is empty: give at least one value.")
             axes.append([(name, key, value) for value in choices])
@@ -193,6 +196,8 @@ def _variants(part: Part) -> dict[str, str]:
     return {value: labels[value] for value, labels in values if value in labels}
 
 
-def _text(value: Scalar) -> str:
+def _text(value: Scalar | tuple[Scalar, ...]) -> str:
     """Return a value as a part of a folder's name."""
+    if isinstance(value, tuple):
+        return "_".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.]+", "_", str(value))

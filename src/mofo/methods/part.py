@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import Field
 
 from mofo.errors import UserError
+from mofo.files import write_bytes
 from mofo.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Setup:
             shared: Whether all runs of the comparison have the same tensors; otherwise they are this run's own.
         """
         from filelock import FileLock
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file, save
 
         if name not in self.scratch:
             folder = self.shared if shared else self.folder
@@ -75,9 +76,7 @@ class Setup:
             file = folder / f"{name}.safetensors"
             with FileLock(file.with_suffix(".lock")):
                 if not file.is_file():
-                    unfinished = file.with_suffix(".new")
-                    save_file({key: tensor.contiguous() for key, tensor in make().items()}, unfinished)
-                    unfinished.replace(file)
+                    write_bytes(file, save({key: tensor.contiguous() for key, tensor in make().items()}))
             self.scratch[name] = load_file(file, device=str(self.device))
         return self.scratch[name]  # type: ignore[no-any-return]
 

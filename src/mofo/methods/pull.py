@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
@@ -26,13 +24,12 @@ class _Pull(Part):
         """Return θ − θ₀ after the pull of a step."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
         """Add the penalty's gradient, which needs no graph."""
         if not self.decoupled:
             for parameter, base in setup.pairs(model, self):
                 if parameter.grad is not None:
-                    parameter.grad.add_(self.gradient(parameter - base))
+                    parameter.grad.add_(self.gradient(parameter.detach() - base))
 
     def callbacks(self, setup: Setup) -> list[TrainerCallback]:
         """Return the pull after each step, where it is decoupled."""
@@ -72,6 +69,8 @@ class L1(_Pull):
 
     def pulled(self, difference: Tensor, learning_rate: float) -> Tensor:
         """Return sign(θ − θ₀)·max(0, |θ − θ₀| − η·λ)."""
+        import torch
+
         return torch.nn.functional.softshrink(difference, learning_rate * self.strength)
 
 
@@ -81,11 +80,11 @@ def _pull_after_step(part: _Pull, setup: Setup) -> TrainerCallback:
     class PullAfterStep(TrainerCallback):
         """Pulls the weights towards the base after each step of the optimizer."""
 
-        @torch.no_grad()
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Pull, with the learning rate of the step."""
             learning_rate = float(kwargs["optimizer"].param_groups[0]["lr"])
             for parameter, base in setup.pairs(kwargs["model"], part):
-                parameter.copy_(base + part.pulled(parameter - base, learning_rate))
+                weight = parameter.detach()
+                weight.copy_(base + part.pulled(weight - base, learning_rate))
 
     return PullAfterStep()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from mofo.measure.scoring import inference
 from mofo.methods.base_text import base_text
 from mofo.methods.part import Part, Setup, setting
 
@@ -54,6 +51,8 @@ class SelfDistill(Part):
 
     def _rows(self, turn: int, setup: Setup) -> Tensor:
         """Return which texts are next, (per_step,): the bank in another order each time it is gone through."""
+        import torch
+
         places = range(turn * self.per_step, (turn + 1) * self.per_step)
         orders = {
             place // self.texts: torch.randperm(
@@ -65,13 +64,18 @@ class SelfDistill(Part):
 
     def _bank(self, setup: Setup, base: nn.Module) -> dict[str, Tensor]:
         """Return `ids` of the texts, and `tokens` and `log_p` of the base at each position but the last."""
+        import torch
+
+        from mofo.measure.scoring import inference
 
         def make() -> dict[str, Tensor]:
             ids = base_text(base, setup, texts=self.texts, tokens=self.tokens)
             found: dict[str, list[Tensor]] = {"tokens": [], "log_p": []}
             with inference(base):
                 for text in ids.split(4):
-                    log_p = base(input_ids=text[:, :-1].to(setup.device), use_cache=False).logits.float().log_softmax(-1)
+                    log_p = (
+                        base(input_ids=text[:, :-1].to(setup.device), use_cache=False).logits.float().log_softmax(-1)
+                    )
                     if self.top:
                         log_p, tokens = log_p.topk(self.top, dim=-1)
                         log_p = with_rest(log_p)
@@ -84,5 +88,7 @@ class SelfDistill(Part):
 
 def with_rest(log_p: Tensor) -> Tensor:
     """Return log-probabilities (..., k) of some tokens, and that of all others together as one more: (..., k + 1)."""
+    import torch
+
     rest = (1 - log_p.exp().sum(dim=-1, keepdim=True)).clamp(min=1e-7)
     return torch.cat([log_p, rest.log()], dim=-1)

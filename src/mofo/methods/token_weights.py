@@ -7,10 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
 from mofo.data.tokens import IGNORED, Example
-from mofo.measure.scoring import batches, inference, log_likelihoods, pad
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
@@ -28,6 +25,10 @@ class TokenMask(Part):
 
     def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
         """Score the task's tokens while the model is still the base."""
+        import torch
+
+        from mofo.measure.scoring import batches, inference, log_likelihoods, pad
+
         distinct = list({tuple(row["input_ids"]): row for row in setup.rows}.values())
 
         def score() -> dict[str, Tensor]:
@@ -56,7 +57,9 @@ class TokenMask(Part):
             if mask is None:
                 return row
             labels = [label if keep else IGNORED for label, keep in zip(row["labels"], mask.tolist(), strict=True)]
-            return Example(input_ids=row["input_ids"], labels=labels, prompt_ids=row["prompt_ids"], answer=row["answer"])
+            return Example(
+                input_ids=row["input_ids"], labels=labels, prompt_ids=row["prompt_ids"], answer=row["answer"]
+            )
 
         return [masked(row) for row in rows]
 
@@ -90,6 +93,8 @@ class Anchor(Part):
 
     def loss(self, loss: Tensor, logits: Tensor, inputs: Mapping[str, Tensor], tokens: Tensor, setup: Setup) -> Tensor:
         """Return the loss with the divergence added."""
+        import torch
+
         base: nn.Module = setup.scratch[self.name]
         counts = inputs["labels"][:, 1:] != IGNORED
         with torch.no_grad():

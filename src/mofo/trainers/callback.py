@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import TrainerCallback
 
 from mofo import MoFO
+from mofo.files import write_bytes
 from mofo.optim.dtensor import local
 from mofo.optim.rule.blocks import block_size, selected_count
 
@@ -139,11 +140,7 @@ class MoFOCallback(TrainerCallback):
         """Puts the sample of the first weights into the checkpoint that was just written."""
         if self.base is None or args.save_only_model:
             return
-        file = _base_file(args, state)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(".tmp")
-        save_file({"base": self.base}, scratch)
-        scratch.replace(file)
+        write_bytes(_base_file(args, state), save({"base": self.base}))
 
     def _measure(self, after: Tensor, moved: Tensor) -> dict[str, float]:
         k = n = 0

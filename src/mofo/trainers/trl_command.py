@@ -28,8 +28,8 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 from mofo import MoFO
 from mofo.data.rows import load_rows
 from mofo.errors import UserError
-from mofo.files import write_jsonl
-from mofo.models.load import cache_folder, resolve_model
+from mofo.files import cache_folder, write_jsonl
+from mofo.models.load import resolve_model
 from mofo.optim.rule.scores import Score
 from mofo.optim.state.int8 import State
 from mofo.trainers.callback import MoFOCallback

@@ -1,0 +1,8 @@
+import pytest
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("MOFO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
