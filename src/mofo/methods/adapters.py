@@ -30,17 +30,17 @@ class _Adapter(Part):
 
     def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return copies of the weights with the adapters merged, under the base's names."""
-        base = {name: p.detach() for name, p in model.named_parameters() if ".base_layer." in name}
-        before = {name: p.clone() for name, p in base.items()}
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if ".base_layer." in name}
         model.merge_adapter()  # type: ignore[operator]
         merged = {
             name.removeprefix("base_model.model.").replace(".base_layer.", "."): p.detach().clone()
             for name, p in model.named_parameters()
-            if name in base or not p.requires_grad
+            if name in before or not p.requires_grad
         }
         model.unmerge_adapter()  # type: ignore[operator]
-        for name, p in base.items():
-            p.copy_(before[name])  # unmerging rounds
+        for name, p in model.named_parameters():
+            if name in before:
+                p.detach().copy_(before[name])  # unmerging rounds
         return {name: tensor for name, tensor in merged.items() if "lora_" not in name and "oft_" not in name}
 
 

@@ -58,9 +58,9 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Scalar]:
-        """The settings that a run is named after, by key: `lr` and its like always, others where not the default."""
+        """The settings that a run is named after, by key: `lr` and its like always, others where not the default; no lists."""
         values = {key: getattr(part, name) for part, name, key in self._shown()}
-        return {key: _text(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: value for key, value in values.items() if not isinstance(value, tuple)}
 
     @property
     def run_name(self) -> str:
