@@ -291,9 +291,7 @@ def test_self_distill_is_the_divergence_on_the_steps_texts(model, setup, again, 
     for step in range(0, 6, 2):
         assert part.penalty(model, step + 1, setup) is None
         penalty = part.penalty(model, step, again)
-        pairs = {
-            (i, j): 0.7 * 2 * (by_text[i] + by_text[j]) / 2 for i in range(3) for j in range(3)
-        }
+        pairs = {(i, j): 0.7 * 2 * (by_text[i] + by_text[j]) / 2 for i in range(3) for j in range(3)}
         found = min(pairs, key=lambda pair: abs(pairs[pair] - penalty.item()))
         assert penalty.item() == pytest.approx(pairs[found].item(), rel=1e-4)
         seen += found

@@ -13,6 +13,7 @@ import torch
 import mofo
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
+from mofo.compare.tune import planned_runs
 from mofo.results import Hardware, Results, write_results
 
 
@@ -20,7 +21,7 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
     """Write `results.json` and return it; the base must have been measured."""
     base = folder.base
     assert base is not None
-    planned = recipe.runs()
+    planned = planned_runs(recipe, folder)
     found = [folder.run(run.name).result for run in planned]
     done = [run for result in found if result is not None for run in result.runs]
     methods = {run.method.name: run.method for run in planned}

@@ -19,6 +19,7 @@ from mofo.compare.gather import gather
 from mofo.compare.prepare import prepare
 from mofo.compare.progress import Progress
 from mofo.compare.recipe import PlannedRun, Recipe
+from mofo.compare.tune import planned_runs
 from mofo.errors import UserError
 from mofo.report import write_report
 from mofo.results import Results
@@ -59,18 +60,20 @@ def compare(
 
 def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
-    waiting = [run for run in recipe.runs() if folder.run(run.name).result is None]
-    with Progress(console, folder, [run.name for run in waiting]) as progress:
+    with Progress(console, folder) as progress:
         if folder.base is None:
             _run_pool(recipe, folder, [BASE_JOB], 1, progress)
-        _write_runs(folder, waiting)
-        _run_pool(recipe, folder, [run.name for run in waiting], jobs, progress)
+        while waiting := _unfinished(recipe, folder):  # tuning asks for more runs when it knows the first
+            for run in waiting:
+                folder.run(run.name).write_run(run)
+            names = [run.name for run in waiting]
+            progress.expect(names)
+            _run_pool(recipe, folder, names, jobs, progress)
     return gather(recipe, folder)
 
 
-def _write_runs(folder: OutputFolder, runs: list[PlannedRun]) -> None:
-    for run in runs:
-        folder.run(run.name).write_run(run)
+def _unfinished(recipe: Recipe, folder: OutputFolder) -> list[PlannedRun]:
+    return [run for run in planned_runs(recipe, folder) if folder.run(run.name).result is None]
 
 
 def _run_pool(recipe: Recipe, folder: OutputFolder, names: list[str], jobs: int, progress: Progress) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from mofo.compare.folder import OutputFolder, Prepared
 from mofo.compare.recipe import Recipe
+from mofo.compare.tune import planned_runs
 from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import encode, has_labels
 from mofo.errors import UserError
@@ -57,7 +58,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
 def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
     """Refuse a folder whose runs are not this recipe's."""
     changed = recipe.changes(folder.recipe)
-    lost = sorted(set(folder.begun_runs) - {run.name for run in recipe.runs()})
+    lost = sorted(set(folder.begun_runs) - {run.name for run in planned_runs(recipe, folder)})
     if changed or lost:
         difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
         raise UserError(
@@ -83,7 +84,7 @@ def _load_data(recipe: Recipe) -> tuple[list[Row], list[Row]]:
 
 
 def _rows_needed(recipe: Recipe) -> int:
-    """Return how many problems to generate: as many as the steps use, so that none repeats; 1000 where epochs decide."""
+    """Return how many problems to generate: as many as the steps use, or 1000 where epochs decide."""
     return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
 
 

@@ -66,6 +66,10 @@ class Methods(Settings):
         {}, description="settings of every method that has them; several values are an axis of the grid"
     )
     seeds: Seeds = Field((0,), description="seeds; a seed decides the order of the data")
+    tune: bool = Field(
+        False,
+        description="widen each method's learning rates until its best is not at the edge, then run that with all seeds",
+    )
     reference: str | None = Field(
         None, description="method that the others are held against; adamw, or the first without it"
     )
@@ -109,7 +113,7 @@ class Measuring(Settings):
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-GRID = ("methods", "settings", "seeds", "reference")
+GRID = ("methods", "settings", "seeds", "tune", "reference")
 """What may grow in a finished output folder; all else must stay for its runs to be comparable."""
 
 RENAMED = {

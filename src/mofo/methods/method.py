@@ -71,6 +71,10 @@ class Method:
             words.append(f"{short if part is self.optimizer else f'{part.name}.{short}'}{_text(getattr(part, name))}")
         return "-".join(words)
 
+    def at_learning_rate(self, rate: float) -> Method:
+        """Return the method with another learning rate."""
+        return Method(self.optimizer.model_copy(update={"learning_rate": rate}), self.extras)
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return all settings by part, as a recipe writes them; `make_method` reads them again."""
         return {part.name: part.model_dump(mode="json") for part in self.parts}
