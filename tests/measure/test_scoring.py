@@ -55,14 +55,14 @@ def test_held_out_loss_refuses_examples_without_a_label(base):
         held_out_loss(base, [{"input_ids": [1, 2, 3], "labels": [IGNORED] * 3}])
 
 
-def test_a_batch_without_a_label_is_no_obstacle(base):
+def test_held_out_loss_passes_over_a_batch_without_a_label(base):
     # the first token has nothing before it, so that its label does not count
     silent = {"input_ids": list(range(250)) * 4, "labels": [0] + [IGNORED] * 999}
     loud = {"input_ids": [1, 2, 3], "labels": [1, 2, 3]}
     assert held_out_loss(base, [silent, loud]) == held_out_loss(base, [loud])
 
 
-def test_half_precision_logits_are_scored_in_float32():
+def test_token_log_probabilities_of_half_precision_logits_are_float32():
     logits = (torch.randn(3, 7, 50, generator=torch.Generator().manual_seed(0)) * 5).bfloat16()
     targets = torch.randint(50, (3, 7), generator=torch.Generator().manual_seed(1))
     targets[1, 2] = IGNORED
@@ -88,7 +88,7 @@ def test_pad(side):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_inference_gives_the_model_back_as_it_was(tuned, training):
+def test_inference_returns_the_model_to_its_mode(tuned, training):
     tuned.train(training)
     seen = []
 

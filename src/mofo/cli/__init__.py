@@ -102,7 +102,7 @@ def measure(argv: list[str]) -> int:
         rows=options.rows,
         trust_remote_code=options.trust_remote_code,
     )
-    _show(results if options.json else pair_table(results))
+    _show(results.model_dump() if options.json else pair_table(results))
     return 0
 
 

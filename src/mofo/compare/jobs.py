@@ -73,7 +73,8 @@ def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console)
 
 
 def _unfinished(recipe: Recipe, folder: OutputFolder) -> list[PlannedRun]:
-    return [run for run in planned_runs(recipe, folder) if folder.run(run.name).result is None]
+    finished = folder.finished_runs
+    return [run for run in planned_runs(recipe, folder) if run.name not in finished]
 
 
 def _run_pool(recipe: Recipe, folder: OutputFolder, names: list[str], jobs: int, progress: Progress) -> None:

@@ -31,7 +31,7 @@ class Progress:
 
     def __init__(self, console: Console, folder: OutputFolder) -> None:
         self.folder = folder
-        self.steps = folder.prepared.plan.total_steps
+        self.steps = folder.plan.total_steps
         self.runs: list[str] = []
         self.bars = RichProgress(
             TextColumn("{task.description}"),

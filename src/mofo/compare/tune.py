@@ -74,10 +74,5 @@ def _but_learning_rate(method: Method) -> tuple[str, str]:
 
 def _ends(recipe: Recipe, folder: OutputFolder) -> dict[str, float]:
     """Return the held-out loss at the end of each finished run, infinite where it diverged."""
-    ends = {}
-    for name in folder.begun_runs:
-        result = folder.run(name).result
-        if result is not None:
-            loss = result.runs[0].points[-1].learned[recipe.task.name]["loss"]
-            ends[name] = math.inf if loss is None else loss
-    return ends
+    losses = {name: runs[0].points[-1].learned[recipe.task.name]["loss"] for name, runs in folder.finished_runs.items()}
+    return {name: math.inf if loss is None else loss for name, loss in losses.items()}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 from mofo.errors import UserError, first_line
 from mofo.files import cache_folder, new_folder, sha256
 
@@ -35,6 +33,7 @@ def converted_gguf(gguf: Path, target: Path | None = None) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the dequantised model and its tokenizer to a folder in the format of transformers."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
