@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from methods.conftest import ROWS, move
 
+from methods.conftest import ROWS, move
 from mofo.errors import UserError
 from mofo.methods.adapters import OFT, DoRA, LoRA
 from mofo.methods.base_text import base_text

@@ -57,8 +57,8 @@ class Progress:
         self.bars.stop()
 
     def expect(self, names: list[str]) -> None:
-        """Count runs that are still to be done."""
-        self.runs += names
+        """Count runs that are still to be done; those that are counted already are not counted twice."""
+        self.runs += [name for name in names if name not in self.runs]
         total = len(self.runs) * self.steps
         if self.all_runs is None:
             self.all_runs = self.bars.add_task("all runs", total=total, rate="")

@@ -35,19 +35,25 @@ def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
     Returns:
         Finished and unfinished runs. When all of them are finished, the rule has nothing more to ask.
     """
-    first, *other_seeds = recipe.seeds
-    grids: dict[tuple[str, str], dict[float, PlannedRun]] = defaultdict(dict)
+    by_name: dict[str, list[Method]] = defaultdict(list)
     for method in {run.method.run_name: run.method for run in recipe.runs()}.values():
+        by_name[method.name].append(method)
+    return [run for methods in by_name.values() for run in _tuned(methods, recipe.seeds, ends)]
+
+
+def _tuned(points: list[Method], seeds: tuple[int, ...], ends: Mapping[str, float]) -> list[PlannedRun]:
+    """Return the runs of one method, from the points of its grid in the recipe."""
+    first, *other_seeds = seeds
+    grids: dict[str, dict[float, PlannedRun]] = defaultdict(dict)
+    for method in points:
         grids[_but_learning_rate(method)][method.optimizer.learning_rate] = PlannedRun(method, first)
     for grid in grids.values():
         _widen(grid, ends)
     runs = [run for grid in grids.values() for _, run in sorted(grid.items())]
     if any(run.name not in ends for run in runs):
         return runs
-    best: dict[str, PlannedRun] = {}
-    for run in sorted(runs, key=lambda run: ends[run.name]):
-        best.setdefault(run.method.name, run)
-    return [*runs, *(PlannedRun(run.method, seed) for run in best.values() for seed in other_seeds)]
+    best = min(runs, key=lambda run: ends[run.name])
+    return [*runs, *(PlannedRun(best.method, seed) for seed in other_seeds)]
 
 
 def _widen(grid: dict[float, PlannedRun], ends: Mapping[str, float]) -> None:
@@ -65,11 +71,11 @@ def _widen(grid: dict[float, PlannedRun], ends: Mapping[str, float]) -> None:
         grid[rate] = PlannedRun(run.method.at_learning_rate(rate), run.seed)
 
 
-def _but_learning_rate(method: Method) -> tuple[str, str]:
-    """Return what two methods share that differ in their learning rate alone."""
+def _but_learning_rate(method: Method) -> str:
+    """Return what two points of a method's grid share that differ in their learning rate alone."""
     settings: dict[str, Any] = method.to_dict()
     settings[method.optimizer.name].pop("learning_rate")
-    return method.name, repr(settings)
+    return repr(settings)
 
 
 def _ends(recipe: Recipe, folder: OutputFolder) -> dict[str, float]:

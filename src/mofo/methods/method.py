@@ -58,7 +58,7 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Scalar]:
-        """The settings that a run is named after, by key: `lr` and its like always, others where not the default; no lists."""
+        """The settings that a run is named after, by key: `lr` and its like always, others where changed."""
         values = {key: getattr(part, name) for part, name, key in self._shown()}
         return {key: value for key, value in values.items() if not isinstance(value, tuple)}
 

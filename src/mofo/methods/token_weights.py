@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mofo.data.tokens import IGNORED, Example
+from mofo.errors import UserError
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ class TokenMask(Part):
             return {"kept": torch.cat([kept[n] for n in range(len(distinct))])}
 
         kept = setup.once("token-mask", score)["kept"].cpu()
+        if not kept.sum() > len(distinct):  # the first token of each row is kept and never predicted
+            raise UserError(
+                f"token-mask.perplexity is {self.perplexity:g}, and no token of the rows is as likely as that to the "
+                "base: raise it."
+            )
         parts = kept.split([len(row["input_ids"]) for row in distinct])
         setup.scratch[self.name] = {tuple(row["input_ids"]): p for row, p in zip(distinct, parts, strict=True)}
         return model
