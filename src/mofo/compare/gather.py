@@ -23,7 +23,8 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
     assert base is not None
     planned = planned_runs(recipe, folder)
     finished = folder.finished_runs
-    done = [run for plan in planned for run in finished.get(plan.name, [])]
+    in_order = dict.fromkeys([*(run.name for run in planned), *finished])
+    done = [run for name in in_order for run in finished.get(name, [])]
     methods = {run.method.name: run.method for run in planned}
     keys = [(run.method.name, key) for run in planned for key in run.method.settings]
     keys += [(run.method, key) for run in done for key in run.settings]  # variants have settings of their own

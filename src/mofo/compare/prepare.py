@@ -10,7 +10,6 @@ import yaml
 
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
-from mofo.compare.tune import planned_runs
 from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import encode, has_labels
 from mofo.errors import UserError
@@ -70,7 +69,12 @@ def _write_rows(folder: OutputFolder, training: list[Row], held_out: list[Row]) 
 def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
     """Refuse a folder whose runs are not this recipe's."""
     changed = recipe.changes(folder.recipe)
-    lost = sorted({*folder.begun_runs, *folder.finished_runs} - {run.name for run in planned_runs(recipe, folder)})
+    finished = folder.finished_runs
+    if recipe.tune:  # may have made runs that it would ask for only later
+        methods = {run.method.name for run in recipe.runs()}
+        lost = sorted(name for name, runs in finished.items() if runs[0].method not in methods)
+    else:
+        lost = sorted({*folder.begun_runs, *finished} - {run.name for run in recipe.runs()})
     if changed or lost:
         difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
         raise UserError(
