@@ -59,7 +59,8 @@ def compare(
 
 def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
-    waiting = [run for run in recipe.runs() if folder.run(run.name).result is None]
+    finished = folder.finished_runs
+    waiting = [run for run in recipe.runs() if run.name not in finished]
     with Progress(console, folder, [run.name for run in waiting]) as progress:
         if folder.base is None:
             _run_pool(recipe, folder, [BASE_JOB], 1, progress)

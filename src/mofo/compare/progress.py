@@ -32,7 +32,7 @@ class Progress:
 
     def __init__(self, console: Console, folder: OutputFolder, runs: list[str]) -> None:
         self.folder = folder
-        self.steps = folder.prepared.plan.total_steps
+        self.steps = folder.plan.total_steps
         self.runs = runs
         self.bars = RichProgress(
             TextColumn("{task.description}"),

@@ -37,7 +37,7 @@ from mofo.measure import (
 )
 from mofo.methods.method import Method
 from mofo.methods.part import Setup
-from mofo.models.load import load_model
+from mofo.models.load import load_model, local_folder
 from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.weights import Weights, weights_of
@@ -57,11 +57,11 @@ class Job:
     def __init__(self, path: Path) -> None:
         self.folder = OutputFolder(path)
         self.recipe = self.folder.recipe
-        prepared = self.folder.prepared
-        self.plan = prepared.plan
-        self.base_weights = Weights(prepared.model_folder)
+        self.plan = self.folder.plan
         self.device = compute_device()
-        self.model, self.tokenizer = load_model(prepared.model_folder, trust_remote_code=self.recipe.trust_remote_code)
+        model_folder = local_folder(self.recipe.model)
+        self.base_weights = Weights(model_folder)
+        self.model, self.tokenizer = load_model(str(model_folder), trust_remote_code=self.recipe.trust_remote_code)
         self.model.to(self.device)
         self.held_out = self._examples(self.folder.held_out_rows)
         states = self.folder.probe_states
