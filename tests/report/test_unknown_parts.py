@@ -5,7 +5,8 @@ import re
 import pytest
 from rich.console import Console
 
-from mofo.report import Comparison, summary_table, verdict, write_report
+from mofo.report import summary_table, verdict, write_report
+from mofo.report.comparison import Comparison
 from mofo.report.sections import SECTIONS
 from mofo.results import Distance, MethodInfo, Metric, Point, Results, Run, SettingInfo, Task, write_results
 
@@ -81,7 +82,7 @@ def results():
 
 def test_unknown_parts_are_in_the_terminals_table(results):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(summary_table(Comparison(results), 200))
+    console.print(summary_table(results, 200))
     text = console.export_text()
     words = set(text.split())
     assert {"Zen", "Anchor", "pull", "surprise", "rhymes", "kept", "per", "mille", "drift", "walked"} <= words
@@ -91,7 +92,7 @@ def test_unknown_parts_are_in_the_terminals_table(results):
 
 
 def test_unknown_parts_are_in_the_verdict(results):
-    sentence = verdict(Comparison(results))
+    sentence = verdict(results)
     assert sentence.startswith(
         "At equal learning (surprise 2.000), Zen + Anchor forgot less than Zen on rhymes kept (199"
     )

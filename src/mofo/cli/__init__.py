@@ -194,14 +194,13 @@ def _compare(arguments: dict[str, Any], recipe_file: str | Path | None, *, defau
 
 
 def _end(results: Results, page: Path, *, as_json: bool) -> None:
-    from mofo.report import Comparison, summary_table, verdict
+    from mofo.report import summary_table, verdict
 
     if as_json:
         print(results.model_dump_json(by_alias=True, indent=1))
         return
-    comparison = Comparison(results)
-    _show(summary_table(comparison))
-    _show(verdict(comparison))
+    _show(summary_table(results))
+    _show(verdict(results))
     _show(f"Report: {page}")
 
 

@@ -9,17 +9,22 @@ from mofo.report.comparison import Comparison
 from mofo.report.formatting import joined, measured, plural, span
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
 from mofo.report.spread import distinguishable
-from mofo.results import Metric
+from mofo.results import Metric, Results
 
 Outcome = Literal["less", "more", "same"]
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(results: Results) -> str:
     """Say how two methods compare at equal learning, whoever wins, and how sure that is.
 
     The first method that is not the reference is compared with the reference. They differ on a metric if the ranges
     mean ± standard deviation over seeds do not overlap; with one seed, if the numbers differ.
     """
+    return conclude(Comparison(results))
+
+
+def conclude(comparison: Comparison) -> str:
+    """Return the verdict on a comparison."""
     sentence = _sentence(comparison)
     return sentence if comparison.results.complete else f"Unfinished; so far: {sentence}"
 
@@ -112,7 +117,7 @@ def _outcomes(match: _Match, probes: list[Metric]) -> str:
     phrases: dict[Outcome, tuple[str, str]] = {
         "less": (f"{ours} forgot less than {theirs} on", "less on"),
         "more": (f"{ours} forgot more than {theirs} on", "more on"),
-        "same": (f"{ours} and {theirs} cannot be distinguished on", "and about the same on"),
+        "same": (f"{ours} and {theirs} cannot be distinguished on", "and the same within the spread on"),
     }
     parts: list[str] = []
     for outcome, (first, later) in phrases.items():
