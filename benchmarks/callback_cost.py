@@ -27,7 +27,8 @@ from mofo.data.rows import load_rows
 from mofo.measure.distance import movement
 from mofo.models.load import load_model, resolve_model
 from mofo.models.weights import Weights
-from mofo.trainers.callback import RUN, SAMPLE, MoFOCallback
+from mofo.trainers import MoFOCallback
+from mofo.trainers.sample import SAMPLE_SIZE, STRETCH
 
 MODEL = "smollm2-135m"
 QUARTILES = ("first_quartile", "median", "third_quartile")
@@ -188,8 +189,8 @@ def main():
         "tokens": [arguments.rows, arguments.length],
         "steps": arguments.steps,
         "logging_steps": 1,
-        "sample_at_most": SAMPLE,
-        "run": RUN,
+        "sample_at_most": SAMPLE_SIZE,
+        "run": STRETCH,
         "cost": cost,
         "errors": errors,
     }

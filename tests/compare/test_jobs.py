@@ -215,7 +215,7 @@ def test_last_checkpoint_passes_over_one_that_was_not_written_to_its_end(tmp_pat
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("score", ["momentum", "random"])
 def test_killed_comparison_resumes_to_the_same_results(tmp_path, values, score):
     methods = [{"mofo": {"score": score}}]

@@ -277,7 +277,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_shards_and_copies_add_up_to_the_whole_model(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SHARDED)

@@ -328,7 +328,7 @@ def one_thread(monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("one_thread")
 def test_a_launched_run_equals_one_in_this_process(settings, tmp_path, capfd):
     sft.train(flags(settings))
@@ -354,7 +354,7 @@ sft.train(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_processes_stay_equal_under_accelerate_launch(settings, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN_AND_KEEP_EVERY_RANK)
@@ -370,7 +370,7 @@ def test_processes_stay_equal_under_accelerate_launch(settings, tmp_path):
     assert all(0 < share <= 3 * 0.1 + 0.03 for share in moved.values())  # three steps; a norm has 32 entries
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     several = flags(settings, multi_gpu="", num_processes=2, main_process_port=0)
     assert sft.main([word for word in several if word]) == 0
@@ -379,7 +379,7 @@ def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     assert not equal(weights(settings["output_dir"]), weights(tmp_path / "one"))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

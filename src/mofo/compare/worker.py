@@ -42,6 +42,7 @@ from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.weights import Weights, weights_of
 from mofo.results import Distance, FinalDistance, Point, Run, Scalar, TrainingStep
+from mofo.trainers.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,6 +118,7 @@ class FineTuning:
         self.folder: RunFolder = job.folder.run(name)
         self.run: PlannedRun = self.folder.run
         self.method: Method = self.run.method
+        self.examples = job.training_examples(self.run.seed)
         self.setup = Setup(
             base=job.base_weights,
             tokenizer=job.tokenizer,
@@ -124,12 +126,14 @@ class FineTuning:
             seed=self.run.seed,
             steps=job.plan.total_steps,
             batch=job.recipe.rows_per_step,
+            rows=self.examples,
             folder=self.folder.parts,
+            shared=job.folder.shared,
         )
-        self.examples = job.training_examples(self.run.seed)
         self.model: nn.Module = job.model
         for part in self.method.parts:
             self.model = part.prepare(self.model, self.setup)
+        for part in self.method.parts:
             self.examples = _same_length(part.rows(self.examples, self.setup), self.examples, part.name)
 
     def train(self) -> None:
@@ -234,20 +238,6 @@ class FineTuning:
                     points=[point],
                     distance=distance,
                 )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; the others are of a run that was killed.
-
-    The trainer writes `trainer_state.json` last, so a checkpoint is whole if that file is.
-    """
-    for candidate in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        try:
-            read_json(candidate / "trainer_state.json")
-        except (OSError, ValueError):
-            continue
-        return candidate
-    return None
 
 
 def _same_length(rows: list[Example], given: list[Example], part: str) -> list[Example]:
