@@ -12,8 +12,7 @@ from PIL import Image
 
 import mofo.report
 from mofo.errors import UserError
-from mofo.report import write_report
-from mofo.report.comparison import Comparison
+from mofo.report import Comparison, write_report
 from mofo.report.fronts import front
 from mofo.report.sections import forgetting
 from mofo.results import FinalDistance, LayerDistance

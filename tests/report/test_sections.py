@@ -3,7 +3,7 @@
 import pytest
 from fake import TASK, change_runs, make_comparison, make_results
 
-from mofo.report.comparison import Comparison
+from mofo.report import Comparison
 from mofo.report.sections import cost, equal_learning, equal_steps, limits
 from mofo.results import Seconds
 

@@ -5,8 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from mofo.report import summary_table, verdict, write_report
-from mofo.report.comparison import Comparison
+from mofo.report import Comparison, summary_table, verdict, write_report
 from mofo.report.sections import SECTIONS
 from mofo.results import Distance, MethodInfo, Metric, Point, Results, Run, SettingInfo, Task, write_results
 
@@ -82,17 +81,16 @@ def results():
 
 def test_unknown_parts_are_in_the_terminals_table(results):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(summary_table(results, 200))
+    console.print(summary_table(Comparison(results), 200))
     text = console.export_text()
     words = set(text.split())
     assert {"Zen", "Anchor", "pull", "surprise", "rhymes", "kept", "per", "mille", "drift", "walked"} <= words
-    assert "Equal in all runs: calmness 0.5 and Anchor mode soft." in " ".join(text.split())
-    assert "calmness" not in text.split("──")[0]
+    assert "calmness" not in text  # the same everywhere
     assert re.search(r"Zen \+ Anchor +2 +2\.000 ±0\.000 +199\.0 ±1\.0", text)  # of 0.9 rhymes kept 0.701 are left
 
 
 def test_unknown_parts_are_in_the_verdict(results):
-    sentence = verdict(results)
+    sentence = verdict(Comparison(results))
     assert sentence.startswith(
         "At equal learning (surprise 2.000), Zen + Anchor forgot less than Zen on rhymes kept (199"
     )

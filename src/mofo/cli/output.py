@@ -25,8 +25,9 @@ def show(content: RenderableType) -> None:
 
 def show_comparison(results: Results, page: Path) -> None:
     """Print the table and the verdict of a comparison, and where its report lies."""
-    from mofo.report import summary_table, verdict
+    from mofo.report import Comparison, summary_table, verdict
 
-    show(summary_table(results))
-    show(verdict(results))
+    comparison = Comparison(results)
+    show(summary_table(comparison))
+    show(verdict(comparison))
     show(f"Report: {page}")

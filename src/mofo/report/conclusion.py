@@ -9,22 +9,17 @@ from mofo.report.comparison import Comparison
 from mofo.report.formatting import joined, measured, plural, span
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
 from mofo.report.spread import distinguishable
-from mofo.results import Metric, Results
+from mofo.results import Metric
 
 Outcome = Literal["less", "more", "same"]
 
 
-def verdict(results: Results) -> str:
+def verdict(comparison: Comparison) -> str:
     """Say how two methods compare at equal learning, whoever wins, and how sure that is.
 
     The first method that is not the reference is compared with the reference. They differ on a metric if the ranges
     mean ± standard deviation over seeds do not overlap; with one seed, if the numbers differ.
     """
-    return conclude(Comparison(results))
-
-
-def conclude(comparison: Comparison) -> str:
-    """Return the verdict on a comparison."""
     sentence = _sentence(comparison)
     return sentence if comparison.results.complete else f"Unfinished; so far: {sentence}"
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mofo.errors import UserError
 from mofo.files import write_files
 from mofo.report.comparison import Comparison
-from mofo.report.conclusion import conclude
+from mofo.report.conclusion import verdict
 from mofo.report.figures import Panel, png, svg
 from mofo.report.formatting import joined, plural
 from mofo.report.section import Section
@@ -55,7 +55,7 @@ def _page(comparison: Comparison, sections: list[Section]) -> str:
     return environment.get_template("report.html.jinja").render(
         title=_title(comparison),
         data=joined([task.data for task in comparison.results.tasks]),
-        verdict=conclude(comparison),
+        verdict=verdict(comparison),
         progress=None if comparison.results.complete else _progress(comparison),
         sections=sections,
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.formatting import joined, measured, plural, pooled, setting_value
-from mofo.results import Metric, Results
+from mofo.results import Metric
 
 _GAP = 2  # characters between columns
 
@@ -39,16 +39,15 @@ class _Column:
         return max(cell_len(word) for text in [*self.head_lines, *self.cells] for word in text.split() or [""])
 
 
-def summary_table(results: Results, width: int | None = None) -> Table:
+def summary_table(comparison: Comparison, width: int | None = None) -> Table:
     """Return a table with a row per configuration at the last step, seeds as mean ± standard deviation.
 
     No number is ever broken or cut off: columns that do not fit are left out, and the caption names them.
 
     Args:
-        results: What was measured.
+        comparison: The comparison.
         width: Characters of a line; by default the terminal's, or 80 where there is none.
     """
-    comparison = Comparison(results)
     rows = [configuration for configuration in comparison.configurations if comparison.ends(configuration)]
     columns = _columns(comparison, rows)
     width = width or shutil.get_terminal_size().columns
