@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mofo.results import Results
+    from mofo.results import Record, Results
 
 
-def as_json(results: Results) -> str:
-    """Return results as `results.json` has them."""
+def as_json(results: Record) -> str:
+    """Return results as JSON, with the names that `results.json` has for them."""
     return results.model_dump_json(by_alias=True, indent=1)
 
 
@@ -25,8 +25,9 @@ def show(content: RenderableType) -> None:
 
 def show_comparison(results: Results, page: Path) -> None:
     """Print the table and the verdict of a comparison, and where its report lies."""
-    from mofo.report import summary_table, verdict
+    from mofo.report import Comparison, summary_table, verdict
 
-    show(summary_table(results))
-    show(verdict(results))
+    comparison = Comparison(results)
+    show(summary_table(comparison))
+    show(verdict(comparison))
     show(f"Report: {page}")
