@@ -152,7 +152,7 @@ def make_parser() -> Parser:
     parser = Parser(
         (MoFOArguments, ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
         prog="mofo sft",
-        usage="mofo sft --model_name_or_path MODEL --dataset_name DATA [flags] [--config FILE]",
+        usage="mofo sft --model_name_or_path MODEL --dataset_name DATA [flags]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=_HelpFormatter,
