@@ -66,7 +66,7 @@ def how_to_resume(output: Path, *, since: float) -> str:
     """
     checkpoint = last_checkpoint(output, since=since)
     if checkpoint is None:
-        return "it has written no checkpoint yet (--save_steps), so the same command starts again"
+        return "there is no checkpoint yet, so the same command starts over; --save_steps N writes one every N steps"
     return f"to resume, add --resume_from_checkpoint {checkpoint} to the same command"
 
 
