@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*.cpp src/mofo/op
 # where there is a C++ compiler, a native library that does not build is an error; without one the tests run without it
 export MOFO_REQUIRE_NATIVE ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
 
-.PHONY: demo test test-fast sanitize lint bench bench-gpu wheel clean
+.PHONY: demo test test-fast sanitize lint docs bench bench-gpu wheel clean
 
 demo: $(READY)
 	$(BIN)/mofo demo --output mofo-demo --jobs 2
@@ -45,6 +45,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the page that is made from the types of results.json
+docs: $(READY)
+	$(BIN)/python -m mofo.results > docs/results.md
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py

@@ -28,6 +28,8 @@ EXPECTED = {
     "bool_parsing": "true or false",
     "string_type": "a text",
     "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "list_type": "a list",
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than": "a number below {lt:g}",
@@ -47,6 +49,8 @@ def first_problem(error: ValidationError) -> str:
         return str(context["error"])
     if kind == "missing":
         return f"{where} is missing"
+    if kind == "extra_forbidden":
+        return f"{where} is unknown"
     if kind == "json_invalid":
         return f"it is not JSON ({context['error']})"
     expected = EXPECTED[kind].format(**context) if kind in EXPECTED else problem["msg"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from mofo.compare.jobs import compare
 from mofo.compare.recipe import make_recipe
 from mofo.methods import parts
-from mofo.report import load_results, summary_table
+from mofo.report import Comparison, load_results, summary_table
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_compare_knows_an_optimizer_and_extras_that_were_added(tiny_model, tiny_
     assert half.distance.l2 == pytest.approx(whole.distance.l2 / 2, rel=1e-3)
 
     console = Console(file=io.StringIO(), width=200)
-    console.print(summary_table(results))
+    console.print(summary_table(Comparison(results)))
     page = (tmp_path / "out" / "report.html").read_text()
     for label in ("SGD + Pull", "SGD + Halfway"):
         assert label in console.file.getvalue()

@@ -204,7 +204,7 @@ def test_second_process_in_one_folder_is_refused(tmp_path, values):
         jobs.compare(make_recipe(values), tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("score", ["momentum", "random"])
 def test_killed_comparison_resumes_to_the_same_results(tmp_path, values, score):
     methods = [{"mofo": {"score": score}}]

@@ -39,7 +39,9 @@ def trainer(model, folder, *extras, batches=1, max_grad_norm=0.0):
         seed=0,
         steps=1,
         batch=len(ROWS),
+        rows=[],
         folder=folder / "parts",
+        shared=folder / "shared",
     )
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -1,5 +1,7 @@
 import pytest
 
+from reference.workbench import tiny_model  # noqa: F401
+
 FORMS = {
     "messages": {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
     "prompt": {"prompt": "2+2=", "completion": "4"},

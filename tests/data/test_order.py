@@ -2,7 +2,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofo.data.order import batch_order
@@ -12,6 +12,7 @@ def batches_of(order, batch):
     return [tuple(sorted(order[start : start + batch])) for start in range(0, len(order), batch)]
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40),
     steps=st.integers(1, 30),
@@ -26,6 +27,7 @@ def test_batch_order_shows_every_row_equally_often_and_depends_on_the_seed_alone
     assert order == batch_order(lengths, steps=steps, batch=batch, seed=seed)
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 40), batch=st.integers(1, 5), seed=st.integers(0, 3))
 def test_batch_order_shows_every_row_once_an_epoch(rows, batch, seed):
     order = batch_order([1] * rows, steps=3 * rows, batch=batch, seed=seed)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofo.errors import UserError
@@ -42,6 +42,7 @@ def test_weight_distance_equals_the_definition_in_total_and_per_layer(base, tune
         assert layer.parameters == sum(differences[name].numel() for name in names)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3 * CHUNK), st.integers(0, 2**31))
 def test_weight_distance_counts_every_moved_entry_once(size, seed):
     generator = torch.Generator().manual_seed(seed)

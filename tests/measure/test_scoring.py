@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofo.data.tokens import IGNORED
@@ -73,6 +73,7 @@ def test_token_log_probabilities_of_half_precision_logits_are_float32():
     torch.testing.assert_close(measured.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 200), max_size=40), st.integers(1, 400))
 def test_batches_hold_every_row_once_within_the_budget(lengths, tokens):
     cut = list(batches(lengths, tokens))

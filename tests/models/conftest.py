@@ -1,5 +1,7 @@
 import pytest
 
+from reference.workbench import tiny_model  # noqa: F401
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):

@@ -136,7 +136,7 @@ FULL = ("--fsdp_state_dict_type", "FULL_STATE_DICT")
 ALLOWED = ("--on_flat", "per_shard")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("config", "kind", "how"),
     [
@@ -165,7 +165,7 @@ def test_killed_and_resumed_run_ends_as_if_it_had_not_been(make_run, config, kin
         assert (whole.folder / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("_surroundings")
 def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path):
     flags = {
@@ -193,7 +193,7 @@ def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_pa
     assert equal(models["ddp"], models["fsdp2"])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("config", "launch"),
     [

@@ -58,7 +58,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_totals_of_shards_and_copies_are_those_of_the_whole_model(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SHARDED)

@@ -127,7 +127,7 @@ def one_thread(monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("one_thread")
 def test_launched_run_equals_one_in_this_process(settings, tmp_path, capfd):
     train(flags(settings))
@@ -136,7 +136,7 @@ def test_launched_run_equals_one_in_this_process(settings, tmp_path, capfd):
     assert capfd.readouterr().out.count("Trained with MoFO: fraction 0.1") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     several = flags(settings, multi_gpu="", num_processes=2, main_process_port=0)
     assert main([word for word in several if word]) == 0
@@ -145,7 +145,7 @@ def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     assert not equal(weights(settings["output_dir"]), weights(tmp_path / "one"))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -165,7 +165,7 @@ def test_launched_script_says_one_sentence_and_exits_with_2(settings, changed, m
     assert done.returncode == 2
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("launch", [[], ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]])
 def test_ctrl_c_ends_without_a_traceback_and_says_how_to_resume(settings, launch):
     command = [sys.executable, "-m", "mofo.cli", "sft", *launch, *flags(settings, max_steps=10_000, save_steps=2)]

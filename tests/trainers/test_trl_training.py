@@ -162,7 +162,7 @@ trl_training.train(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_processes_stay_equal_under_accelerate_launch(settings, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(TRAIN_AND_KEEP_EVERY_RANK)

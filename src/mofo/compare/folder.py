@@ -5,11 +5,12 @@
 - `data/`: the rows, training and held out
 - `base.json`: the base, measured
 - `probes.json`: what the probes must remember
+- `shared/`: what the methods keep of the base
 - `runs/NAME/`: one folder a run
 - `logs/`: what each job printed
 - `results.json`: everything that was measured
 
-Without `data/` and `runs/` a folder can still be resumed: finished runs are in `results.json`.
+Without `data/`, `shared/` and `runs/` a folder can still be resumed: finished runs are in `results.json`.
 """
 
 from __future__ import annotations
@@ -147,6 +148,11 @@ class OutputFolder:
     def write_base(self, base: BaseResult) -> None:
         """Write the base's measurement."""
         write_json(self.path / "base.json", base.model_dump(mode="json"))
+
+    @property
+    def shared(self) -> Path:
+        """What the parts of all runs share, such as text that the base wrote."""
+        return self.path / "shared"
 
     def run(self, name: str) -> RunFolder:
         """Return the folder of a run."""

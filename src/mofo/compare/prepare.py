@@ -69,7 +69,12 @@ def _write_rows(folder: OutputFolder, training: list[Row], held_out: list[Row]) 
 def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
     """Refuse a folder whose runs are not this recipe's."""
     changed = recipe.changes(folder.recipe)
-    lost = sorted({*folder.begun_runs, *folder.finished_runs} - {run.name for run in recipe.runs()})
+    finished = folder.finished_runs
+    if recipe.tune:  # may have made runs that it would ask for only later
+        methods = {run.method.name for run in recipe.runs()}
+        lost = sorted(name for name, runs in finished.items() if runs[0].method not in methods)
+    else:
+        lost = sorted({*folder.begun_runs, *finished} - {run.name for run in recipe.runs()})
     if changed or lost:
         difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
         raise UserError(

@@ -69,6 +69,9 @@ class Methods(Settings):
         {}, description="settings of every method that has them; several values are an axis of the grid"
     )
     seeds: Seeds = Field((0,), description="seeds of the runs; they decide the order of the data")
+    tune: bool = Field(
+        False, description="double and halve each method's learning rates until its best is inside, then use all seeds"
+    )
     reference: str | None = Field(
         None, description="method to compare the others with; by default adamw, else the first"
     )
@@ -110,7 +113,7 @@ class Measuring(Settings):
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-GRID = ("methods", "settings", "seeds", "reference")
+GRID = ("methods", "settings", "seeds", "tune", "reference")
 """What may grow in a finished output folder; all else must stay for its runs to be comparable."""
 
 RENAMED = {

@@ -28,6 +28,19 @@ class MethodTrainer(Trainer):
         self.method = method
         self.setup = setup
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the loss as the parts want it."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        for part in self.method.parts:
+            loss = part.loss(loss, outputs.logits, inputs, num_items_in_batch, self.setup)
+        return (loss, outputs) if return_outputs else loss
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:

@@ -118,6 +118,7 @@ class FineTuning:
         self.folder: RunFolder = job.folder.run(name)
         self.run: PlannedRun = self.folder.run
         self.method: Method = self.run.method
+        self.examples = job.training_examples(self.run.seed)
         self.setup = Setup(
             base=job.base_weights,
             tokenizer=job.tokenizer,
@@ -125,12 +126,14 @@ class FineTuning:
             seed=self.run.seed,
             steps=job.plan.total_steps,
             batch=job.recipe.rows_per_step,
+            rows=self.examples,
             folder=self.folder.parts,
+            shared=job.folder.shared,
         )
-        self.examples = job.training_examples(self.run.seed)
         self.model: nn.Module = job.model
         for part in self.method.parts:
             self.model = part.prepare(self.model, self.setup)
+        for part in self.method.parts:
             self.examples = _same_length(part.rows(self.examples, self.setup), self.examples, part.name)
 
     def train(self) -> None:

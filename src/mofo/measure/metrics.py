@@ -26,6 +26,14 @@ def learned_metrics(task: str) -> list[Metric]:
 def distance_metrics() -> list[Metric]:
     """Return what is measured of the weights: how far they moved from the base, and what share of them moved at all."""
     return [
-        Metric(kind="distance", source="weights", name="l2", label="distance", unit="L2 norm"),
-        Metric(kind="distance", source="weights", name="moved", label="moved", unit="%", scale=100, headline=False),
+        Metric(kind="distance", source="weights", name="l2", label="L2 distance"),
+        Metric(
+            kind="distance",
+            source="weights",
+            name="moved",
+            label="entries moved",
+            unit="%",
+            scale=100,
+            headline=False,
+        ),
     ]

@@ -6,13 +6,15 @@ the hooks that it needs. The workbench calls hooks and shows settings and labels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
+from mofo.errors import UserError
 from mofo.files import write_bytes
 from mofo.settings import Settings
 
@@ -38,7 +40,10 @@ class Setup:
         seed: The run's seed.
         steps: Optimizer steps of the whole run.
         batch: Rows of one optimizer step.
+        rows: The rows of the task in the order of training, `batch` a step.
         folder: A folder that is this run's own and survives a kill.
+        shared: A folder that all runs of a comparison share.
+        scratch: Memory of this process for what parts keep from hook to hook; a resumed run begins with none.
     """
 
     base: Mapping[str, Tensor]
@@ -47,19 +52,53 @@ class Setup:
     seed: int
     steps: int
     batch: int
+    rows: Sequence[Example]
     folder: Path
+    shared: Path
+    scratch: dict[str, Any] = field(default_factory=dict)
 
-    def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the tensors that `make` returned when it was first called in this run, interrupted or not.
+    def once(self, name: str, make: Callable[[], dict[str, Tensor]], *, shared: bool = False) -> dict[str, Tensor]:
+        """Return the tensors that `make` returned when it was first called, interrupted or not.
 
         What a part draws or computes from the base belongs here, so that a resumed run goes on with the same.
+
+        Args:
+            name: Name of the file; it must tell all settings that `make` depends on apart.
+            make: Computes the tensors.
+            shared: Whether all runs of the comparison have the same tensors; otherwise they are this run's own.
         """
+        from filelock import FileLock
         from safetensors.torch import load_file, save
 
-        file = self.folder / f"{name}.safetensors"
-        if not file.is_file():
-            write_bytes(file, save(make()))
-        return load_file(file, device=str(self.device))
+        if name not in self.scratch:
+            folder = self.shared if shared else self.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{name}.safetensors"
+            with FileLock(file.with_suffix(".lock")):
+                if not file.is_file():
+                    write_bytes(file, save({key: tensor.contiguous() for key, tensor in make().items()}))
+            self.scratch[name] = load_file(file, device=str(self.device))
+        return self.scratch[name]  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def base_on_device(self) -> dict[str, Tensor]:
+        """The base's weights by name, in memory where the model computes."""
+        return {name: self.base[name].to(self.device) for name in self.base}
+
+    def pairs(self, model: nn.Module, part: Part) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield each trainable parameter with the base's weight of the same name.
+
+        Raises:
+            UserError: A trainable parameter is not one of the base's, as those of adapters; `part` is named.
+        """
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                if name not in self.base_on_device:
+                    raise UserError(
+                        f"{part.name} compares each trained weight with the base's, which has no {name}: it does not "
+                        "go with adapters."
+                    )
+                yield parameter, self.base_on_device[name]
 
 
 class Part(Settings):
@@ -85,6 +124,19 @@ class Part(Settings):
         Must depend on its arguments alone: a resumed run asks again.
         """
         return rows
+
+    def loss(self, loss: Tensor, logits: Tensor, inputs: Mapping[str, Tensor], tokens: Tensor, setup: Setup) -> Tensor:
+        """Return the loss to minimise on a batch, in place of the task's.
+
+        Args:
+            loss: The task's: the sum over the labelled tokens of the batch, divided by `tokens`.
+            logits: The model's, (rows, length, vocabulary); position i predicts token i + 1.
+            inputs: What the model was given, (rows, length) each: `input_ids`, `attention_mask`, and `labels`, which
+                are `IGNORED` where a token does not count.
+            tokens: Number of labelled tokens of the whole optimizer step.
+            setup: The run.
+        """
+        return loss
 
     def penalty(self, model: nn.Module, step: int, setup: Setup) -> Tensor | None:
         """Return what is added to the loss in an optimizer step, a scalar with a gradient; steps count from 0."""
