@@ -1,8 +1,9 @@
 """A short training with `mofo sft`."""
 
 import pytest
-from reference.workbench import sums, tiny_data, tiny_model  # noqa: F401
 from trl import SFTTrainer
+
+from reference.workbench import sums, tiny_data, tiny_model  # noqa: F401
 
 
 @pytest.fixture
