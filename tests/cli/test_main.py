@@ -101,7 +101,7 @@ def test_help_of_a_comparison_imports_the_recipe_alone():
         (["compare", "--no-such-flag"], "mofo compare: there is no flag --no-such-flag"),
         (["compare", "--held_out_rosw", "3"], "(did you mean --held-out-rows?)"),
         (["compare", "--fract", "0.1"], "there is no flag --fract (did you mean --fractions?)"),
-        (["compare", "--per_device_batch_size", "1"], "(did you mean --per-device-train-batch-size?)"),
+        (["compare", "--num_train_epoch", "1"], "(did you mean --num-train-epochs?)"),
         (["compare", "--out", "x"], "there is no flag --out"),
         (["compare", "x.yaml"], "mofo compare: x.yaml is one argument too many."),
         (["compare", "--data"], "argument --data: expected one argument."),
