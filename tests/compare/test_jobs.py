@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from mofo.compare import jobs, prepare
 from mofo.compare.recipe import make_recipe, read_recipe
-from mofo.compare.worker import last_checkpoint
 from mofo.errors import UserError
 from mofo.results import load_results
 
@@ -203,16 +202,6 @@ def test_second_process_in_one_folder_is_refused(tmp_path, values):
 
     with FileLock(tmp_path / ".out.lock"), pytest.raises(UserError, match="Another process is working"):
         jobs.compare(make_recipe(values), tmp_path / "out")
-
-
-def test_last_checkpoint_passes_over_one_that_was_not_written_to_its_end(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    for step, state in ((2, "{}"), (10, '{"global_step": 1'), (12, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 @pytest.mark.processes

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
-from mofo.cli.output import show
+from mofo.cli.output import as_json, show
 from mofo.cli.recipe_flags import split_commas
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         trust_remote_code=arguments.trust_remote_code,
     )
     if arguments.json:
-        print(json.dumps(results, indent=1, ensure_ascii=False))
+        print(as_json(results))
     else:
         show(pair_table(results))
     return 0

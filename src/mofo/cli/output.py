@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mofo.results import Results
+    from mofo.results import Record, Results
 
 
-def as_json(results: Results) -> str:
-    """Return results as `results.json` has them."""
+def as_json(results: Record) -> str:
+    """Return results as JSON, with the names that `results.json` has for them."""
     return results.model_dump_json(by_alias=True, indent=1)
 
 

@@ -29,7 +29,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw each report and show its results."""
-    from mofo.report import load_results, write_report
+    from mofo.report import write_report
+    from mofo.results import load_results
 
     printed = []
     for folder in arguments.folders:
