@@ -240,6 +240,24 @@ def test_several_groups_are_one_call(monkeypatch):
     assert [int((a != b).sum()) for a, b in zip(params, before, strict=True)] == [1000, 1000, 300]
 
 
+def test_grad_scaler_leaves_unscaling_to_the_step():
+    generator = torch.Generator().manual_seed(12)
+    starts = [torch.randn(200, 300, generator=generator) for _ in range(4)]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    fused, plain = MoFO(ours, lr=0.1, fused=True), MoFO(theirs, lr=0.1, foreach=False)
+    for found in (0.0, 1.0, 0.0):
+        for p, q in zip(ours, theirs, strict=True):
+            q.grad = torch.randn(p.shape, generator=generator)
+            p.grad = q.grad * 1024
+        fused.found_inf, fused.grad_scale = torch.tensor(found), torch.tensor(1024.0)  # as torch.amp.GradScaler does
+        fused.step()
+        if not found:
+            plain.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+        assert fused.state[p]["step"] == 2
+
+
 def test_float64_and_what_is_not_served_goes_to_plain_torch():
     double = torch.nn.Parameter(torch.randn(30, dtype=torch.float64))
     single = torch.nn.Parameter(torch.randn(30))

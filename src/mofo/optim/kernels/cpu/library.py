@@ -216,7 +216,8 @@ class NativeStep:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
         self._tensors: list[bytes] = []
-        self._layouts: list[array[int]] = []  # kept until the call
+        self._operands: list[tuple[Tensor, ...]] = []  # kept until the call, which has their addresses alone
+        self._layouts: list[array[int]] = []  # likewise
         self._steps: list[Tensor] = []
 
     def add(
@@ -234,6 +235,7 @@ class NativeStep:
         contiguous = (
             param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
         )
+        self._operands.append(operands)
         self._steps.append(step)
         self._tensors.append(
             pack(*operands, int(step) + 1, seed, 0 if contiguous else self._layout(operands), **method)
