@@ -94,7 +94,7 @@ def test_one_step_moves_k_entries_of_each_tensor_and_saves_a_model(settings, tin
 
 def test_the_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsys):
     more = {"weight_decay": 0.05, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6}
-    sft.train(flags(settings, **more, score="momentum_over_rms", decay="all", state="int8"))
+    sft.train(flags(settings, **more, score="momentum_over_rms", decay="all", state_dtype="int8"))
     optimizer = trainers[0].optimizer.optimizer
     assert type(optimizer) is MoFO
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
@@ -103,7 +103,7 @@ def test_the_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsy
         assert group["betas"] == (0.8, 0.95)
         assert group["eps"] == 1e-6
         assert (group["fraction"], group["score"], group["decay"]) == (0.1, "momentum_over_rms", "all")
-        assert group["state"] == "int8"
+        assert group["state_dtype"] == "int8"
     assert "Trained with MoFO: fraction 0.1, score momentum_over_rms, decay all, state int8." in capsys.readouterr().out
 
 
@@ -228,7 +228,7 @@ def test_launches_as_trl_does(settings, launched, tmp_path):
         ({"fraction": "few"}, "--fraction: invalid float value: 'few'"),
         ({"score": "loudness"}, "--score: invalid choice: 'loudness'"),
         ({"decay": "none"}, "--decay: invalid choice: 'none'"),
-        ({"state": "int4"}, "--state: invalid choice: 'int4'"),
+        ({"state_dtype": "int4"}, "--state_dtype: invalid choice: 'int4'"),
         ({"adam_beta1": 1.0}, "beta"),
         ({"learning_rate": -1}, "learning rate|lr"),
         ({"weight_decay": -1}, "weight_decay"),
@@ -315,7 +315,7 @@ def test_help_shows_trls_flags_and_ours_apart(capsys):
     assert "--learning_rate" in trls
     assert "--packing" in trls
     assert "--optim " not in trls
-    assert all(flag in ours for flag in ("--fraction", "--score", "--decay", "--state"))
+    assert all(flag in ours for flag in ("--fraction", "--score", "--decay", "--state_dtype"))
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from mofo.data.rows import load_rows
 from mofo.errors import UserError
 from mofo.files import write_jsonl
 from mofo.models.load import cache_folder, resolve_model
-from mofo.optim.rule.scores import Score
-from mofo.optim.state.int8 import State
+from mofo.optim.rule.types import Score
+from mofo.optim.state.int8 import StateDtype
 from mofo.trainers.callback import MoFOCallback
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class MoFOArguments:
         default="selected",
         metadata={"help": "Whether weight decay acts on the entries that move at a step, or on all as in AdamW."},
     )
-    state: State = field(
+    state_dtype: StateDtype = field(
         default="float32",
         metadata={"help": "How moments are kept: int8 takes a quarter of the memory and needs torchao."},
     )
@@ -142,7 +142,7 @@ def train(argv: list[str]) -> None:
         group = optimizer.param_groups[0]
         print(
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
-            f"decay {group['decay']}, state {group['state']}."
+            f"decay {group['decay']}, moments {group['state_dtype']}."
         )
 
 

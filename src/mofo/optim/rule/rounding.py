@@ -1,8 +1,8 @@
-"""Arithmetic that is rounded in the same way on every device and in every back end."""
+"""Arithmetic that every device and back end rounds in the same way."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -18,8 +18,7 @@ except ImportError:  # torch does not need it
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rounding = Literal["nearest", "stochastic"]
-ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+    from mofo.optim.rule.types import Rounding
 
 
 def square_root(x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -42,30 +41,36 @@ def square_root(x: Tensor, out: Tensor | None = None) -> Tensor:
     return out.copy_(x.double().sqrt_())
 
 
-def is_random(rounding: Rounding, param: Tensor) -> bool:
-    """Whether the new values of a parameter are rounded at random; wider ones hold them as they are."""
+def rounds_at_random(rounding: Rounding, param: Tensor) -> bool:
+    """Check whether new values of a parameter are rounded at random; wider types hold them as they are."""
     return rounding == "stochastic" and param.dtype is torch.bfloat16
 
 
 def rounding_key(seed: int, step: int) -> int:
-    """64 bits that depend on ``seed`` and ``step`` alone, for the rounding of one tensor in one step."""
+    """Return 64 bits that depend on `seed` and `step` alone, for the random rounding of one tensor in one step."""
     return hash_key(seed, step, ROUNDING)
 
 
-def round_at_random(x: Tensor, index: Tensor, key: int) -> Tensor:
-    """Round float32 to one of the two bfloat16 next to it, the nearer the likelier: the mean is the number itself.
+class Dither(NamedTuple):
+    """What decides how each entry is rounded at random."""
 
-    To the lower half of its bits, which bfloat16 does not have, 16 random bits are added before they are cut off. A
-    number that bfloat16 has, infinity and NaN stay.
+    indices: Tensor  # row-major index of each entry in its tensor, int64
+    key: int  # `rounding_key` of the tensor and step
+
+
+def round_at_random(x: Tensor, dither: Dither) -> Tensor:
+    """Round float32 to one of the two nearest bfloat16, the nearer the likelier, so that the mean is the number itself.
+
+    Sixteen random bits are added to the lower half of its bits, which bfloat16 does not have, before they are cut off.
+    Numbers that bfloat16 has, infinity and NaN stay.
 
     Args:
         x: float32.
-        index: flat indices of its entries in the tensor, int64, shape of x.
-        key: of :func:`rounding_key`.
+        dither: for the entries of x.
 
     Returns:
         bfloat16, shape of x.
     """
     bits = x.contiguous().view(torch.int32)
-    rounded = (bits + (hash_indices(index, key) >> 16).to(torch.int32)) & -0x10000
+    rounded = (bits + (hash_indices(*dither) >> 16).to(torch.int32)) & -0x10000
     return torch.where(x.isfinite(), rounded.view(torch.float32), x).to(torch.bfloat16)
