@@ -21,6 +21,7 @@ class GradScale:
     def __init__(self, optimizer: Optimizer) -> None:
         self.found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
         self.grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+        self.is_set = self.found_inf is not None or self.grad_scale is not None
 
     @functools.cached_property
     def overflowed(self) -> bool:

@@ -90,11 +90,10 @@ class LocalStep:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
         kernels = next(kernels for kernels in self._by_priority if kernels.serves(operands, rule, execution))
-        if not kernels.unscales:
-            if self._scale.overflowed:
-                return
-            operands = operands._replace(grad=self._scale.unscaled(operands.grad))
-        kernels.add(operands, rule, execution)
+        if kernels.unscales or not self._scale.is_set:
+            kernels.add(operands, rule, execution)
+        elif not self._scale.overflowed:
+            kernels.add(operands._replace(grad=self._scale.unscaled(operands.grad)), rule, execution)
 
     def run(self) -> None:
         """Update the tensors that were added."""

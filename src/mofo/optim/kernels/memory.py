@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-PLAIN = (torch.Tensor, torch.nn.Parameter)
+PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))  # types without a subclass's ways
 
 
 def holds_its_data(tensor: torch.Tensor) -> bool:

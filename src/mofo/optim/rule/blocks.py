@@ -14,6 +14,8 @@ def block_size(param: Tensor, blocks: int) -> int:
     Raises:
         ValueError: `blocks` does not divide the first dimension.
     """
+    if blocks == 1:
+        return param.numel()
     first = param.shape[0] if param.dim() else 1
     if first % blocks:
         raise ValueError(

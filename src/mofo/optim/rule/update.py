@@ -38,8 +38,8 @@ def update(operands: Operands, rule: Rule) -> None:
     """
     operands.step.add_(1)
     t = int(operands.step)
-    operands = operands._replace(grad=update_moments(operands, rule))
-    selected = select(operands, rule, t)
+    grad = update_moments(operands, rule)
+    selected = select(operands, rule, grad, t)
     dither = None
     if rounds_at_random(rule.rounding, operands.param):
         dither = Dither(_indices(operands.param), rounding_key(operands.seed, t))
@@ -59,15 +59,16 @@ def update_moments(operands: Operands, rule: Rule) -> Tensor:
     return grad
 
 
-def select(operands: Operands, rule: Rule, t: int) -> Tensor:
+def select(operands: Operands, rule: Rule, grad: Tensor, t: int) -> Tensor:
     """Return FLT_α, the k entries of each block with the highest score: bool, shape of the parameter.
 
     Args:
-        operands: with moments that are up to date and the gradient that entered them.
+        operands: with moments that are up to date.
         rule: of the update.
+        grad: g as it entered the moments.
         t: number of this step, from 1.
     """
-    param, grad, exp_avg, exp_avg_sq, _, seed = operands
+    param, _, exp_avg, exp_avg_sq, _, seed = operands
     n, k = rule.sizes(param)
     if k == n:
         return torch.ones_like(param, dtype=torch.bool)

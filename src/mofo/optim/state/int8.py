@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 StateDtype = Literal["float32", "int8"]
 
+SUBCLASS = "torchao.optim.subclass_8bit"  # module of the class of such moments; before it is imported there are none
 # Entries of a quantisation block; smaller ones would spend more than half a bit an entry on scales.
 LARGEST_BLOCK, SMALLEST_BLOCK = 256, 64
 SMALLEST_TENSOR = 4096  # entries; below it bytes saved are not worth the error, as in torchao and bitsandbytes
@@ -95,6 +96,8 @@ def has_int8_moments(param: Tensor, exp_avg: Tensor, state_dtype: StateDtype) ->
 
     In a process that has no entry of a sharded parameter they are empty and float32, so that its shape decides.
     """
+    if SUBCLASS not in sys.modules:
+        return False
     if is_dtensor(param) and local(param).numel() == 0:
         return state_dtype == "int8" and quantisation_block(param) is not None
     return is_int8(exp_avg)
@@ -195,7 +198,7 @@ def moment_class() -> type[OptimState8bit]:
 
 
 def _is_int8(moment: Tensor) -> TypeIs[OptimState8bit]:
-    module = sys.modules.get("torchao.optim.subclass_8bit")  # without it there is no such moment
+    module = sys.modules.get(SUBCLASS)
     return module is not None and isinstance(moment, module.OptimState8bit)
 
 

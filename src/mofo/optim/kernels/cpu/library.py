@@ -31,6 +31,8 @@ LIBRARY = {"win32": "mofo_cpu.dll", "darwin": "libmofo_cpu.dylib"}.get(sys.platf
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # the best first; NEON is the baseline of its processors
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # enum Dtype of kernel.h
+MOMENT_DTYPES = (torch.float32,)
+STRIDED = torch.strided
 SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}  # enum Score of kernel.h
 MAX_DIMS = 64
 
@@ -204,11 +206,9 @@ def can_update(*tensors: Tensor) -> bool:
     """Check whether the library can update a parameter, given alone or with its gradient and moments."""
     shape = tensors[0].shape
     for position, tensor in enumerate(tensors):
-        if not tensor.is_cpu or tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+        if not tensor.is_cpu or tensor.dtype not in (DTYPES if position < 2 else MOMENT_DTYPES):
             return False
-        if position >= 2 and tensor.dtype is not torch.float32:
-            return False
-        if tensor.shape != shape or tensor.is_neg() or not holds_its_data(tensor):
+        if tensor.layout is not STRIDED or tensor.shape != shape or tensor.is_neg() or not holds_its_data(tensor):
             return False
         if not tensor.is_contiguous() and (len(shape) > MAX_DIMS or (position != 1 and may_overlap_itself(tensor))):
             return False
