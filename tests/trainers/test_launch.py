@@ -133,7 +133,7 @@ needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is No
 FSDP1 = ("--fsdp_version", 1, "--fsdp_reshard_after_forward", "FULL_SHARD")
 FSDP1 += ("--fsdp_cpu_ram_efficient_loading", "false", "--fsdp_sync_module_states", "false")  # which need a GPU
 FULL = ("--fsdp_state_dict_type", "FULL_STATE_DICT")
-ALLOWED = ("--on_flat", "per_shard")
+ALLOWED = ("--on_flat", "per_piece")
 
 
 @pytest.mark.processes
@@ -206,5 +206,5 @@ def test_flat_parameters_are_refused_in_one_sentence_that_names_the_way_out(make
     done = run.to_the_end(2)
     assert done.returncode != 0
     assert "NotImplementedError" in done.stderr
-    assert 'accept it with on_flat="per_shard"' in done.stderr
+    assert 'accept it with on_flat="per_piece"' in done.stderr
     assert not list(run.folder.glob("checkpoint-*"))
