@@ -24,7 +24,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not model and not processes and not slow"
 
 # The native library under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, on Linux with GCC. Python
 # is not built for the first, so its runtime is loaded before Python, and with it libstdc++, whose functions it wraps.

@@ -233,7 +233,7 @@ def test_cofitune_trains_the_feed_forward_parts_of_the_middle_layers(model, setu
 # ---- Adapters
 
 
-@pytest.mark.parametrize("part", [LoRA(rank=2, alpha=8.0), DoRA(rank=2), OFT(block=8)], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [LoRA(rank=2, alpha=8), DoRA(rank=2), OFT(block=8)], ids=lambda part: part.name)
 def test_adapters_start_as_the_base_train_nothing_else_and_are_measured_merged(model, setup, part):
     before = log_p(model, ROWS)
     base = copy.deepcopy(weights_of(model))

@@ -6,11 +6,11 @@ from mofo.methods import parts
 from mofo.methods.part import OptimizerPart, Part, setting
 
 
-class SGD(OptimizerPart):
-    """Stochastic gradient descent."""
+class HeavyBall(OptimizerPart):
+    """Gradient descent with momentum."""
 
-    name = "sgd"
-    label = "SGD"
+    name = "heavy-ball"
+    label = "Heavy ball"
     momentum: float = setting(0.0, "momentum", short="m", ge=0, lt=1)
 
     def build(self, model, setup):
@@ -46,4 +46,4 @@ class Halfway(Part):
             p.copy_(trained[name])
 
 
-parts.PARTS = (*parts.PARTS, SGD, Pull, Halfway)
+parts.PARTS = (*parts.PARTS, HeavyBall, Pull, Halfway)

@@ -104,6 +104,14 @@ def test_settings_are_shown_where_they_differ():
     ]
 
 
+def test_settings_that_some_runs_of_a_method_lack_are_shown():
+    results = make_results(learning_rates=(1e-4,), seeds=(0, 1))
+    del results.runs[-1].settings["fraction"]  # has the default, which files do not name
+    found = Comparison(results)
+    assert [found.settings_text(c) for c in found.configurations] == ["", "", "fraction\u00a00.15"]
+    assert found.fixed_settings == "lr\u00a01e-4"
+
+
 def test_reference_is_the_first_measured_method_where_the_files_is_not_measured():
     results = make_results(methods=("mofo", "mofo-random", "adamw"), learning_rates=(1e-4,))
     assert Comparison(results).reference == "adamw"

@@ -38,12 +38,12 @@ def test_summary_of_any_width_breaks_no_number_and_names_what_is_left_out(seeds,
     assert narrow
     assert not set(narrow) - set(wide)
     assert max(map(len, rendered(comparison, width).splitlines())) <= width
-    caption = " ".join(rendered(comparison, width).split("No room for")[1].split())
+    caption = " ".join(rendered(comparison, width).split()).split("No room for")[1]
     assert caption.endswith("optimizer s/step: see the page, or --json.")
 
 
 def test_summary_of_eighty_columns_has_every_probe_of_the_demo():
-    text = " ".join(rendered(make_comparison(learning_rates=(3e-4,)), 80).split("No room for")[1].split())
+    text = " ".join(rendered(make_comparison(learning_rates=(3e-4,)), 80).split()).split("No room for")[1]
     assert not re.search("text|divergence|choice|L2", text)
 
 

@@ -36,7 +36,6 @@ def fit(tiny_model, folder, steps, *, dtype=torch.float32, checkpoint=None, **mo
     return module
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_resumed_run_equals_an_uninterrupted_one(tiny_model, tmp_path, dtype):
     whole = fit(tiny_model, tmp_path / "whole", 6, dtype=dtype)

@@ -254,7 +254,7 @@ def _seeds(entry: Entry, default: tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(entry, str) or "seeds" not in entry:
         return default
     try:
-        return Methods(seeds=entry["seeds"]).seeds
+        return Methods.model_validate({"seeds": entry["seeds"]}).seeds
     except ValidationError as error:
         raise UserError(f"methods has an entry of its own seeds: {first_problem(error)}.") from None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
 from mofo.compare.folder import BASE_JOB, BaseResult, OutputFolder, RunFolder, RunResult
@@ -63,7 +63,7 @@ class Job:
         model_folder = local_folder(self.recipe.model)
         self.base_weights = Weights(model_folder)
         self.model, self.tokenizer = load_model(str(model_folder), trust_remote_code=self.recipe.trust_remote_code)
-        self.model.to(self.device)
+        self.model.to(self.device)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
         self.held_out = self._examples(self.folder.held_out_rows)
         states = self.folder.probe_states
         with autocast(self.plan.precision):
@@ -82,7 +82,7 @@ class Job:
         order = batch_order(lengths, steps=self.plan.total_steps, batch=self.recipe.rows_per_step, seed=seed)
         return [examples[i] for i in order]
 
-    def measure(self, model: nn.Module, *, answers: bool) -> Point:
+    def measure(self, model: PreTrainedModel, *, answers: bool) -> Point:
         """Return what a model has learned and forgotten, as a point at step 0."""
         with autocast(self.plan.precision):
             learned: dict[str, float | None] = {"loss": held_out_loss(model, self.held_out)["loss"]}
@@ -93,7 +93,7 @@ class Job:
             return Point(
                 step=0,
                 learned={self.recipe.task.name: learned},
-                forgotten={probe.name: probe.measure(model) for probe in self.probes},
+                forgotten={probe.name: dict(probe.measure(model)) for probe in self.probes},
             )
 
 
@@ -130,7 +130,7 @@ class FineTuning:
             folder=self.folder.parts,
             shared=job.folder.shared,
         )
-        self.model: nn.Module = job.model
+        self.model: PreTrainedModel = job.model
         for part in self.method.parts:
             self.model = part.prepare(self.model, self.setup)
         for part in self.method.parts:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from torch import Tensor
-
 from mofo.data.tokens import Problem
 from mofo.measure.scoring import inference, pad
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLES = 4
@@ -100,10 +99,9 @@ def generate(
     lengths = [len(prompt) for prompt in prompts]
     mask = pad([[1] * length for length in lengths], 0, side="left")
     with inference(model):
-        output = model.generate(
+        output: Tensor = model.generate(  # type: ignore[operator]  # causal language models have it
             input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
         )
-    assert isinstance(output, Tensor)
     return tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
 
 

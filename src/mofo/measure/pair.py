@@ -64,7 +64,9 @@ def measure_pair(
     held_out = load_rows(data, split="test", limit=rows) if data else []
     base_model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
     tuned_model, _ = load_model(tuned, trust_remote_code=trust_remote_code)
-    models = [model.to(compute_device()) for model in (base_model, tuned_model)]
+    models = [base_model, tuned_model]
+    for model in models:
+        model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
     distance = weight_distance(*map(weights_of, models))
     examples = [encode(row, tokenizer, max_length) for row in held_out]
     with autocast(choose_precision("auto")):

@@ -114,7 +114,8 @@ def by_positions(logits: Tensor) -> tuple[Tensor, ...]:
     Float32 copies of such a piece stay in the cache; a copy of all logits would cost more time and memory than the
     model's own matrix product.
     """
-    return logits.flatten(0, -2).split(POSITIONS)
+    pieces: tuple[Tensor, ...] = logits.flatten(0, -2).split(POSITIONS)
+    return pieces
 
 
 def batches(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class _Adapter(Part):
@@ -19,16 +20,17 @@ class _Adapter(Part):
         """Return the adapter's configuration."""
         raise NotImplementedError
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model with adapters, initialised by the run's seed."""
         import torch
         from peft import get_peft_model
 
         with torch.random.fork_rng():
             torch.manual_seed(setup.seed)
-            return get_peft_model(model, self.config())
+            adapted = get_peft_model(model, self.config())
+        return cast("PreTrainedModel", adapted)  # wraps it, and is used like it
 
-    def weights(self, model: nn.Module) -> Mapping[str, Tensor]:
+    def weights(self, model: PreTrainedModel) -> Mapping[str, Tensor]:
         """Return copies of the weights with the adapters merged, under the base's names."""
         before = {name: p.detach().clone() for name, p in model.named_parameters() if ".base_layer." in name}
         model.merge_adapter()  # type: ignore[operator]
@@ -52,7 +54,7 @@ class LoRA(_Adapter):
     source = "arXiv 2106.09685"
 
     rank: int = setting(16, "rank r of the adapters", short="r", ge=1)
-    alpha: float = setting(32.0, "scale α", gt=0)
+    alpha: int = setting(32, "scale α", gt=0)
 
     def config(self) -> PeftConfig:
         """Return LoRA on all linear layers."""

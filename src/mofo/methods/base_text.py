@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
     from mofo.methods.part import Setup
 
@@ -13,7 +14,7 @@ SEED = 1
 """Another than that of the divergence probe (0), so that no method trains on the text that it is measured on."""
 
 
-def base_text(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> Tensor:
+def base_text(base: PreTrainedModel, setup: Setup, *, texts: int, tokens: int) -> Tensor:
     """Return text that the base wrote, made once for a comparison.
 
     Args:

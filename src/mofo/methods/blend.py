@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
     from mofo.results import Scalar
 
@@ -22,7 +22,7 @@ class Blend(Part):
 
     keep: tuple[float, ...] = setting((0.8, 0.6, 0.4), "shares c of the change that are kept", label="c")
 
-    def after_training(self, model: nn.Module, setup: Setup) -> Iterator[dict[str, Scalar]]:
+    def after_training(self, model: PreTrainedModel, setup: Setup) -> Iterator[dict[str, Scalar]]:
         """Yield once for each share, with the model blended; leave it as it was trained."""
         weights = ((parameter.detach(), base) for parameter, base in setup.pairs(model, self))
         trained = [(weight, base, weight.clone()) for weight, base in weights]

@@ -8,7 +8,8 @@ from mofo.methods.base_text import base_text
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class EWC(Part):
@@ -26,12 +27,12 @@ class EWC(Part):
     texts: int = setting(64, "texts that the Fisher information is measured on", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Measure the Fisher information while the model is still the base."""
         fisher(model, setup, texts=self.texts, tokens=self.tokens)
         return model
 
-    def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
+    def after_backward(self, model: PreTrainedModel, step: int, setup: Setup) -> None:
         """Add the penalty's gradient λ·F·(θ − θ₀), which needs no graph."""
         information = fisher(model, setup, texts=self.texts, tokens=self.tokens)
         names = {parameter: name for name, parameter in model.named_parameters()}
@@ -41,7 +42,7 @@ class EWC(Part):
                 parameter.grad.add_(information[names[parameter]] * difference, alpha=self.strength)
 
 
-def fisher(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> dict[str, Tensor]:
+def fisher(base: PreTrainedModel, setup: Setup, *, texts: int, tokens: int) -> dict[str, Tensor]:
     """Return the diagonal Fisher information per token of each trainable parameter, made once for a comparison.
 
     The mean over texts of the squared gradient of a text's log-probability, divided by its tokens: the scores of a

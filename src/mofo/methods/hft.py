@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class HFT(Part):
@@ -27,7 +27,7 @@ class HFT(Part):
 
     draw: int = setting(0, "seed of the draw, added to that of the run", ge=0)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Freeze the drawn half."""
         chance = random.Random(setup.seed + 1_000_003 * self.draw)
         extra: dict[str, bool] = defaultdict(bool)  # by kind of module: whether the last odd one froze one more
@@ -42,7 +42,7 @@ class HFT(Part):
         return model
 
 
-def _matrices(model: nn.Module) -> dict[str, list[str]]:
+def _matrices(model: PreTrainedModel) -> dict[str, list[str]]:
     """Return the names of the matrices in each attention and feed-forward module of the numbered layers."""
     found: dict[str, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters():

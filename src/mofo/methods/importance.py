@@ -10,6 +10,7 @@ from mofo.methods.base_text import base_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from mofo.methods.part import Setup
 
@@ -17,7 +18,7 @@ HEADS, NEURONS = "o_proj", "down_proj"
 """Names of the modules whose inputs are the heads' outputs and the neurons, as in Llama and its kin."""
 
 
-def importance(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> dict[str, Tensor]:
+def importance(base: PreTrainedModel, setup: Setup, *, texts: int, tokens: int) -> dict[str, Tensor]:
     """Return the importance of the units of each layer, in [0, 1), made once for a comparison.
 
     As in soft-masking (arXiv 2302.03241): a unit's importance is the absolute gradient of the loss by a gate of 1 at
@@ -41,9 +42,9 @@ def importance(base: nn.Module, setup: Setup, *, texts: int, tokens: int) -> dic
     return setup.once(f"importance-{texts}x{tokens}", measure, shared=True)
 
 
-def _gate_gradients(base: nn.Module, modules: dict[str, nn.Module], texts: Tensor) -> dict[str, Tensor]:
+def _gate_gradients(base: PreTrainedModel, modules: dict[str, nn.Module], texts: Tensor) -> dict[str, Tensor]:
     """Return the sum over texts of the absolute gradient by a gate at each unit, by module."""
-    heads: int = base.config.num_attention_heads  # type: ignore[union-attr, assignment]
+    heads: int = base.config.num_attention_heads
     total: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
 
@@ -70,7 +71,7 @@ def _gate_gradients(base: nn.Module, modules: dict[str, nn.Module], texts: Tenso
     return total
 
 
-def scale_gradients(model: nn.Module, units: dict[str, Tensor]) -> None:
+def scale_gradients(model: PreTrainedModel, units: dict[str, Tensor]) -> None:
     """Multiply the gradients of the weights of each unit by 1 − its importance, in place.
 
     A head's weights are its rows of the query projection and its columns of the output projection; key and value

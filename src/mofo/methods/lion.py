@@ -8,7 +8,7 @@ from mofo.methods.part import OptimizerPart, Setup, setting
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class Lion(OptimizerPart):
@@ -21,7 +21,7 @@ class Lion(OptimizerPart):
     beta1: float = setting(0.9, "weight of the momentum in the update", ge=0, lt=1)
     beta2: float = setting(0.99, "decay of the momentum", ge=0, lt=1)
 
-    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return the Lion of the optimi package."""
         from optimi import Lion as Optimizer
 
@@ -47,7 +47,7 @@ class MoFOLion(Lion):
         0.15, "share of the entries of a tensor that are updated at a step", short="f", gt=0, le=1
     )
 
-    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return the filtered Lion."""
         from mofo.methods.filtered_lion import FilteredLion
 

@@ -21,7 +21,7 @@ from mofo.settings import Settings
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from mofo.data.tokens import Example
     from mofo.results import Scalar
@@ -85,7 +85,7 @@ class Setup:
         """The base's weights by name, in memory where the model computes."""
         return {name: self.base[name].to(self.device) for name in self.base}
 
-    def pairs(self, model: nn.Module, part: Part) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def pairs(self, model: PreTrainedModel, part: Part) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield each trainable parameter with the base's weight of the same name.
 
         Raises:
@@ -114,7 +114,7 @@ class Part(Settings):
     label: ClassVar[str]
     source: ClassVar[str] = ""
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
         return model
 
@@ -138,22 +138,22 @@ class Part(Settings):
         """
         return loss
 
-    def penalty(self, model: nn.Module, step: int, setup: Setup) -> Tensor | None:
+    def penalty(self, model: PreTrainedModel, step: int, setup: Setup) -> Tensor | None:
         """Return what is added to the loss in an optimizer step, a scalar with a gradient; steps count from 0."""
         return None
 
-    def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
+    def after_backward(self, model: PreTrainedModel, step: int, setup: Setup) -> None:
         """Change the gradients of an optimizer step in place, before they are clipped; steps count from 0."""
 
     def callbacks(self, setup: Setup) -> list[TrainerCallback]:
         """Return callbacks for the trainer, such as schedules."""
         return []
 
-    def weights(self, model: nn.Module) -> Mapping[str, Tensor] | None:
+    def weights(self, model: PreTrainedModel) -> Mapping[str, Tensor] | None:
         """Return the trained weights under the base's names where the model has others; else None."""
         return None
 
-    def after_training(self, model: nn.Module, setup: Setup) -> Iterator[dict[str, Scalar]]:
+    def after_training(self, model: PreTrainedModel, setup: Setup) -> Iterator[dict[str, Scalar]]:
         """Change the trained model in place, and yield a value of the part's settings for each variant to measure.
 
         Each yield is measured and recorded as a run of its own, with these settings. When the iterator ends, the
@@ -198,8 +198,9 @@ def setting(
         variants: Labels of those values that make a method of their own, such as the scores of MoFO.
         limits: `gt`, `ge`, `lt`, `le`, ...
     """
-    note = {"label": label, "short": short, "variants": dict(variants or {})}
-    return Field(default, description=description, json_schema_extra={"note": note}, **limits)  # type: ignore[no-any-return]
+    note: dict[str, Any] = {"label": label, "short": short, "variants": dict(variants or {})}
+    field: SettingType = Field(default, description=description, json_schema_extra={"note": note}, **limits)
+    return field
 
 
 def note_of(part: type[Part], name: str) -> SettingNote:
@@ -217,6 +218,6 @@ class OptimizerPart(Part):
     learning_rate: float = setting(1e-4, "peak learning rate", label="lr", short="lr", gt=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0)
 
-    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return an optimizer of the model's trainable parameters."""
         raise NotImplementedError

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import TrainerCallback
+    from torch import Tensor
+    from transformers import PreTrainedModel, TrainerCallback
 
 
 class _Pull(Part):
@@ -24,7 +24,7 @@ class _Pull(Part):
         """Return θ − θ₀ after the pull of a step."""
         raise NotImplementedError
 
-    def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
+    def after_backward(self, model: PreTrainedModel, step: int, setup: Setup) -> None:
         """Add the penalty's gradient, which needs no graph."""
         if not self.decoupled:
             for parameter, base in setup.pairs(model, self):

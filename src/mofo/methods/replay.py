@@ -13,7 +13,7 @@ from mofo.methods.base_text import base_text
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class Replay(Part):
@@ -31,7 +31,7 @@ class Replay(Part):
     texts: int = setting(64, "texts that the base writes", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Have the base write the text, where no data are given."""
         if not self.data:
             base_text(model, setup, texts=self.texts, tokens=self.tokens)

@@ -8,7 +8,8 @@ from mofo.methods.base_text import base_text
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class SelfDistill(Part):
@@ -30,12 +31,12 @@ class SelfDistill(Part):
     every: int = setting(1, "add it only in every Nth step, N times as heavy", ge=1)
     top: int = setting(64, "likeliest tokens of a position that are told apart; 0 for the whole vocabulary", ge=0)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Write the bank while the model is still the base."""
         self._bank(setup, model)
         return model
 
-    def penalty(self, model: nn.Module, step: int, setup: Setup) -> Tensor | None:
+    def penalty(self, model: PreTrainedModel, step: int, setup: Setup) -> Tensor | None:
         """Return λ times the mean divergence per token of this step's texts."""
         if step % self.every:
             return None
@@ -46,7 +47,7 @@ class SelfDistill(Part):
         if self.top:
             log_q = with_rest(log_q.gather(-1, bank["tokens"][rows].long()))
         log_p = bank["log_p"][rows]
-        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
+        divergence: Tensor = (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
         return self.weight * self.every * divergence
 
     def _rows(self, turn: int, setup: Setup) -> Tensor:
@@ -62,7 +63,7 @@ class SelfDistill(Part):
         }
         return torch.stack([orders[place // self.texts][place % self.texts] for place in places]).to(setup.device)
 
-    def _bank(self, setup: Setup, base: nn.Module) -> dict[str, Tensor]:
+    def _bank(self, setup: Setup, base: PreTrainedModel) -> dict[str, Tensor]:
         """Return `ids` of the texts, and `tokens` and `log_p` of the base at each position but the last."""
         import torch
 

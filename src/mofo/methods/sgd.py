@@ -8,7 +8,7 @@ from mofo.methods.part import OptimizerPart, Setup, setting
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class SGD(OptimizerPart):
@@ -20,7 +20,7 @@ class SGD(OptimizerPart):
 
     momentum: float = setting(0.9, "decay μ of the momentum", ge=0, lt=1)
 
-    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return torch's SGD; its weight decay is coupled: λ·θ is added to the gradient."""
         import torch
 

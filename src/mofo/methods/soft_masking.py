@@ -10,7 +10,7 @@ from mofo.methods.importance import importance, scale_gradients
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class SoftMasking(Part):
@@ -27,12 +27,12 @@ class SoftMasking(Part):
     texts: int = setting(64, "texts that the importance is measured on", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Measure the importance while the model is still the base."""
         importance(model, setup, texts=self.texts, tokens=self.tokens)
         return model
 
-    def after_backward(self, model: nn.Module, step: int, setup: Setup) -> None:
+    def after_backward(self, model: PreTrainedModel, step: int, setup: Setup) -> None:
         """Scale the gradients."""
         scale_gradients(model, importance(model, setup, texts=self.texts, tokens=self.tokens))
 
@@ -47,10 +47,10 @@ class CoFiTune(SoftMasking):
     first: float = setting(0.25, "depth at which the trained layers begin, as a share of all", ge=0, lt=1)
     last: float = setting(0.5, "depth at which they end", gt=0, le=1)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Measure the importance, then freeze all but the feed-forward parts of the chosen layers."""
         super().prepare(model, setup)
-        depth: int = model.config.num_hidden_layers  # type: ignore[union-attr, assignment]
+        depth: int = model.config.num_hidden_layers
         chosen = range(round(self.first * depth), round(self.last * depth))
         trained = 0
         for name, parameter in model.named_parameters():

@@ -12,7 +12,8 @@ from mofo.errors import UserError
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 class TokenMask(Part):
@@ -24,7 +25,7 @@ class TokenMask(Part):
 
     perplexity: float = setting(2.5, "highest perplexity 1/p of a token that counts", short="ppl", gt=1)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Score the task's tokens while the model is still the base."""
         import torch
 
@@ -92,7 +93,7 @@ class Anchor(Part):
 
     weight: float = setting(0.1, "weight λ of the divergence", label="λ", short="w", ge=0)
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Keep a copy of the base."""
         setup.scratch[self.name] = copy.deepcopy(model).eval().requires_grad_(False)
         return model
@@ -101,13 +102,14 @@ class Anchor(Part):
         """Return the loss with the divergence added."""
         import torch
 
-        base: nn.Module = setup.scratch[self.name]
+        base: PreTrainedModel = setup.scratch[self.name]
         counts = inputs["labels"][:, 1:] != IGNORED
         with torch.no_grad():
             given = {name: value for name, value in inputs.items() if name != "labels"}
             log_p = base(**given).logits[:, :-1][counts].float().log_softmax(dim=-1)
         log_q = logits[:, :-1][counts].float().log_softmax(dim=-1)
-        return loss + self.weight * (log_p.exp() * (log_p - log_q)).sum() / tokens
+        divergence: Tensor = (log_p.exp() * (log_p - log_q)).sum()
+        return loss + self.weight * divergence / tokens
 
 
 def label_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class Weights(Mapping[str, Tensor]):
         self._file_of = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._file_of[name].get_tensor(name)
+        tensor: Tensor = self._file_of[name].get_tensor(name)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)

@@ -94,8 +94,8 @@ class Comparison:
 
     @cached_property
     def varied_settings(self) -> list[str]:
-        """Settings that have more than one value among the runs: those that tell configurations apart."""
-        return [name for name in self.results.settings if len(self._values(name)) > 1]
+        """Settings that tell configurations apart: they differ, or some runs of a method have them and others not."""
+        return [name for name in self.results.settings if len(self._values(name)) > 1 or self._is_optional(name)]
 
     @cached_property
     def fixed_settings(self) -> str:
@@ -104,12 +104,16 @@ class Comparison:
             [
                 self._setting_text(name, *values)
                 for name in self.results.settings
-                if len(values := self._values(name)) == 1
+                if len(values := self._values(name)) == 1 and name not in self.varied_settings
             ]
         )
 
     def _values(self, name: str) -> list[Scalar]:
         return list(dict.fromkeys(run.settings[name] for run in self.runs if name in run.settings))
+
+    def _is_optional(self, name: str) -> bool:
+        """Return whether some runs of a method have a setting and others not, which have its default."""
+        return any(len({name in c.settings for c in self.of_method(method)}) > 1 for method in self.methods)
 
     def _setting_text(self, name: str, value: Scalar) -> str:
         return f"{self.results.settings[name].label}\u00a0{setting_value(value)}"

@@ -112,7 +112,7 @@ def _outcomes(match: _Match, probes: list[Metric]) -> str:
     phrases: dict[Outcome, tuple[str, str]] = {
         "less": (f"{ours} forgot less than {theirs} on", "less on"),
         "more": (f"{ours} forgot more than {theirs} on", "more on"),
-        "same": (f"{ours} and {theirs} cannot be distinguished on", "and about the same on"),
+        "same": (f"{ours} and {theirs} cannot be distinguished on", "and the same within the spread on"),
     }
     parts: list[str] = []
     for outcome, (first, later) in phrases.items():

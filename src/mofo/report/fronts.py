@@ -47,10 +47,6 @@ class EqualLearning:
     target: float
     best: dict[tuple[str, Metric], Best]
 
-    def has(self, methods: Sequence[str], metric: Metric) -> bool:
-        """Return whether all of the methods have the metric here."""
-        return all((method, metric) in self.best for method in methods)
-
 
 def at_loss(points: Trajectory, target: float) -> float | None:
     """Return the amount where a trajectory first reaches a held-out loss, linear between points; None if never."""
