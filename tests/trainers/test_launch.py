@@ -175,6 +175,7 @@ def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_pa
         "per_device_train_batch_size": 2,
         "learning_rate": 0.01,
         "max_grad_norm": 0,  # the norm of all gradients is summed up in another order
+        "use_cpu": False,  # the processes stand for GPUs
         "bf16": False,
         "report_to": "none",
     }
