@@ -1,5 +1,6 @@
 """Links between the repository's files, in its Markdown: the file is there, and so is the heading."""
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -26,7 +27,7 @@ def anchors_of(page):
     """The names that GitHub gives to the headings of a page."""
     tokens, _ = tokens_of(page)
     anchors = set()
-    for opening, heading in zip(tokens, tokens[1:], strict=False):
+    for opening, heading in itertools.pairwise(tokens):
         if opening.type == "heading_open":
             text = "".join(part.content for part in heading.children if part.type in ("text", "code_inline"))
             anchor = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
