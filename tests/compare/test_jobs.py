@@ -10,10 +10,10 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from mofo.compare import jobs as comparison
-from mofo.compare.recipe import make_recipe
-from mofo.compare.worker import last_checkpoint
+from mofo.compare import jobs, prepare
+from mofo.compare.recipe import make_recipe, read_recipe
 from mofo.errors import UserError
+from mofo.results import load_results
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,7 @@ def values(tiny_model, data):
         "data": data,
         "held_out_rows": 6,
         "methods": ["adamw", "mofo"],
-        "learning_rates": [1e-2],
-        "fractions": [0.1],
+        "settings": {"learning_rate": 1e-2, "fraction": 0.1},
         "steps": 6,
         "batch_size": 2,
         "points": 3,
@@ -47,7 +46,7 @@ def values(tiny_model, data):
 def finished(tmp_path_factory, values):
     """The output folder of a comparison that ran to its end; do not write into it."""
     output = tmp_path_factory.mktemp("compare") / "out"
-    comparison.compare(make_recipe(values), output, jobs=2)
+    jobs.compare(make_recipe(values), output, jobs=2)
     return output
 
 
@@ -63,38 +62,51 @@ def no_jobs(monkeypatch):
     def refuse(*arguments):
         raise AssertionError(f"started a job: {arguments}")
 
-    monkeypatch.setattr(comparison, "_start", refuse)
+    monkeypatch.setattr(jobs, "start_job", refuse)
 
 
-def test_the_results_have_all_that_was_measured(finished):
-    results = json.loads((finished / "results.json").read_text())
-    assert results["schema"] == 1
-    assert results["complete"] is True
-    assert set(results["versions"]) == {"mofo", "python", "torch", "transformers"}
-    assert results["base"]["forgotten"]["divergence"] == {"kl": 0.0}
-    assert results["base"]["learned"]["accuracy"] is not None
-    adamw, mofo = results["runs"]
-    assert (adamw["method"], adamw["settings"]) == ("adamw", {"learning_rate": 1e-2})
-    assert (mofo["method"], mofo["settings"]) == ("mofo", {"learning_rate": 1e-2, "fraction": 0.1})
-    for run in results["runs"]:
-        assert [point["step"] for point in run["points"]] == [2, 4, 6]
-        assert [row["step"] for row in run["training"]] == [1, 2, 3, 4, 5, 6]
-        assert run["points"][-1]["learned"]["loss"] < results["base"]["learned"]["loss"]
-        assert run["points"][-1]["forgotten"]["divergence"]["kl"] > 0
-        assert [point["learned"]["accuracy"] is None for point in run["points"]] == [True, True, False]
-        assert run["distance"]["l2"] == run["points"][-1]["distance"]["l2"] > 0
-        assert {layer["layer"] for layer in run["distance"]["layers"]} >= {"0", "1", "embed_tokens"}
-        assert run["seconds"]["total"] >= run["seconds"]["training"] >= run["seconds"]["optimizer"] > 0
-        assert run["peak_memory_bytes"] > 10_000_000
-    assert mofo["distance"]["moved"] < 0.6 < 0.9 < adamw["distance"]["moved"]
-    assert [point["tokens"] for point in adamw["points"]] == [point["tokens"] for point in mofo["points"]]
+def test_results_have_all_that_was_measured(finished):
+    results = load_results(finished)
+    assert results.complete
+    assert set(results.versions) == {"mofo", "python", "torch", "transformers"}
+    assert results.base.forgotten["divergence"] == {"kl": 0.0}
+    assert results.base.learned["sums"]["accuracy"] is not None
+    assert [task.name for task in results.tasks] == ["sums"]
+    assert results.reference == "adamw"
+    assert results.methods["mofo"].label == "MoFO"
+    assert results.settings["learning_rate"].label == "lr"
+    metrics = [(metric.kind, metric.source, metric.name, metric.task) for metric in results.metrics]
+    assert metrics == [
+        ("learned", "sums", "loss", "sums"),
+        ("learned", "sums", "accuracy", "sums"),
+        ("forgotten", "text", "loss", None),
+        ("forgotten", "divergence", "kl", None),
+        ("distance", "weights", "l2", None),
+        ("distance", "weights", "moved", None),
+    ]
+    adamw, mofo = results.runs
+    assert (adamw.method, adamw.settings) == ("adamw", {"learning_rate": 1e-2})
+    assert (mofo.method, mofo.settings) == ("mofo", {"learning_rate": 1e-2, "fraction": 0.1})
+    for run in results.runs:
+        assert [point.step for point in run.points] == [2, 4, 6]
+        assert [point.task for point in run.points] == ["sums"] * 3
+        assert [step.step for step in run.training] == [1, 2, 3, 4, 5, 6]
+        assert run.points[-1].learned["sums"]["loss"] < results.base.learned["sums"]["loss"]
+        assert run.points[-1].forgotten["divergence"]["kl"] > 0
+        assert [point.learned["sums"].get("accuracy") is None for point in run.points] == [True, True, False]
+        assert run.distance.l2 == run.points[-1].distance.l2 > 0
+        assert {layer.layer for layer in run.distance.layers} >= {"0", "1", "embed_tokens"}
+        assert run.seconds.total >= run.seconds.training >= run.seconds.optimizer > 0
+        assert run.peak_memory_bytes > 10_000_000
+    assert mofo.distance.moved < 0.6 < 0.9 < adamw.distance.moved
+    assert [point.tokens for point in adamw.points] == [point.tokens for point in mofo.points]
 
 
-def test_the_folder_has_recipe_data_models_plots_and_report(finished):
+def test_output_folder_has_recipe_data_models_plots_and_report(finished):
     assert (finished / "report.html").stat().st_size > 10_000
     assert list((finished / "plots").glob("*.png"))
     assert not list(finished.rglob("checkpoint-*"))
-    recipe = make_recipe(comparison.read_recipe(finished / "recipe.yaml"))
+    recipe = make_recipe(read_recipe(finished / "recipe.yaml"))
     assert len(recipe.runs()) == 2
     rows = {name: (finished / "data" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")}
     assert (len(rows["train"]), len(rows["held_out"])) == (18, 6)
@@ -104,7 +116,7 @@ def test_the_folder_has_recipe_data_models_plots_and_report(finished):
 
 
 def test_mofo_moved_at_most_k_entries_a_step(finished, tiny_model):
-    tuned = finished / "runs" / "mofo-f0.1-lr0.01-s0" / "model" / "model.safetensors"
+    tuned = finished / "runs" / "mofo-lr0.01-f0.1-s0" / "model" / "model.safetensors"
     with safe_open(f"{tiny_model}/model.safetensors", "pt") as before, safe_open(tuned, "pt") as after:
         for name in before.keys():  # noqa: SIM118 (safe_open is no mapping)
             moved = (before.get_tensor(name) != after.get_tensor(name)).sum().item()
@@ -112,42 +124,46 @@ def test_mofo_moved_at_most_k_entries_a_step(finished, tiny_model):
             assert 0 < moved <= 5 * max(1, size // 10)  # five of the six steps have a learning rate above 0
 
 
-def test_the_same_command_shows_a_finished_folder_without_work(copy, values, no_jobs):
+def test_finished_folder_is_shown_again_without_work(copy, values, no_jobs):
     before = (copy / "results.json").read_bytes()
-    comparison.compare(make_recipe(values), copy)
+    jobs.compare(make_recipe(values), copy)
     assert (copy / "results.json").read_bytes() == before
 
 
 def test_another_recipe_is_refused_and_changes_nothing(copy, values, no_jobs):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"holds another comparison \(steps was 6, is 7\)"):
-        comparison.compare(make_recipe(values | {"steps": 7}), copy)
+        jobs.compare(make_recipe(values | {"steps": 7}), copy)
     with pytest.raises(UserError, match=r"lacks its runs adamw-lr0\.01-s0"):
-        comparison.compare(make_recipe(values | {"methods": ["mofo"]}), copy)
+        jobs.compare(make_recipe(values | {"methods": ["mofo"]}), copy)
     assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
 
 
-def test_a_recipe_with_one_more_seed_adds_its_run_alone(copy, values, monkeypatch):
+def test_recipe_with_one_more_seed_adds_its_run_alone(copy, values, monkeypatch):
     started = []
-    start = comparison._start
-    monkeypatch.setattr(comparison, "_start", lambda *a: started.append(a[1]) or start(*a))
-    more = {"methods": ["adamw", "mofo", {"method": "adamw", "seeds": [1]}]}
-    results = comparison.compare(make_recipe(values | more), copy)
+    start = jobs.start_job
+    monkeypatch.setattr(jobs, "start_job", lambda *a: started.append(a[1]) or start(*a))
+    more = {"methods": ["adamw", "mofo", {"adamw": {}, "seeds": [1]}]}
+    results = jobs.compare(make_recipe(values | more), copy)
     assert started == ["adamw-lr0.01-s1"]
-    assert [run["name"] for run in results["runs"]] == ["adamw-lr0.01-s0", "mofo-f0.1-lr0.01-s0", "adamw-lr0.01-s1"]
+    assert [run.name for run in results.runs] == ["adamw-lr0.01-s0", "mofo-lr0.01-f0.1-s0", "adamw-lr0.01-s1"]
 
 
-def test_overwriting_begins_anew_but_never_in_a_strange_folder(copy, values, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "_do_jobs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+def test_overwrite_begins_anew_but_never_in_a_strange_folder(copy, values, tmp_path, monkeypatch):
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "start_job", stop)
     with pytest.raises(KeyboardInterrupt):
-        comparison.compare(make_recipe(values | {"steps": 7}), copy, overwrite=True)
+        jobs.compare(make_recipe(values | {"steps": 7}), copy, overwrite=True)
     assert not (copy / "results.json").exists()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(UserError, match="not a folder of mofo compare"):
-            comparison.compare(make_recipe(values), mine, overwrite=overwrite)
+            jobs.compare(make_recipe(values), mine, overwrite=overwrite)
     assert (mine / "thesis.tex").read_text() == "years of work"
 
 
@@ -164,45 +180,36 @@ def test_overwriting_begins_anew_but_never_in_a_strange_folder(copy, values, tmp
 )
 def test_bad_input_leaves_nothing(tmp_path, values, change, message, no_jobs):
     with pytest.raises(UserError, match=message):
-        comparison.compare(make_recipe(values | change), tmp_path / "out")
+        jobs.compare(make_recipe(values | change), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
 
 
-def test_a_disk_that_would_fill_up_is_noticed_before(tmp_path, values, no_jobs, monkeypatch):
-    monkeypatch.setattr(comparison.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
+def test_disk_that_would_fill_up_is_noticed_before(tmp_path, values, no_jobs, monkeypatch):
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(UserError, match="GB free and the comparison needs"):
-        comparison.compare(make_recipe(values), tmp_path / "out")
+        jobs.compare(make_recipe(values), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_job_that_fails_is_named_with_its_last_words(tmp_path, values, monkeypatch):
-    monkeypatch.setattr(comparison, "write_jsonl", lambda path, rows: path.write_text("{}\n"))
+def test_job_that_fails_is_named_with_its_last_words(tmp_path, values, monkeypatch):
+    monkeypatch.setattr(prepare, "write_jsonl", lambda path, rows: path.write_text("{}\n"))
     with pytest.raises(RuntimeError, match=r"The job base ended with exit code 1: .*base\.txt"):
-        comparison.compare(make_recipe(values), tmp_path / "out")
+        jobs.compare(make_recipe(values), tmp_path / "out")
 
 
-def test_two_at_once_in_one_folder_are_refused(tmp_path, values):
+def test_second_process_in_one_folder_is_refused(tmp_path, values):
     from filelock import FileLock
 
     with FileLock(tmp_path / ".out.lock"), pytest.raises(UserError, match="Another process is working"):
-        comparison.compare(make_recipe(values), tmp_path / "out")
+        jobs.compare(make_recipe(values), tmp_path / "out")
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-    for step, state in ((2, "{}"), (10, '{"global_step": 1'), (12, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["mofo", "mofo-random"])
-def test_killed_and_begun_again_it_ends_with_the_same_results(tmp_path, values, method):
-    recipe = make_recipe(values | {"methods": [method], "steps": 40, "points": 20, "answers": 0})
-    whole = comparison.compare(recipe, tmp_path / "whole")
+@pytest.mark.processes
+@pytest.mark.parametrize("score", ["momentum", "random"])
+def test_killed_comparison_resumes_to_the_same_results(tmp_path, values, score):
+    methods = [{"mofo": {"score": score}}]
+    recipe = make_recipe(values | {"methods": methods, "steps": 40, "points": 20, "answers": 0})
+    whole = jobs.compare(recipe, tmp_path / "whole")
     script = (
         "from pathlib import Path; import sys, yaml; from mofo.compare.jobs import compare; "
         "from mofo.compare.recipe import make_recipe; "
@@ -217,10 +224,10 @@ def test_killed_and_begun_again_it_ends_with_the_same_results(tmp_path, values, 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(1)  # the job ends by itself when its parent is gone
-    reached = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-    assert reached < 40
-    resumed = comparison.compare(recipe, tmp_path / "killed")
-    for results in (whole, resumed):
-        for one in results["runs"]:
-            del one["seconds"], one["peak_memory_bytes"]
-    assert resumed == whole
+    assert len((run / "metrics.jsonl").read_text().splitlines()) < 60
+    resumed = jobs.compare(recipe, tmp_path / "killed")
+    assert without_time(resumed) == without_time(whole)
+
+
+def without_time(results):
+    return [run.model_dump(exclude={"seconds", "peak_memory_bytes"}) for run in results.runs]

@@ -1,100 +1,131 @@
 import pytest
 import yaml
 
-from mofo.compare.recipe import Recipe, Run, make_recipe, read_recipe
+from mofo.compare.recipe import GROUPS, Recipe, make_recipe, read_recipe
 from mofo.errors import UserError
 
 
-def test_the_grid_has_every_combination_and_adamw_no_fraction():
-    recipe = make_recipe(
-        {"methods": ["adamw", "mofo"], "learning_rates": [1e-4, 2e-4], "fractions": [0.05, 0.15], "seeds": [0, 1]}
-    )
-    runs = recipe.runs()
-    assert len(runs) == 2 * (2 + 4) == len({run.name for run in runs})
-    assert {run.fraction for run in runs if run.method == "adamw"} == {None}
-    assert Run("mofo", 1e-4, 0.05, 1) in runs
+def names(**values):
+    return [run.name for run in make_recipe(values).runs()]
 
 
-def test_a_method_may_have_a_grid_of_its_own_and_no_run_is_made_twice():
-    entries = ["adamw", {"method": "adamw", "seeds": [0, 1]}, {"method": "mofo", "fractions": 0.1}]
-    runs = make_recipe({"methods": entries}).runs()
-    assert [(run.method, run.fraction, run.seed) for run in runs] == [
-        ("adamw", None, 0),
-        ("adamw", None, 1),
-        ("mofo", 0.1, 0),
-    ]
+def test_runs_are_every_combination_and_adamw_has_no_fraction():
+    grid = {"learning_rate": [1e-4, 2e-4], "fraction": [0.05, 0.15]}
+    runs = names(methods=["adamw", "mofo"], settings=grid, seeds=[0, 1])
+    assert len(runs) == 2 * (2 + 4) == len(set(runs))
+    assert {"adamw-lr0.0001-s1", "mofo-lr0.0001-f0.05-s1"} < set(runs)
+
+
+def test_runs_of_an_entry_may_have_their_own_settings_and_seeds_and_none_is_made_twice():
+    entries = ["adamw", {"adamw": {}, "seeds": [0, 1]}, {"mofo": {"fraction": 0.1}}]
+    assert names(methods=entries) == ["adamw-lr0.0001-s0", "adamw-lr0.0001-s1", "mofo-lr0.0001-f0.1-s0"]
+
+
+def test_reference_method_is_adamw_or_the_first_or_the_given_one():
+    assert make_recipe({"methods": ["mofo", "adamw"]}).reference_method() == "adamw"
+    assert make_recipe({"methods": [{"mofo": {"score": "random"}}, "mofo"]}).reference_method() == "mofo-random"
+    assert make_recipe({"methods": ["mofo", "adamw"], "reference": "mofo"}).reference_method() == "mofo"
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("reasoning-gym:gsm_symbolic", "gsm_symbolic"),
+        ("a/gsm8k-train.jsonl", "gsm8k-train"),
+        ("openai/gsm8k:main", "gsm8k"),
+    ],
+)
+def test_task_is_named_after_its_data(data, name):
+    assert make_recipe({"data": data}).task.name == name
 
 
 @pytest.mark.parametrize(("steps", "points", "expected"), [(10, 4, [3, 5, 8, 10]), (2, 4, [1, 2]), (7, 1, [7])])
-def test_points_are_spread_over_the_run_and_end_with_it(steps, points, expected):
+def test_point_steps_are_spread_over_the_run_and_end_with_it(steps, points, expected):
     assert make_recipe({"points": points}).point_steps(steps) == expected
 
 
-def test_steps_come_from_epochs_where_they_are_not_given():
+def test_total_steps_come_from_epochs_where_steps_are_not_given():
     recipe = make_recipe({"epochs": 2, "batch_size": 4, "gradient_accumulation": 2})
     assert recipe.total_steps(rows=21) == 6
     assert make_recipe({"steps": 5}).total_steps(rows=21) == 5
     assert make_recipe({"batch_size": 10}).total_steps(rows=21) == 3
 
 
-def test_a_recipe_survives_its_file(tmp_path):
-    recipe = make_recipe({"learning_rates": "1e-4", "methods": ["adamw", {"method": "mofo", "seeds": [3]}], "steps": 5})
+def test_recipe_survives_its_file(tmp_path):
+    methods = ["adamw", {"mofo": {"fraction": [0.1, 0.2]}, "seeds": [3]}]
+    recipe = make_recipe({"settings": {"learning_rate": "1e-4"}, "methods": methods, "steps": 5})
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe.to_dict()))
     assert make_recipe(read_recipe(file)) == recipe
 
 
-def test_yaml_numbers_without_a_point_are_numbers(tmp_path):
+def test_numbers_without_a_point_are_numbers_in_yaml_too(tmp_path):
     file = tmp_path / "recipe.yaml"
-    file.write_text("learning_rates: [1e-4, 2e-4]\nsteps: 3\n")  # YAML 1.1 reads 1e-4 as a text
-    assert make_recipe(read_recipe(file)).learning_rates == (1e-4, 2e-4)
+    file.write_text("settings: {learning_rate: [1e-4, 2e-4]}\nsteps: 3\n")  # YAML 1.1 reads 1e-4 as a text
+    recipe = make_recipe(read_recipe(file))
+    assert [run.method.settings["learning_rate"] for run in recipe.runs()] == [1e-4, 2e-4, 1e-4, 2e-4]
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"methods": ["adam"]}, "Unknown method 'adam': choose from adamw, mofo"),
-        ({"fractions": [0.0]}, "A fraction is 0.0, expected a number above 0"),
-        ({"fractions": [1.5]}, "at most 1"),
-        ({"fractions": ["nan"]}, "A fraction is nan"),
-        ({"learning_rates": [-1e-4]}, "A learning rate is -0.0001"),
-        ({"learning_rates": []}, "learning_rates is empty"),
-        ({"learning_rates": ["fast"]}, "learning_rates is 'fast', expected a number"),
+        ({"methods": ["adam"]}, r"Unknown method 'adam' \(did you mean adamw\?\): choose from adamw, mofo"),
+        ({"settings": {"fraction": [0.0]}}, "mofo.fraction is 0.0, expected a number above 0"),
+        ({"settings": {"fraction": [1.5]}}, "at most 1"),
+        ({"settings": {"fraction": ["nan"]}}, "mofo.fraction is 'nan'"),
+        ({"settings": {"learning_rate": [-1e-4]}}, "adamw.learning_rate is -0.0001"),
+        ({"settings": {"learning_rate": []}}, "adamw.learning_rate is empty"),
+        ({"settings": {"learning_rate": ["fast"]}}, "learning_rate is 'fast', expected a number"),
+        ({"settings": {"weight_decay": -1}}, "weight_decay is -1, expected at least 0"),
+        ({"settings": {"fractoin": 0.1}}, r"No method has a setting 'fractoin' \(did you mean fraction\?\)"),
+        ({"settings": 3}, "settings is 3, expected a mapping"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
         ({"steps": 1.5}, "steps is 1.5, expected a whole number"),
         ({"steps": 3, "epochs": 1}, "Both steps and epochs"),
-        ({"epochs": "nan"}, "epochs is nan"),
-        ({"batch_size": True}, "batch_size is True, expected a whole number"),
+        ({"epochs": "nan"}, "epochs is 'nan'"),
+        ({"batch_size": True}, "batch_size is True, expected another value"),
         ({"save": "yes please"}, "save is 'yes please', expected true or false"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
         ({"schedule": "zigzag"}, "schedule is 'zigzag'"),
         ({"warmup": 1.0}, "warmup is 1.0"),
-        ({"weight_decay": -1}, "weight_decay must be"),
         ({"max_length": 1}, "max_length is 1"),
-        ({"learning_rate": 1e-4}, "A recipe has no 'learning_rate': it knows model"),
-        ({"methods": [{"method": "mofo", "steps": 3}]}, "expected a method's name or a mapping"),
-        ({"methods": []}, "methods is empty"),
+        ({"stepz": 3}, r"A recipe has no 'stepz' \(did you mean steps\?\): it knows model"),
+        ({"learning_rates": [1e-4]}, "learning_rates is now settings.learning_rate"),
+        ({"fractions": [0.1]}, "fractions is now settings.fraction"),
+        ({"weight_decay": 0.1}, "weight_decay is now settings.weight_decay"),
+        ({"methods": [{"method": "mofo", "fractions": 0.3}]}, "in a form of earlier versions"),
+        ({"methods": [["mofo"]]}, r"methods has \['mofo'\], expected a method's name or a mapping"),
+        ({"methods": [{"seeds": [1]}]}, "methods has .*expected a method's name or a mapping"),
+        ({"methods": [{"mofo": {}, "seeds": ["one"]}]}, "seeds is 'one', expected a whole number"),
+        ({"methods": []}, r"methods is \[\], expected at least 1 value"),
+        ({"seeds": []}, "seeds is .*expected at least 1 value"),
+        ({"reference": "lion"}, "reference is 'lion', expected one of the methods: adamw, mofo"),
     ],
 )
-def test_what_cannot_be_used_is_named(values, message):
-    with pytest.raises(UserError, match=r"(?s)" + message.replace("(", r"\(")):
+def test_make_recipe_names_what_cannot_be_used(values, message):
+    with pytest.raises(UserError, match=r"(?s)" + message):
         make_recipe(values)
 
 
+def test_changes_are_what_differs_beyond_the_grid():
+    one = make_recipe({"steps": 3, "seeds": [0]})
+    assert make_recipe({"steps": 3, "seeds": [0, 1], "methods": ["mofo"]}).changes(one) == []
+    assert make_recipe({"steps": 4}).changes(one) == ["steps was 3, is 4"]
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "{", "just text"])
-def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
+def test_read_recipe_refuses_a_file_that_is_no_recipe(tmp_path, content):
     file = tmp_path / "recipe.yaml"
     file.write_text(content)
     with pytest.raises(UserError, match="The recipe"):
         read_recipe(file)
 
 
-def test_a_missing_recipe_is_refused(tmp_path):
+def test_read_recipe_refuses_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_recipe(tmp_path / "none.yaml")
 
 
-def test_every_setting_explains_itself():
-    import dataclasses
-
-    assert all(field.metadata["help"] for field in dataclasses.fields(Recipe))
+def test_every_setting_and_group_explains_itself():
+    assert all(field.description for field in Recipe.model_fields.values())
+    assert [name for group in GROUPS for name in group.model_fields] == list(Recipe.model_fields)
