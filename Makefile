@@ -77,8 +77,7 @@ endif
 # is for DeepSpeed, which comes as source; it is installed without its C++. `PIP="uv pip"` is faster.
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt pip setuptools scikit-build-core cmake ninja \
-		hatch-fancy-pypi-readme
+	$(PIP) install --quiet --constraint constraints.txt pip setuptools scikit-build-core cmake ninja
 	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
 	touch $(READY)
 

@@ -1,4 +1,7 @@
-"""Links between the repository's files, in its Markdown: the file is there, and so is the heading."""
+"""Links between the repository's files, in its Markdown: the file is there, and so is the heading.
+
+Links to the repository's public address are taken for links to the files of this checkout.
+"""
 
 import itertools
 import re
@@ -10,6 +13,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
+PUBLISHED = re.compile(
+    "https://github.com/mofo-developers/mofo/(?:blob|tree|raw)/main/"
+    "|https://raw.githubusercontent.com/mofo-developers/mofo/main/"
+)
 ADDRESS = re.compile(r'(?:href|src|srcset)="([^"]+)"')
 
 if not (ROOT / ".git").exists():
@@ -44,10 +51,12 @@ def links_of(page):
 
 
 def is_broken(page, link):
-    url = urlsplit(link)
+    published = PUBLISHED.match(link)
+    url = urlsplit(link[published.end() :] if published else link)
     if url.scheme or url.netloc:
         return False
-    target = (ROOT / page).parent / unquote(url.path) if url.path else ROOT / page
+    folder = ROOT if published else (ROOT / page).parent
+    target = folder / unquote(url.path) if url.path else ROOT / page
     return not target.exists() or (url.fragment and url.fragment not in anchors_of(target))
 
 
