@@ -14,7 +14,7 @@ from mofo import MoFO
 from reference.back_ends import BACK_ENDS
 from reference.processes import Processes
 
-REFUSED = r"flat piece of several tensors.* FSDP2 .*`fsdp_version: 2`.*on_flat=\"per_shard\""
+REFUSED = r"flat piece of several tensors.* FSDP2 .*`fsdp_version: 2`.*on_flat=\"per_piece\""
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ def test_marked_parameters_are_refused_at_construction_and_at_the_step(mark):
     param.grad = torch.ones(8)
     with pytest.raises(NotImplementedError, match=REFUSED):
         optimizer.step()
-    MoFO([marked(mark)], on_flat="per_shard")
+    MoFO([marked(mark)], on_flat="per_piece")
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_per_shard_selects_within_each_piece(back_end):
+def test_per_piece_selects_within_each_piece(back_end):
     groups = matrices_and_vectors(a_model())
     options = {"lr": 0.1, "fraction": 0.1, **back_end}
-    optimizer = MoFO(groups, on_flat="per_shard", **options)
+    optimizer = MoFO(groups, on_flat="per_piece", **options)
     pieces = put_pieces_in_place(optimizer)
     alone = [piece.detach().clone().requires_grad_() for piece in pieces]
     reference = MoFO(alone, **options)
@@ -113,7 +113,7 @@ def test_per_shard_selects_within_each_piece(back_end):
 
 def test_a_group_allows_it_for_itself_alone():
     groups = matrices_and_vectors(a_model())
-    groups[0]["on_flat"] = "per_shard"
+    groups[0]["on_flat"] = "per_piece"
     optimizer = MoFO(groups)
     put_pieces_in_place(optimizer)
     with pytest.raises(NotImplementedError, match=r"shape \(50,\)"):
@@ -122,7 +122,7 @@ def test_a_group_allows_it_for_itself_alone():
 
 
 def test_blocks_are_not_cut_out_of_a_piece():
-    optimizer = MoFO(nn.Linear(16, 32, bias=False).parameters(), blocks=4, on_flat="per_shard")
+    optimizer = MoFO(nn.Linear(16, 32, bias=False).parameters(), blocks=4, on_flat="per_piece")
     put_pieces_in_place(optimizer)
     with pytest.raises(ValueError, match="blocks=4 cannot be cut"):
         optimizer.step()
@@ -134,7 +134,7 @@ def test_other_values_are_refused():
 
 
 def test_a_checkpoint_neither_allows_nor_remembers_shapes():
-    optimizer = MoFO(a_model().parameters(), on_flat="per_shard")
+    optimizer = MoFO(a_model().parameters(), on_flat="per_piece")
     put_pieces_in_place(optimizer)
     optimizer.step()
     state = optimizer.state_dict()
@@ -191,12 +191,12 @@ def attempt(model, optimizer, steps=2):
 
 
 def train_with_fsdp1():
-    """For both kinds of parameters and both orders of wrapping and construction: what refused, and with per_shard."""
+    """For both kinds of parameters and both orders of wrapping and construction: what refused, and with per_piece."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     said = {}
     for use_orig_params in (False, True):
-        for on_flat in ("refuse", "per_shard"):
+        for on_flat in ("refuse", "per_piece"):
             model = FullyShardedDataParallel(a_model(), device_id=torch.device("cpu"), use_orig_params=use_orig_params)
             try:
                 optimizer = MoFO(model.parameters(), lr=0.1, on_flat=on_flat)
@@ -204,7 +204,7 @@ def train_with_fsdp1():
                 said[use_orig_params, on_flat, "built after"] = str(error)
             else:
                 said[use_orig_params, on_flat, "built after"] = attempt(model, optimizer)
-    for on_flat in ("refuse", "per_shard"):
+    for on_flat in ("refuse", "per_piece"):
         model = a_model()
         optimizer = MoFO(model.parameters(), lr=0.1, on_flat=on_flat)
         model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
@@ -217,7 +217,7 @@ def test_fsdp1_is_refused_on_every_process_unless_allowed(two):
     for said in two.run(train_with_fsdp1):
         assert len(said) == 6
         for (use_orig_params, on_flat, built), error in said.items():
-            if on_flat == "per_shard":
+            if on_flat == "per_piece":
                 assert error is None
             else:
                 assert re.search(REFUSED, error), (use_orig_params, built)
@@ -228,7 +228,7 @@ def train_with_deepspeed():
     import deepspeed
 
     said = {}
-    for stage, dtype, on_flat in itertools.product(range(4), (torch.float32, torch.bfloat16), ("refuse", "per_shard")):
+    for stage, dtype, on_flat in itertools.product(range(4), (torch.float32, torch.bfloat16), ("refuse", "per_piece")):
         model = a_model()
         optimizer = MoFO(matrices_and_vectors(model), lr=0.1, fraction=0.1, on_flat=on_flat)
         config = {
@@ -258,7 +258,7 @@ def test_deepspeed_zero_is_refused_unless_allowed(two):
         for (stage, dtype, on_flat), (error, filtered) in said.items():
             if stage == 0:  # nothing is flat
                 assert (error, len(filtered)) == (None, 6), dtype
-            elif on_flat == "per_shard":
+            elif on_flat == "per_piece":
                 assert (error, filtered) == (None, [(50,), (320,)]), (stage, dtype)
             else:
                 assert re.search(REFUSED, error), (stage, dtype)

@@ -126,7 +126,7 @@ def test_it_equals_the_optimizer_itself_to_the_bit(dtype, score, options, batch,
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (MoFO, {"fraction": 0.1, "state": "int8"}),
+        (MoFO, {"fraction": 0.1, "state_dtype": "int8"}),
         (MoFO, {"fraction": 1.0}),
         (torch.optim.AdamW, {"fused": True}),
         (torch.optim.SGD, {"momentum": 0.9}),
@@ -164,9 +164,9 @@ def test_groups_names_and_a_scheduler():
 @pytest.mark.usefixtures("lane")
 @pytest.mark.parametrize(("before", "after"), [(CPUOffload, CPUOffload), (MoFO, CPUOffload), (CPUOffload, MoFO)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("state", ["float32", "int8"])
-def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, state):
-    arguments = {"lr": 1e-2, "fraction": 0.1, "state": state}
+@pytest.mark.parametrize("state_dtype", ["float32", "int8"])
+def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, state_dtype):
+    arguments = {"lr": 1e-2, "fraction": 0.1, "state_dtype": state_dtype}
     whole = make_model(dtype)
     train(whole, MoFO(whole.parameters(), **arguments), range(6))
 
@@ -175,7 +175,7 @@ def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, sta
     train(first, stopped, range(3))
     saved = through_a_file({"model": first.state_dict(), "optimizer": stopped.state_dict()})
     second = make_model(dtype)
-    resumed = after(second.parameters(), lr=7.0, state=state)
+    resumed = after(second.parameters(), lr=7.0, state_dtype=state_dtype)
     train(second, resumed, [77])  # the copies on the CPU hold other weights
     resumed.load_state_dict(saved["optimizer"])
     second.load_state_dict(saved["model"])
@@ -186,12 +186,12 @@ def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, sta
 
 @pytest.mark.usefixtures("lane")
 @pytest.mark.parametrize("make", [MoFO, CPUOffload])
-@pytest.mark.parametrize("state", ["float32", "int8"])
-def test_torchs_distributed_checkpoints_resume_to_the_bit(make, state, tmp_path):
+@pytest.mark.parametrize("state_dtype", ["float32", "int8"])
+def test_torchs_distributed_checkpoints_resume_to_the_bit(make, state_dtype, tmp_path):
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-    arguments = {"lr": 1e-2, "fraction": 0.1, "state": state}
+    arguments = {"lr": 1e-2, "fraction": 0.1, "state_dtype": state_dtype}
     whole = make_model()
     train(whole, MoFO(whole.parameters(), **arguments), range(6))
     first = make_model()

@@ -19,8 +19,8 @@ def test_it_is_the_nearest_number_to_the_root(numpy, dtype, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3000, generator=generator, dtype=dtype) * torch.randn(3000, generator=generator).mul(20).exp()
     for number, root in zip(x.tolist(), rounding.square_root(x.to(dtype)).tolist(), strict=True):
-        if dtype is torch.float32:  # Python's root is correctly rounded in double precision
-            assert root == torch.tensor(math.sqrt(number), dtype=torch.float32).item()
+        if dtype is torch.float32 or rounding.HAS_NUMPY:  # Python's root is correctly rounded in double precision
+            assert root == torch.tensor(math.sqrt(number), dtype=dtype).item()
         else:
             assert math.isclose(root, math.sqrt(number), rel_tol=2**-51)
 
@@ -42,7 +42,8 @@ def test_special_numbers_and_shapes(numpy, monkeypatch):
 def test_it_rounds_to_a_neighbour_and_the_mean_is_the_number_itself():
     x = torch.randn(50, generator=torch.Generator().manual_seed(0)).mul(3).exp()
     index = torch.arange(50 * 4096).view(50, 4096)
-    rounded = rounding.round_at_random(x[:, None].expand(50, 4096), index, rounding.rounding_key(3, 4)).float()
+    dither = rounding.Dither(index, rounding.rounding_key(3, 4))
+    rounded = rounding.round_at_random(x[:, None].expand(50, 4096), dither).float()
     low = x.view(torch.int32).bitwise_and(-0x10000).view(torch.float32)
     gap = x.view(torch.int32).bitwise_and(-0x10000).add(0x10000).view(torch.float32) - low
     assert (((rounded == low[:, None]) | (rounded == (low + gap)[:, None])).all(dim=1)).all()
@@ -52,7 +53,7 @@ def test_it_rounds_to_a_neighbour_and_the_mean_is_the_number_itself():
 
 def test_what_bfloat16_has_is_not_changed_by_rounding():
     every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
-    rounded = rounding.round_at_random(every.float(), torch.arange(1 << 16), 5)
+    rounded = rounding.round_at_random(every.float(), rounding.Dither(torch.arange(1 << 16), 5))
     same = (rounded.view(torch.int16) == every.view(torch.int16)) | (rounded.isnan() & every.isnan())
     assert same.all()
 
@@ -97,7 +98,7 @@ def test_all_back_ends_round_to_the_same_bits(n, fraction, decay):
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_small_steps_are_lost_to_the_nearest_but_not_on_average_at_random(back_end):
     moved = {}
-    for how in rounding.ROUNDINGS:
+    for how in ("nearest", "stochastic"):
         param = torch.nn.Parameter(torch.ones(4000, dtype=torch.bfloat16))
         optimizer = MoFO([param], lr=1e-5, fraction=0.5, rounding=how, **back_end)
         for _ in range(50):  # by 1e-5 each, where the next number below 1 is 4e-3 away
@@ -130,7 +131,7 @@ def test_rounding_goes_on_from_a_checkpoint_to_the_bit(back_end):
 def test_wider_parameters_are_not_rounded_and_need_no_seed(dtype):
     start = torch.randn(300, dtype=dtype)
     results = []
-    for how in rounding.ROUNDINGS:
+    for how in ("nearest", "stochastic"):
         param = torch.nn.Parameter(start.clone())
         optimizer = MoFO([param], lr=1e-3, fraction=0.3, rounding=how)
         train(optimizer, param, 2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mofo import MoFO
-from mofo.optim.kernels.plain import threshold as top_k
+from mofo.optim.kernels.plain import threshold
 from mofo.optim.rule.blocks import selected_count
 from mofo.optim.rule.scores import SCORES
 from reference.back_ends import BACK_ENDS
@@ -90,13 +90,13 @@ def test_both_paths_agree_in_every_type_over_several_steps(dtype, decay):
 
 def test_a_sample_that_misleads_costs_time_only(monkeypatch):
     brackets = []
-    bracket = top_k._bracket
+    bracket = threshold.guess_bracket
 
     def misled(keys, n, k, spread):
         brackets.append(spread)
         return (2**30, 2**30) if len(brackets) <= 2 else bracket(keys, n, k, spread)
 
-    monkeypatch.setattr(top_k, "_bracket", misled)
+    monkeypatch.setattr(threshold, "guess_bracket", misled)
     generator = torch.Generator().manual_seed(3)
     start, grad = torch.randn(64, 512, generator=generator), torch.randn(64, 512, generator=generator)
     fast, _ = one_step(start, grad, fraction=0.1, foreach=True)

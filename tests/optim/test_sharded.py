@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from mofo import MoFO
-from mofo.optim.distributed import layout
-from mofo.optim.distributed import step as sharded
+from mofo.optim.distributed import search
+from mofo.optim.distributed.layout import find_layout, parts_of_dimension
 from mofo.optim.rule.scores import SCORES
 from mofo.optim.state.int8 import dequantise
 from reference.back_ends import BACK_ENDS, needs_native
@@ -192,11 +192,11 @@ def test_rows_and_experts_as_blocks(processes):
 
 
 def misled(name, spread_):
-    sharded.SPREAD = spread_
+    search.SPREAD = spread_
     try:
         compare(*LAYOUTS[name], {"fraction": 0.05}, ["dense", "ties", "sparse"], torch.float32, [(600, 500), (64, 33)])
     finally:
-        sharded.SPREAD = 4.0
+        search.SPREAD = 4.0
 
 
 @pytest.mark.parametrize("spread_", [-50.0, 50.0])
@@ -205,12 +205,12 @@ def test_a_sample_that_misleads_costs_time_and_changes_nothing(processes, spread
 
 
 def few_counts():
-    sharded.COUNTS = 1 << 5  # as if there were very many blocks: bins of two bits
+    search.COUNTS = 1 << 5  # as if there were very many blocks: bins of two bits
     try:
         compare(*LAYOUTS["FSDP, 3"], {"fraction": 0.05}, ["dense", "ties"])
         compare(*LAYOUTS["TP by columns, 2"], {"fraction": 0.3, "blocks": 4}, ["dense", "ties"])
     finally:
-        sharded.COUNTS = 1 << 23
+        search.COUNTS = 1 << 23
 
 
 def test_very_many_blocks(processes):
@@ -330,7 +330,7 @@ def test_fully_shard(processes, offload, half):
 
 def int8(name):
     """Moments in 8 bits: the same codes, whoever has them; some processes have nothing of the tensor of two rows."""
-    options = {"fraction": 0.1, "state": "int8"}
+    options = {"fraction": 0.1, "state_dtype": "int8"}
     shapes = [(66, 128), (9,), (2, 4096), (64, 256), (65, 64)]
     compare(*LAYOUTS[name], options, ["dense", "sparse"], torch.bfloat16, shapes)
 
@@ -365,7 +365,7 @@ def test_a_whole_checkpoint_is_loaded_into_a_sharded_optimizer(processes, tmp_pa
 @pytest.mark.parametrize("cuts", [(), ((2, 1),), ((3, 1),), ((2, 2), (2, 1)), ((2, 1), (2, 1)), ((4, 3), (3, 1))])
 @pytest.mark.parametrize("size", [0, 1, 2, 5, 12, 13])
 def test_the_parts_of_a_dimension_are_a_partition_in_ascending_order(size, cuts):
-    parts = layout._parts(size, cuts)
+    parts = parts_of_dimension(size, cuts)
     assert sorted(torch.cat(parts).tolist()) == list(range(size))
     assert all(part.tolist() == sorted(part.tolist()) for part in parts)
     if len(cuts) == 1 and cuts[0][1] == 1 and size:
@@ -380,7 +380,7 @@ def indices(name):
         return
     for shape in fitting([shape for shape in SHAPES if 0 not in shape], placements):
         own = spread(torch.arange(torch.Size(shape).numel()).view(shape), mesh, placements).to_local().flatten()
-        found = layout.find_layout(shape, mesh, placements, 1, leave_whole=True)
+        found = find_layout(shape, mesh, placements, 1, share_all=False)
         if found is not None and len(own):
             assert torch.equal(found.global_index(torch.arange(len(own))), own), shape
 

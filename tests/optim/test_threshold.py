@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mofo import MoFO
-from mofo.optim.kernels.plain import threshold as top_k
+from mofo.optim.kernels.plain import threshold
 
 
 def chosen(values, k):
     """Flat indices that the threshold selects among the non-negative numbers ``values``."""
-    keys = values.view(top_k.INTEGER[values.itemsize])
-    threshold = top_k.find_threshold(lambda piece: keys[piece].clone(), len(keys), k)
-    marks = [threshold.mark_(keys[piece].clone(), piece.start) for piece in top_k.chunks(len(keys))]
+    keys = values.view(threshold.INTEGER[values.itemsize])
+    found = threshold.find_threshold(lambda piece: keys[piece].clone(), len(keys), k)
+    marks = [found.mark_(keys[piece].clone(), piece.start) for piece in threshold.chunks(len(keys))]
     return set(torch.cat(marks).nonzero().flatten().tolist())
 
 
@@ -23,8 +23,8 @@ def first_of_a_sort(values, k):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(top_k, "CHUNK", 1000)  # not a multiple of 8
-    monkeypatch.setattr(top_k, "SAMPLE", (64, 512))
+    monkeypatch.setattr(threshold, "CHUNK", 1000)  # not a multiple of 8
+    monkeypatch.setattr(threshold, "SAMPLE", (64, 512))
 
 
 @pytest.mark.usefixtures("small_pieces")

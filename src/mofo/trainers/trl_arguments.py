@@ -20,8 +20,8 @@ from mofo.data.rows import Row, load_rows
 from mofo.errors import UserError, closest
 from mofo.files import cache_folder, write_jsonl
 from mofo.models.load import resolve_model
-from mofo.optim.rule.scores import Score
-from mofo.optim.state.int8 import State
+from mofo.optim.rule.types import Score
+from mofo.optim.state.int8 import StateDtype
 
 FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 """Data files by suffix, and what `datasets` calls their kind."""
@@ -69,7 +69,7 @@ class MoFOArguments:
         default="selected",
         metadata={"help": "whether weight decay acts on the entries that are updated, or on all as in AdamW"},
     )
-    state: State = field(
+    state_dtype: StateDtype = field(
         default="float32",
         metadata={"help": "how moments are kept: int8 takes a quarter of the memory and needs torchao"},
     )

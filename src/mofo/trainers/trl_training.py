@@ -47,7 +47,7 @@ def train(argv: list[str]) -> None:
         optimizer, group = wrapped.optimizer, wrapped.param_groups[0]
         print(
             f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
-            f"decay {group['decay']}, state {group['state']}."
+            f"decay {group['decay']}, state_dtype {group['state_dtype']}."
         )
 
 

@@ -54,18 +54,18 @@ struct Scratch {
   Journal* unused;      // and what is left of it
 };
 
-int64_t lines_sampled(const Settings& s, int64_t n) {
+int64_t lines_sampled(const Config& s, int64_t n) {
   if (n <= s.small) return 0;
   return std::min({n / LINE, std::max(n / LINE / s.sample_rate, LEAST_LINES), s.max_lines});
 }
 
 // How many keys the band of a block may have.
-int64_t band_capacity(const Settings& s, const Tensor& t) {
+int64_t band_capacity(const Config& s, const Tensor& t) {
   return lines_sampled(s, t.n) ? std::max(t.n / s.band_share, std::min(t.n, s.small)) : t.n;
 }
 
 // Keys that the scratch memory of a block must hold: its band, or first the sample.
-int64_t keys_needed(const Settings& s, const Tensor& t) {
+int64_t keys_needed(const Config& s, const Tensor& t) {
   return t.k < t.n ? std::max(band_capacity(s, t), lines_sampled(s, t.n) * LINE) : 0;
 }
 
@@ -79,7 +79,7 @@ void for_ranges(const Team& team, const Tensor& t, int64_t block, const Visit& v
   });
 }
 
-Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, int64_t block, Key* keys) {
+Bracket sampled_bracket(const Config& s, const Team& team, const Tensor& t, int64_t block, Key* keys) {
   const int64_t lines = lines_sampled(s, t.n);
   if (!lines) return {0, HIGHEST};
   // One line from each stratum, anywhere in it: an even spacing could run along with rows.
@@ -99,7 +99,7 @@ Bracket sampled_bracket(const Settings& s, const Team& team, const Tensor& t, in
 
 // Sets bins[i], i < size, to the number of keys in the bracket with (key - low) >> shift == i, and bins[size] to that
 // of the keys above. Each thread needs memory for so many.
-void count_keys(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
+void count_keys(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
                 int64_t size, int64_t* bins) {
   std::fill(bins, bins + (size + 1) * team.threads(), 0);
   for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t, int64_t worker) {
@@ -111,7 +111,7 @@ void count_keys(const Settings& s, const Team& team, const Tensor& t, int64_t bl
 }
 
 // The threshold from the whole block, where the band did not have it.
-Threshold search(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int64_t rank,
+Threshold search(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int64_t rank,
                  int64_t* bins) {
   int64_t inside = 0;
   while (bracket.low < bracket.high) {
@@ -122,7 +122,7 @@ Threshold search(const Settings& s, const Team& team, const Tensor& t, int64_t b
   return {bracket.low, rank, inside};
 }
 
-Threshold find_threshold(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket,
+Threshold find_threshold(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket,
                          const Band& band, int64_t* bins) {
   const int64_t above = band.above, inside = band.inside;
   if (t.k <= above) return search(s, team, t, block, {bracket.high + 1, HIGHEST}, t.k, bins);
@@ -133,7 +133,7 @@ Threshold find_threshold(const Settings& s, const Team& team, const Tensor& t, i
 }
 
 // Updates the moments of a block, and with a journal for each range the parameters above the bracket.
-void update_moments(const Settings& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, Band& band,
+void update_moments(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, Band& band,
                     const Scratch& scratch, bool at_once) {
   for (int64_t worker = 0; worker < team.threads() && at_once; ++worker) {
     Candidate* memory = scratch.memory + worker * scratch.capacity;
@@ -150,7 +150,7 @@ void update_moments(const Settings& s, const Team& team, const Tensor& t, int64_
 
 // Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; where there
 // are journals, those that have not been updated. There is memory for a number for each range.
-void apply(const Settings& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
+void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
            int64_t* before, const Journal* journals) {
   if (ties < t.n) {  // how many of those equal to it the ranges before one have
     for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t) {
@@ -169,7 +169,7 @@ void apply(const Settings& s, const Team& team, const Tensor& t, int64_t block, 
   });
 }
 
-void step_block(const Settings& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch) {
+void step_block(const Config& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch) {
   if (t.k == t.n) {
     return for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
       s.kernel->everything(t, start, length);
@@ -206,7 +206,7 @@ struct Plan {
   std::vector<Task> alone;
 };
 
-Plan make_plan(const Settings& s, const Tensor* tensors, int64_t count) {
+Plan make_plan(const Config& s, const Tensor* tensors, int64_t count) {
   int64_t total = 0;
   for (int64_t i = 0; i < count; ++i) total += tensors[i].n * tensors[i].blocks;
   const int64_t least = std::max(LEAST_SHARED, total / (16 * s.threads));
@@ -234,7 +234,7 @@ std::unique_ptr<T[]> allocate(int64_t entries) {
 // Scratch memory of teams that work side by side, each on some of the tasks. That of the journals is given.
 class Memory {
  public:
-  Memory(const Settings& s, const std::vector<Task>& tasks, int64_t teams, int64_t threads, Candidate* candidates,
+  Memory(const Config& s, const std::vector<Task>& tasks, int64_t teams, int64_t threads, Candidate* candidates,
          int64_t capacity)
       : threads_(threads), candidates_(candidates), capacity_(capacity / std::max<int64_t>(teams * threads, 1)) {
     for (const Task& task : tasks) {
@@ -267,7 +267,7 @@ class Memory {
   std::unique_ptr<Journal[]> journals_;
 };
 
-void step(const Settings& s, const Tensor* tensors, int64_t count) {
+void step(const Config& s, const Tensor* tensors, int64_t count) {
   const Plan plan = make_plan(s, tensors, count);
   const int64_t workers = std::min<int64_t>(s.threads, int64_t(plan.alone.size()));
   int64_t largest = 0;
@@ -303,9 +303,9 @@ EXPORT const void* mofo_cpu_kernel(const char* name) {
   return wanted == "baseline" ? &baseline::kernel : nullptr;
 }
 
-EXPORT int64_t mofo_cpu_sizes() { return int64_t(sizeof(mofo::Tensor)) << 32 | int64_t(sizeof(mofo::Settings)); }
+EXPORT int64_t mofo_cpu_sizes() { return int64_t(sizeof(mofo::Tensor)) << 32 | int64_t(sizeof(mofo::Config)); }
 
-EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Settings* settings) {
+EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Config* settings) {
   try {
     if (mofo::may_overlap(tensors, count)) return 1;
     mofo::step(*settings, tensors, count);
@@ -315,7 +315,7 @@ EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo:
   }
 }
 
-EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* low,
+EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Config* settings, const int64_t* low,
                             const int64_t* high, int64_t* counts, int32_t* band, int64_t capacity) {
   using namespace mofo;
   const Team team(settings->threads, settings->openmp);
@@ -331,7 +331,7 @@ EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Settings* se
   return 0;
 }
 
-EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* low,
+EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Config* settings, const int64_t* low,
                           const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins) {
   using namespace mofo;
   const Team team(settings->threads, settings->openmp);
@@ -362,7 +362,7 @@ EXPORT int mofo_cpu_count_collected(int64_t blocks, const int64_t* collected, co
   return 0;
 }
 
-EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Settings* settings, const int64_t* keys,
+EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* settings, const int64_t* keys,
                          const int64_t* ties) {
   using namespace mofo;
   const Team team(settings->threads, settings->openmp);
