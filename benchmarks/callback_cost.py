@@ -24,9 +24,11 @@ from transformers import __version__ as transformers_version
 
 from mofo import MoFO
 from mofo.data.rows import load_rows
-from mofo.measure.distance import Weights, compare
+from mofo.measure.distance import movement
 from mofo.models.load import load_model, resolve_model
-from mofo.trainers.callback import RUN, SAMPLE, MoFOCallback
+from mofo.models.weights import Weights
+from mofo.trainers import MoFOCallback
+from mofo.trainers.sample import SAMPLE_SIZE, STRETCH
 
 MODEL = "smollm2-135m"
 QUARTILES = ("first_quartile", "median", "third_quartile")
@@ -83,7 +85,7 @@ class Exact(TrainerCallback):
         number = sum(int(m.sum()) for m in moved)
         values = {
             "mofo/moved": number / sum(m.numel() for m in moved),
-            "mofo/distance": math.sqrt(sum(compare(self.base[name], p.detach())[0] for name, p in params.items())),
+            "mofo/distance": math.sqrt(sum(movement(self.base[name], p.detach()).square for name, p in params.items())),
         }
         if self.moved_before:
             both = sum(int((m & old).sum()) for m, old in zip(moved, self.moved_before, strict=True))
@@ -187,8 +189,8 @@ def main():
         "tokens": [arguments.rows, arguments.length],
         "steps": arguments.steps,
         "logging_steps": 1,
-        "sample_at_most": SAMPLE,
-        "run": RUN,
+        "sample_at_most": SAMPLE_SIZE,
+        "run": STRETCH,
         "cost": cost,
         "errors": errors,
     }

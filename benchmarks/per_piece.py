@@ -15,7 +15,8 @@ import torch
 from step_time import FRACTIONS, about_this_run, write
 
 from mofo import MoFO
-from mofo.data.rows import encode, load_rows
+from mofo.data.rows import load_rows
+from mofo.data.tokens import encode
 from mofo.models.load import load_model, resolve_model
 
 SHARDS = (2, 4, 8)

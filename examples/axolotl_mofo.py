@@ -7,7 +7,7 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel
 
 from mofo import MoFO
-from mofo.trainers.callback import MoFOCallback
+from mofo.trainers import MoFOCallback
 
 
 class MoFOArgs(BaseModel):

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from mofo import MoFO
-from mofo.trainers.callback import MoFOCallback
+from mofo.trainers import MoFOCallback
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from mofo import MoFO
-from mofo.trainers.callback import MoFOCallback
+from mofo.trainers import MoFOCallback
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -10,7 +10,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from mofo import MoFO
-from mofo.trainers.callback import MoFOCallback
+from mofo.trainers import MoFOCallback
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -28,6 +28,8 @@ EXPECTED = {
     "bool_parsing": "true or false",
     "string_type": "a text",
     "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "list_type": "a list",
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than": "a number below {lt:g}",
@@ -47,6 +49,8 @@ def first_problem(error: ValidationError) -> str:
         return str(context["error"])
     if kind == "missing":
         return f"{where} is missing"
+    if kind == "extra_forbidden":
+        return f"{where} is unknown"
     if kind == "json_invalid":
         return f"it is not JSON ({context['error']})"
     expected = EXPECTED[kind].format(**context) if kind in EXPECTED else problem["msg"]
@@ -57,3 +61,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     """Return ` (did you mean ...?)` with the known name that is most like `name`, or nothing."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or the exception's name if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

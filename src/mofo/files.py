@@ -1,44 +1,120 @@
-"""Small files that survive being killed: JSON written whole or not at all, and JSON lines."""
+"""Files and folders that survive a killed process: each holds what it held before, or all of its new content."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write several files into a folder, all or none.
+
+    Every file is first written beside its place under a name of its own; only when all are complete does each replace
+    its predecessor.
+
+    Args:
+        folder: The folder. Missing folders are created.
+        contents: The content of each file by its path relative to `folder`, such as `plots/loss.png`.
+
+    Raises:
+        OSError: A file cannot be written. The files are then as they were before.
+    """
+    staged: dict[Path, Path] = {}
+    try:
+        for name, content in contents.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staged[path] = path.with_name(f".{path.name}.{os.getpid()}")
+            staged[path].write_bytes(content)
+        for path, scratch in staged.items():
+            os.replace(scratch, path)
+    finally:
+        for scratch in staged.values():
+            scratch.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    write_files(path.parent, {path.name: content})
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` so that ``path`` holds either what it held before or all of it."""
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    """Write a text file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as JSON, whole or not at all."""
+    """Write a value as JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
+    """Return the value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_jsonl(path: Path, rows: list[Any]) -> None:
-    """Writes one JSON value a line, all of them or none."""
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value per line, all of them or none."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, row: Any) -> None:
-    """Adds one JSON value as a line."""
-    with path.open("a", encoding="utf-8") as file:
+    """Append one JSON value as a line. A kill may leave half a line, which `read_jsonl` leaves out."""
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The values of a JSON lines file; none if it is missing. A last line cut off by a kill is left out."""
+    """Return the values of a JSON Lines file; none if it is missing. A last line that was cut off is left out."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty scratch folder that becomes `target` if the body succeeds and vanishes if it fails.
+
+    What was at `target` before stays there until then and is gone afterwards. The scratch folder lies beside
+    `target` and has a fixed name, so that one that a killed process left is replaced by the next. Therefore only one
+    process at a time may make the same folder: callers hold a lock.
+
+    Args:
+        target: The folder to make or replace. Its parent must exist.
+    """
+    target = target.resolve()  # a link stays, the folder it points to is replaced
+    scratch, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        if target.exists():
+            target.rename(old)
+        scratch.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder for models and data that were fetched or converted: `MOFO_CACHE`, or the user's cache."""
+    import platformdirs
+
+    return Path(os.environ.get("MOFO_CACHE") or platformdirs.user_cache_dir("mofo"))

@@ -6,13 +6,15 @@ direction in which each metric is better, so that the report needs to know none 
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mofo.errors import UserError, first_problem
 from mofo.files import write_text
@@ -43,17 +45,21 @@ class Metric(Record):
     kind: Literal["learned", "forgotten", "distance"] = Field(description="which part of a point holds the number")
     source: str = Field(description="name of the task or probe that gives it; `weights` for a distance")
     name: str = Field(description="key of the number in that part of the point, such as `loss`")
-    task: str | None = Field(None, description="the task whose learning it measures; `null` for probes and distances")
+    task: str | None = Field(default=None, description="the task whose learning it measures; `null` for all else")
     label: str = Field(description="what readers call it")
-    unit: str = Field("", description="unit in which it is shown")
-    scale: float = Field(1.0, description="factor from the number in the file to the unit in which it is shown")
-    higher_is_better: bool = Field(False, description="whether a larger number is better")
-    headline: bool = Field(True, description="whether it stands for its probe in verdicts and short tables")
+    unit: str = Field(default="", description="unit in which it is shown; empty if it needs none")
+    scale: float = Field(default=1.0, description="factor from the number in the file to the unit in which it is shown")
+    higher_is_better: bool = Field(default=False, description="whether a larger number is better")
+    headline: bool = Field(
+        default=True,
+        description="whether it stands for its task or probe in verdicts and short tables; the first headline that is "
+        "learned and better when lower is the one by which learning is compared",
+    )
 
     def of(self, point: Point) -> float | None:
         """Return the number at a point; None if it was not measured there or is not finite."""
         if self.kind == "distance":
-            return getattr(point.distance, self.name) if point.distance else None
+            return point.distance.number(self.name) if point.distance else None
         part = point.learned if self.kind == "learned" else point.forgotten
         return part.get(self.source, {}).get(self.name)
 
@@ -77,6 +83,10 @@ class Distance(Record):
     l2: Number = Field(description="Euclidean norm of tuned minus base")
     moved: Number = Field(description="share of entries whose value differs from the base's")
 
+    def number(self, name: str) -> float | None:
+        """Return the number of that name; None if there is none, or it is not finite."""
+        return {"l2": self.l2, "moved": self.moved}.get(name)
+
 
 class LayerDistance(Distance):
     """How far one layer has moved."""
@@ -88,19 +98,19 @@ class LayerDistance(Distance):
 class FinalDistance(Distance):
     """Distance from the base at the end of training."""
 
-    relative: Number = Field(None, description="`l2` divided by the Euclidean norm of the base")
-    layers: list[LayerDistance] = Field([], description="the same per layer, in the order of the model")
+    relative: Number = Field(default=None, description="`l2` divided by the Euclidean norm of the base")
+    layers: list[LayerDistance] = Field(default=[], description="the same per layer, in the order of the model")
 
 
 class Point(Record):
     """One measurement of the model: of the base, or along a run."""
 
     step: int = Field(description="optimizer steps taken; 0 for the base")
-    tokens: int | None = Field(None, description="training tokens seen")
-    task: str | None = Field(None, description="the task that was being trained; `null` for the base")
+    tokens: int | None = Field(default=None, description="training tokens seen")
+    task: str | None = Field(default=None, description="the task that was being trained; `null` for the base")
     learned: dict[str, dict[str, Number]] = Field(description="per task its metrics: held-out `loss`, `accuracy`")
     forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
-    distance: Distance | None = Field(None, description="distance from the base; `null` for the base itself")
+    distance: Distance | None = Field(default=None, description="distance from the base; `null` for the base itself")
 
 
 class TrainingStep(Record):
@@ -108,30 +118,33 @@ class TrainingStep(Record):
 
     step: int = Field(description="optimizer steps taken")
     loss: Number = Field(description="training loss, the mean since the entry before")
-    learning_rate: Number = Field(None, description="learning rate of this step")
+    learning_rate: Number = Field(default=None, description="learning rate of this step")
 
 
 class Seconds(Record):
     """Where the time of a run went, in seconds, resumed sessions included."""
 
-    optimizer: Number = Field(None, description="inside the optimizer's steps; a part of `training`")
-    training: Number = Field(None, description="training steps")
-    measuring: Number = Field(None, description="all points")
-    total: Number = Field(None, description="the run as a whole")
+    optimizer: Number = Field(default=None, description="inside the optimizer's steps; a part of `training`")
+    training: Number = Field(default=None, description="training steps")
+    measuring: Number = Field(default=None, description="all points")
+    total: Number = Field(default=None, description="the run as a whole")
 
 
 class Run(Record):
-    """One fine-tuning: a method with its settings and a seed."""
+    """One fine-tuning: a method with its settings and a seed.
+
+    Runs that differ in their seed alone are repetitions: the report shows their mean and standard deviation.
+    """
 
     name: str = Field(description="name of the run, unique in the file")
     method: str = Field(description="key of its method in `methods`")
     settings: dict[str, Scalar] = Field(description="its settings by their keys in `settings`")
-    seed: int = Field(description="decides the order of the data and all else that is drawn")
+    seed: int = Field(description="seed of the order of the data and of everything else that is drawn")
     points: list[Point] = Field(description="measurements in order of steps; the last is the end of training")
-    training: list[TrainingStep] = Field([], description="the training log")
-    distance: FinalDistance | None = Field(None, description="distance from the base at the end of training")
-    seconds: Seconds | None = Field(None, description="where the time went")
-    peak_memory_bytes: int | None = Field(None, description="most memory the process (CPU) or the GPU held")
+    training: list[TrainingStep] = Field(default=[], description="the training log")
+    distance: FinalDistance | None = Field(default=None, description="distance from the base at the end of training")
+    seconds: Seconds | None = Field(default=None, description="where the time went; `null` if it was not taken")
+    peak_memory_bytes: int | None = Field(default=None, description="most memory that the process (CPU) or GPU held")
 
 
 class MethodInfo(Record):
@@ -145,7 +158,7 @@ class SettingInfo(Record):
     """A setting of methods, as the report shows it."""
 
     label: str = Field(description="what readers call it")
-    description: str = Field("", description="what it means")
+    description: str = Field(default="", description="what it means")
 
 
 class Task(Record):
@@ -171,26 +184,45 @@ class Hardware(Record):
     cores: int | None = Field(description="number of cores")
     memory_bytes: int = Field(description="main memory in bytes")
     device: Literal["cpu", "cuda"] = Field(description="where the model computed")
-    gpu: str | None = Field(None, description="name of the GPU")
+    gpu: str | None = Field(default=None, description="name of the GPU")
 
 
 class Results(Record):
     """The whole file."""
 
-    schema_version: Literal[2] = Field(SCHEMA, alias="schema", description="version of this format")
-    complete: bool = Field(False, description="`false` while runs of the recipe are missing or under way")
+    schema_version: Literal[2] = Field(default=2, alias="schema", description="version of this format")
+    complete: bool = Field(default=False, description="`false` while runs of the recipe are missing or under way")
     model: str = Field(description="the base")
     tasks: list[Task] = Field(description="what is learned, in order")
     recipe: dict[str, Any] = Field(description="everything that decides the runs")
-    plan: Plan | None = Field(None, description="what was decided before the first run")
-    versions: dict[str, str] = Field({}, description="of mofo, Python and the libraries that trained and measured")
-    hardware: Hardware | None = Field(None, description="the machine")
-    reference: str | None = Field(description="key of the method that the others are held against")
+    plan: Plan | None = Field(default=None, description="what was decided before the first run")
+    versions: dict[str, str] = Field(default={}, description="of mofo, Python and the libraries it ran on")
+    hardware: Hardware | None = Field(default=None, description="the machine")
+    reference: str | None = Field(description="key of the method that the others are compared with, if it is there")
     methods: dict[str, MethodInfo] = Field(description="the methods of the recipe by name, in its order")
     settings: dict[str, SettingInfo] = Field(description="the settings of the methods by name")
     metrics: list[Metric] = Field(description="every number that is measured, in the order in which it is shown")
     base: Point = Field(description="the measurement of the pre-trained model")
-    runs: list[Run] = Field(description="one entry per method, setting and seed")
+    runs: list[Run] = Field(description="one entry per method, combination of settings and seed")
+
+    @property
+    def learning(self) -> Metric:
+        """The metric by which learning is compared: the first headline that is learned and better when lower."""
+        return next(m for m in self.metrics if m.kind == "learned" and m.headline and not m.higher_is_better)
+
+    @model_validator(mode="after")
+    def _check(self) -> Results:
+        if not any(m.kind == "learned" and m.headline and not m.higher_is_better for m in self.metrics):
+            raise ValueError("metrics has no headline that is learned and better when lower, such as a held-out loss")
+        names = [run.name for run in self.runs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"runs has two of the name {max(names, key=names.count)!r}")
+        for run in self.runs:
+            if run.method not in self.methods:
+                raise ValueError(f"methods lacks {run.method!r}, the method of the run {run.name!r}")
+            if missing := run.settings.keys() - self.settings.keys():
+                raise ValueError(f"settings lacks {min(missing)!r}, a setting of the run {run.name!r}")
+        return self
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -206,58 +238,134 @@ def load_results(folder: str | Path) -> Results:
     """
     path = Path(folder) / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give the output folder of a `mofo compare` run.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:
-        found = _SchemaOnly.model_validate_json(text).schema_version
+        found = _Version.model_validate_json(content).schema_version
         if found != SCHEMA:
             raise UserError(
                 f"{path} has schema {found!r}, and this version of mofo reads schema {SCHEMA}: make the comparison "
                 "again, or draw it with the version of mofo that wrote it."
             )
-        results = Results.model_validate_json(text)
+        results = Results.model_validate_json(content)
     except ValidationError as error:
         raise UserError(f"{path} is damaged: {first_problem(error)}. Run the command that made it again.") from None
-    if not results.tasks or any(results.base.learned.get(task.name, {}).get("loss") is None for task in results.tasks):
-        raise UserError(f"{path} has no finite held-out loss of the base, so nothing can be compared with it.")
+    if results.learning.of(results.base) is None:
+        raise UserError(f"{path} has no finite {results.learning.label} of the base, so nothing can be compared.")
     return results
 
 
-class _SchemaOnly(BaseModel):
-    schema_version: Any = Field(None, alias="schema")
+class _Version(BaseModel):
+    schema_version: Any = Field(default=None, alias="schema")
+
+
+_INTRODUCTION = """# results.json
+
+What `mofo compare` measured, in one file per output folder. `mofo report` draws tables, figures and the page from it
+alone. This is schema {schema}; files of another schema are refused. This page is made from
+[src/mofo/results.py](../src/mofo/results.py) by `make docs`.
+
+```json
+{example}
+```
+
+The file describes itself: `methods`, `settings` and `metrics` name everything that it holds, with labels and units.
+Losses and divergences are in nats per token, times in seconds, sizes in bytes, shares between 0 and 1. A number is
+`null` where it was not measured, or where it was infinite or NaN because the run diverged. Fields that have a default
+may be absent, as they are while a run is under way.
+
+*Forgotten* is the change of a probe's metric from the base, with the sign that makes worse positive.
+
+What mofo itself measures:
+- of a task: `loss`, the mean cross-entropy of held-out rows, of the completion alone where there is one; `accuracy`,
+  the share of held-out problems whose generated answer is exactly right
+- text probes: `loss`, the mean cross-entropy of a text
+- the divergence probe: `kl`, KL(base ‖ tuned) on text that the base wrote; 0 for the base
+- choice probes: `accuracy`, the share of questions answered correctly; `log_probability`, the mean of the correct
+  answer's, in nats
+"""
 
 
 def document() -> str:
-    """Return `docs/results.md`: every class of the file with its fields, types and meanings."""
-    lines = [
-        "# results.json",
-        "",
-        "What `mofo compare` measured, one file per output folder. `mofo report` draws tables, figures and the page",
-        "from it alone. Losses and divergences are in nats per token, times in seconds, shares between 0 and 1; a number",
-        "that was not measured, or is not finite because a run diverged, is `null`.",
-        "",
-        "*Forgotten* is the change of a probe's metric from the base, with the sign that makes worse positive.",
-        "",
-        "This page is made from `src/mofo/results.py` by `make docs`.",
-    ]
-    for record in (
-        Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Point, Distance, Run, TrainingStep,
-        FinalDistance, LayerDistance, Seconds,
-    ):  # fmt: skip
-        lines += ["", f"## {record.__name__}", (record.__doc__ or "").splitlines()[0], ""]
-        lines += ["| field | type | meaning |", "|---|---|---|"]
-        lines += [
-            f"| `{field.alias or name}` | {_type_name(field.annotation)} | {field.description} |"
-            for name, field in record.model_fields.items()
-        ]
-    return "\n".join(lines) + "\n"
+    """Return `docs/results.md`: an example, and every class of the file with its fields, types and meanings."""
+    lines = [_INTRODUCTION.format(schema=SCHEMA, example=_compact(example()))]
+    records = (Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Distance, FinalDistance)
+    for record in (*records, LayerDistance, TrainingStep, Seconds):
+        lines += [f"## {record.__name__}", (record.__doc__ or "").replace("\n    ", "\n").strip(), ""]
+        lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in record.model_fields.items():
+            default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
+            cells = [f"`{field.alias or name}`", _type_name(field.annotation), default, field.description]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def example() -> Results:
+    """Return small results, as `document` shows them."""
+    task = "gsm_symbolic"
+    layer = LayerDistance(layer="embed_tokens", l2=1.0, moved=0.1, parameters=28_311_552)
+    return Results(
+        complete=True,
+        model="smollm2-135m",
+        tasks=[Task(name=task, data="reasoning-gym:gsm_symbolic")],
+        recipe={"methods": ["adamw", "mofo"], "seeds": [0], "steps": 60, "batch_size": 8},
+        plan=Plan(total_steps=60, training_rows=480, held_out_rows=100, precision="float32"),
+        versions={"mofo": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
+        hardware=Hardware(processor="AMD EPYC", cores=2, memory_bytes=25_000_000_000, device="cpu"),
+        reference="adamw",
+        methods={
+            "adamw": MethodInfo(label="AdamW", parts=["adamw"]),
+            "mofo": MethodInfo(label="MoFO", parts=["mofo"]),
+        },
+        settings={
+            "learning_rate": SettingInfo(label="lr", description="peak learning rate"),
+            "fraction": SettingInfo(label="fraction", description="share of entries that move at a step"),
+        },
+        metrics=[
+            Metric(kind="learned", source=task, name="loss", task=task, label="held-out loss", unit="nats per token"),
+            Metric(kind="forgotten", source="divergence", name="kl", label="divergence", unit="nats per token"),
+            Metric(kind="distance", source="weights", name="moved", label="entries moved", unit="%", scale=100.0),
+        ],
+        base=Point(step=0, learned={task: {"loss": 2.11}}, forgotten={"divergence": {"kl": 0.0}}),
+        runs=[
+            Run(
+                name="mofo-f0.15-lr0.0001-s0",
+                method="mofo",
+                settings={"learning_rate": 1e-4, "fraction": 0.15},
+                seed=0,
+                points=[
+                    Point(
+                        step=60,
+                        tokens=61_440,
+                        task=task,
+                        learned={task: {"loss": 1.3}},
+                        forgotten={"divergence": {"kl": 0.15}},
+                        distance=Distance(l2=3.9, moved=0.44),
+                    )
+                ],
+                training=[TrainingStep(step=1, loss=1.9, learning_rate=9e-5)],
+                distance=FinalDistance(l2=3.9, moved=0.44, relative=0.004, layers=[layer]),
+                seconds=Seconds(optimizer=12.1, training=200.0, measuring=60.0, total=275.0),
+                peak_memory_bytes=3_100_000_000,
+            )
+        ],
+    )
+
+
+def _compact(results: Results) -> str:
+    """Return the JSON of results with a line for each of the innermost lists and objects."""
+    text = results.model_dump_json(by_alias=True, indent=2)
+    return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda inner: " ".join(inner[0].split()), text)
 
 
 def _type_name(annotation: Any) -> str:
     """Return a field's type in words that a reader of JSON knows."""
+    if annotation == Scalar:
+        return "text, number or boolean"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _type_name(arguments[0])

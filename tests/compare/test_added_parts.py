@@ -12,7 +12,7 @@ from rich.console import Console
 from mofo.compare.jobs import compare
 from mofo.compare.recipe import make_recipe
 from mofo.methods import parts
-from mofo.report import load_results, summary_table
+from mofo.report import Comparison, load_results, summary_table
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_compare_knows_an_optimizer_and_extras_that_were_added(tiny_model, tiny_
             "model": tiny_model,
             "data": tiny_data,
             "held_out_rows": 6,
-            "methods": ["adamw", {"sgd": {"momentum": [0.0, 0.9]}, "pull": {}}, "sgd+halfway"],
+            "methods": ["adamw", {"heavy-ball": {"momentum": [0.0, 0.9]}, "pull": {}}, "heavy-ball+halfway"],
             "settings": {"learning_rate": 1e-2, "pull.strength": 0.1},
             "steps": 4,
             "points": 2,
@@ -44,9 +44,9 @@ def test_compare_knows_an_optimizer_and_extras_that_were_added(tiny_model, tiny_
     names = [run.name for run in recipe.runs()]
     assert names == [
         "adamw-lr0.01-s0",
-        "sgd+pull-lr0.01-m0-pull.s0.1-s0",
-        "sgd+pull-lr0.01-m0.9-pull.s0.1-s0",
-        "sgd+halfway-lr0.01-m0-s0",
+        "heavy-ball+pull-lr0.01-m0-pull.s0.1-s0",
+        "heavy-ball+pull-lr0.01-m0.9-pull.s0.1-s0",
+        "heavy-ball+halfway-lr0.01-m0-s0",
     ]
     compare(recipe, tmp_path / "out", jobs=2)
 
@@ -55,19 +55,19 @@ def test_compare_knows_an_optimizer_and_extras_that_were_added(tiny_model, tiny_
     assert results.reference == "adamw"
     assert {name: method.label for name, method in results.methods.items()} == {
         "adamw": "AdamW",
-        "sgd+pull": "SGD + Pull",
-        "sgd+halfway": "SGD + Halfway",
+        "heavy-ball+pull": "Heavy ball + Pull",
+        "heavy-ball+halfway": "Heavy ball + Halfway",
     }
-    assert [run.name for run in results.runs] == [*names, "sgd+halfway-lr0.01-m0-s0-halfway.share0.5"]
+    assert [run.name for run in results.runs] == [*names, "heavy-ball+halfway-lr0.01-m0-s0-halfway.share0.5"]
     assert results.settings["pull.strength"].label == "Pull strength"
     assert results.settings["halfway.share"].description == "share of the way that is kept"
     whole, half = results.runs[-2:]
     assert half.distance.l2 == pytest.approx(whole.distance.l2 / 2, rel=1e-3)
 
     console = Console(file=io.StringIO(), width=200)
-    console.print(summary_table(results))
+    console.print(summary_table(Comparison(results)))
     page = (tmp_path / "out" / "report.html").read_text()
-    for label in ("SGD + Pull", "SGD + Halfway"):
+    for label in ("Heavy ball + Pull", "Heavy ball + Halfway"):
         assert label in console.file.getvalue()
         assert label in page
     assert list((tmp_path / "out" / "plots").glob("*.png"))

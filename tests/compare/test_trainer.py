@@ -17,7 +17,7 @@ class Pull(Part):
     name = "pull"
     label = "Pull"
 
-    def penalty(self, model, setup):
+    def penalty(self, model, step, setup):
         return sum(((p - setup.base[name]) ** 2).sum() for name, p in model.named_parameters())
 
 
@@ -25,7 +25,7 @@ class Double(Part):
     name = "double"
     label = "Double"
 
-    def after_backward(self, model, setup):
+    def after_backward(self, model, step, setup):
         for parameter in model.parameters():
             parameter.grad *= 2
 
@@ -39,7 +39,9 @@ def trainer(model, folder, *extras, batches=1, max_grad_norm=0.0):
         seed=0,
         steps=1,
         batch=len(ROWS),
+        rows=[],
         folder=folder / "parts",
+        shared=folder / "shared",
     )
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -44,7 +44,7 @@ def needs(package):
     return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "example",
     [
@@ -61,7 +61,7 @@ def test_one_step_moves_exactly_k_entries_of_each_tensor(tiny_model, tmp_path, e
     assert ("mofo/selected" in printed) == (example != "lightning_module")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_in_adapters_mofo_moves_k_entries_and_the_base_stays(tiny_model, tmp_path):
     run("examples/peft_lora.py", "--model", tiny_model, "--output", tmp_path, "--steps", 1)
     adapters = load_file(tmp_path / "adapter_model.safetensors")
@@ -75,7 +75,7 @@ def test_in_adapters_mofo_moves_k_entries_and_the_base_stays(tiny_model, tmp_pat
     assert not (tmp_path / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @needs("litgpt")
 def test_litgpt_takes_the_class_path(tiny_model, tmp_path):
     from litgpt import GPT, Config
@@ -98,7 +98,7 @@ def test_litgpt_takes_the_class_path(tiny_model, tmp_path):
     assert count == k  # in the first of the two steps the learning rate is 0
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @needs("axolotl")
 def test_axolotl_trains_with_the_plugin(tiny_model, tmp_path):
     settings = ["--base-model", tiny_model, "--output-dir", tmp_path, "--dataset-prepared-path", tmp_path / "data"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mofo.errors import UserError
-from mofo.measure.choice import GENERAL_KNOWLEDGE, ChoiceProbe, read_questions, score, tokenize
+from mofo.measure.choice import ChoiceProbe, Tokenized, choice_log_probabilities, read_questions, tokenize_question
 
 QUESTIONS = [
     {"question": "what is blue?", "choices": ["sky", "the coat", "the sea and the old king", "a"], "answer": 2},
@@ -29,7 +29,7 @@ def naive_scores(model, tokenizer, question):
     return scores
 
 
-def test_probe_equals_one_plain_pass_per_choice(base, tokenizer):
+def test_choice_probe_equals_one_plain_pass_per_choice(base, tokenizer):
     naive = [naive_scores(base, tokenizer, question) for question in QUESTIONS]
     chosen = [scores[question["answer"]] for scores, question in zip(naive, QUESTIONS, strict=True)]
     hits = [value == max(scores) for value, scores in zip(chosen, naive, strict=True)]
@@ -40,20 +40,19 @@ def test_probe_equals_one_plain_pass_per_choice(base, tokenizer):
     }
 
 
-def test_scores_of_prompts_in_one_batch(base, tokenizer):
-    tokenized = [tokenize(question, tokenizer) for question in (QUESTIONS[0], QUESTIONS[3])]
-    prompts, choices = zip(*tokenized, strict=True)
-    shortest = min(map(len, prompts))
-    prompts = [prompt[:shortest] for prompt in prompts]
+def test_choice_log_probabilities_do_not_depend_on_the_batch(base, tokenizer):
+    questions = [tokenize_question(question, tokenizer) for question in (QUESTIONS[0], QUESTIONS[3])]
+    shortest = min(len(question.prompt) for question in questions)
+    questions = [question._replace(prompt=question.prompt[:shortest]) for question in questions]
     with torch.inference_mode():
-        together = score(base, prompts, choices)
-        alone = [score(base, [prompt], [group])[0] for prompt, group in zip(prompts, choices, strict=True)]
+        together = choice_log_probabilities(base, questions)
+        alone = [choice_log_probabilities(base, [question])[0] for question in questions]
     for scores, expected in zip(together, alone, strict=True):
         assert scores == pytest.approx(expected, rel=1e-5)
     assert [len(scores) for scores in together] == [4, 3]
 
 
-def test_accuracy_is_one_for_the_models_own_answers_and_zero_for_others(base, tokenizer):
+def test_choice_probe_accuracy_is_one_for_the_models_own_answers_and_zero_for_others(base, tokenizer):
     naive = [naive_scores(base, tokenizer, question) for question in QUESTIONS]
     best = [question | {"answer": scores.index(max(scores))} for question, scores in zip(QUESTIONS, naive, strict=True)]
     worst = [
@@ -63,21 +62,21 @@ def test_accuracy_is_one_for_the_models_own_answers_and_zero_for_others(base, to
     assert ChoiceProbe("worst", worst, tokenizer).measure(base)["accuracy"] == 0
 
 
-def test_choices_of_one_token_need_no_second_pass(base, tokenizer):
+def test_choice_log_probabilities_of_one_token_need_no_second_pass(base, tokenizer):
     vocabulary = base.config.vocab_size
     with torch.inference_mode():
-        (scores,) = score(base, [[1, 2, 3]], [[[token] for token in range(vocabulary)]])
+        (scores,) = choice_log_probabilities(base, [Tokenized([1, 2, 3], [[token] for token in range(vocabulary)])])
     assert sum(math.exp(value) for value in scores) == pytest.approx(1, rel=1e-5)
 
 
-def test_tokenize_splits_where_the_texts_part(tokenizer):
-    prompt, choices = tokenize(QUESTIONS[0], tokenizer)
+def test_tokenize_question_splits_where_the_texts_part(tokenizer):
+    prompt, choices = tokenize_question(QUESTIONS[0], tokenizer)
     assert tokenizer.decode(prompt) == "Question: what is blue?\nAnswer:"
     assert [tokenizer.decode(choice) for choice in choices] == [" sky", " the coat", " the sea and the old king", " a"]
 
 
-def test_own_questions():
-    questions = read_questions(GENERAL_KNOWLEDGE)
+def test_read_questions_without_a_file_gives_the_projects_own():
+    questions = read_questions("")
     assert len(questions) >= 200
     assert len({question["question"] for question in questions}) == len(questions)
     positions = [question["answer"] / (len(question["choices"]) - 1) for question in questions]
@@ -86,13 +85,13 @@ def test_own_questions():
 
 def write_rows(path, *rows):
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
-    return path
+    return str(path)
 
 
 def test_read_questions_skips_blank_lines_and_keeps_odd_characters(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('\n{"question": "a\u2028b", "choices": ["x", "y"], "answer": 1}\n\n', encoding="utf-8")
-    assert read_questions(path) == [{"question": "a\u2028b", "choices": ["x", "y"], "answer": 1}]
+    assert read_questions(str(path)) == [{"question": "a\u2028b", "choices": ["x", "y"], "answer": 1}]
 
 
 @pytest.mark.parametrize(
@@ -112,18 +111,18 @@ def test_read_questions_skips_blank_lines_and_keeps_odd_characters(tmp_path):
         ({"question": "q", "choices": ["x", "y"], "answer": "x"}, "not 'x'"),
     ],
 )
-def test_malformed_row_is_named_by_its_number(tmp_path, row, message):
+def test_read_questions_names_a_malformed_row_by_its_number(tmp_path, row, message):
     good = {"question": "q", "choices": ["x", "y"], "answer": 0}
     path = write_rows(tmp_path / "mine.jsonl", good, "", row)
     with pytest.raises(UserError, match=r"mine\.jsonl, row 3.*" + message):
         read_questions(path)
 
 
-def test_missing_empty_or_binary_file_is_refused(tmp_path):
+def test_read_questions_refuses_a_missing_empty_or_binary_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        read_questions(tmp_path / "none.jsonl")
+        read_questions(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="is empty"):
         read_questions(write_rows(tmp_path / "empty.jsonl", "", " "))
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
-        read_questions(tmp_path / "binary.jsonl")
+        read_questions(str(tmp_path / "binary.jsonl"))

@@ -1,31 +1,30 @@
 import copy
-import json
 import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from mofo.errors import UserError
-from mofo.measure import Weights, distance
-from mofo.measure.distance import CHUNK, layer_of
+from mofo.measure import weight_distance
+from mofo.measure.distance import CHUNK
+from mofo.models.weights import Weights
 
 
-def test_base_is_at_no_distance_from_itself(base):
-    measured = distance(base.state_dict(), base.state_dict())
-    assert (measured["l2"], measured["relative"], measured["moved"]) == (0, 0, 0)
-    assert [layer["layer"] for layer in measured["layers"]] == ["embed_tokens", "0", "1", "norm"]
-    assert sum(layer["parameters"] for layer in measured["layers"]) == sum(p.numel() for p in base.parameters())
+def test_weight_distance_of_the_base_from_itself_is_0(base):
+    measured = weight_distance(base.state_dict(), base.state_dict())
+    assert (measured.l2, measured.relative, measured.moved) == (0, 0, 0)
+    assert [layer.layer for layer in measured.layers] == ["embed_tokens", "0", "1", "norm"]
+    assert sum(layer.parameters for layer in measured.layers) == sum(p.numel() for p in base.parameters())
 
 
-def test_total_and_layers_equal_the_definition(base, tuned):
+def test_weight_distance_equals_the_definition_in_total_and_per_layer(base, tuned):
     old, new = dict(base.named_parameters()), dict(tuned.named_parameters())
     with torch.no_grad():
         new["model.layers.1.mlp.up_proj.weight"].copy_(old["model.layers.1.mlp.up_proj.weight"])
         differences = {name: (new[name] - old[name]).double() for name in new}
-    measured = distance(base.state_dict(), tuned.state_dict())
+    measured = weight_distance(base.state_dict(), tuned.state_dict())
 
     def expected(names):
         return {
@@ -34,82 +33,83 @@ def test_total_and_layers_equal_the_definition(base, tuned):
             / sum(differences[name].numel() for name in names),
         }
 
-    assert {key: measured[key] for key in ("l2", "moved")} == expected(differences)
+    assert {"l2": measured.l2, "moved": measured.moved} == expected(differences)
     length = math.sqrt(sum(float(tensor.detach().double().square().sum()) for tensor in old.values()))
-    assert measured["relative"] == pytest.approx(measured["l2"] / length)
-    for layer in measured["layers"]:
-        names = [name for name in differences if f".{layer['layer']}." in name]
-        assert {key: layer[key] for key in ("l2", "moved")} == expected(names)
-        assert layer["parameters"] == sum(differences[name].numel() for name in names)
+    assert measured.relative == pytest.approx(measured.l2 / length)
+    for layer in measured.layers:
+        names = [name for name in differences if f".{layer.layer}." in name]
+        assert {"l2": layer.l2, "moved": layer.moved} == expected(names)
+        assert layer.parameters == sum(differences[name].numel() for name in names)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3 * CHUNK), st.integers(0, 2**31))
-def test_every_moved_entry_is_counted_once(size, seed):
+def test_weight_distance_counts_every_moved_entry_once(size, seed):
     generator = torch.Generator().manual_seed(seed)
     base = torch.randn(size, generator=generator)
     mask = torch.rand(size, generator=generator) < 0.3
-    measured = distance({"w.weight": base}, {"w.weight": torch.where(mask, base + 2, base)})
-    assert measured["moved"] == int(mask.sum()) / size
-    assert measured["l2"] == pytest.approx(2 * math.sqrt(int(mask.sum())), rel=1e-5)
+    measured = weight_distance({"w.weight": base}, {"w.weight": torch.where(mask, base + 2, base)})
+    assert measured.moved == int(mask.sum()) / size
+    assert measured.l2 == pytest.approx(2 * math.sqrt(int(mask.sum())), rel=1e-5)
 
 
-def test_negative_zero_is_zero_and_a_denormal_is_not():
+def test_weight_distance_takes_negative_zero_for_zero_and_no_denormal():
     base = torch.tensor([0.0, 0.0, 1.0, 2.0])
     tuned = torch.tensor([-0.0, 1e-45, 1.0, 2.0])
-    assert distance({"w": base}, {"w": tuned})["moved"] == 0.25
+    assert weight_distance({"w": base}, {"w": tuned}).moved == 0.25
 
 
-def test_tensors_are_not_changed_and_layout_does_not_matter():
+def test_weight_distance_changes_no_tensor_and_depends_on_no_layout():
     base = torch.randn(6, 4, dtype=torch.float64).t()
     tuned = (base + 1).contiguous()
     before = base.clone(), tuned.clone()
-    assert distance({"w": base}, {"w": tuned})["l2"] == pytest.approx(math.sqrt(24))
+    assert weight_distance({"w": base}, {"w": tuned}).l2 == pytest.approx(math.sqrt(24))
     assert torch.equal(base, before[0])
     assert torch.equal(tuned, before[1])
 
 
-def test_a_copy_in_bfloat16_has_not_moved(base, tuned):
+def test_weight_distance_of_a_copy_in_bfloat16_is_0(base, tuned):
     copied = {name: tensor.bfloat16() for name, tensor in base.state_dict().items()}
-    assert distance(base.state_dict(), copied)["moved"] == 0
-    assert distance(copied, base.state_dict())["moved"] > 0.9, "a float32 model is not its rounded base"
+    assert weight_distance(base.state_dict(), copied).moved == 0
+    assert weight_distance(copied, base.state_dict()).moved > 0.9, "a float32 model is not its rounded base"
     half = {name: tensor.bfloat16() for name, tensor in tuned.state_dict().items()}
-    exact = distance(base.state_dict(), tuned.state_dict())
-    assert distance(base.state_dict(), half)["l2"] == pytest.approx(exact["l2"], rel=0.01)
+    exact = weight_distance(base.state_dict(), tuned.state_dict())
+    assert weight_distance(base.state_dict(), half).l2 == pytest.approx(exact.l2, rel=0.01)
 
 
-def test_mismatched_tensors_are_listed(base):
+def test_weight_distance_lists_mismatched_tensors(base):
     state = base.state_dict()
     other = {name: tensor for name, tensor in state.items() if name != "model.norm.weight"}
     with pytest.raises(UserError, match=r"`model\.norm\.weight` is only in the base"):
-        distance(state, other)
+        weight_distance(state, other)
     with pytest.raises(UserError, match=r"`model\.norm\.weight` is only in the tuned model"):
-        distance(other, state)
+        weight_distance(other, state)
     wrong = state | {"model.norm.weight": torch.zeros(3)}
     with pytest.raises(UserError, match=r"`model\.norm\.weight` is \[64\] in the base and \[3\] in the tuned model"):
-        distance(state, wrong)
+        weight_distance(state, wrong)
     with pytest.raises(UserError, match=r"and \d+ more"):
-        distance(state, {"x": torch.zeros(1)})
+        weight_distance(state, {"x": torch.zeros(1)})
 
 
-def test_weights_reads_what_transformers_saved(base, tuned, tmp_path):
+def test_weight_distance_of_saved_models_is_that_of_models_in_memory(base, tuned, tmp_path):
     base.save_pretrained(tmp_path / "base")
     tuned.save_pretrained(tmp_path / "tuned", max_shard_size="100KB")
     assert len(list((tmp_path / "tuned").glob("*.safetensors"))) > 1
     old, new = Weights(tmp_path / "base"), Weights(tmp_path / "tuned")
     assert len(old) == len(list(old)) == len(new)
     assert "lm_head.weight" not in old, "tied, so stored once"
-    expected = distance(base.state_dict(), tuned.state_dict())
-    assert distance(old, new) == expected
-    assert distance(old, tuned.state_dict()) == expected, "a tied copy in memory is no tensor of its own"
-    assert distance(base.state_dict(), new) == expected
+    expected = weight_distance(base.state_dict(), tuned.state_dict())
+    assert weight_distance(old, new) == expected
+    assert weight_distance(old, tuned.state_dict()) == expected, "a tied copy in memory is no tensor of its own"
+    assert weight_distance(base.state_dict(), new) == expected
 
 
-def test_output_layer_that_is_not_tied_is_compared(untied_base):
+def test_weight_distance_compares_an_output_layer_that_is_not_tied(untied_base):
     tuned = copy.deepcopy(untied_base)
     with torch.no_grad():
         tuned.lm_head.weight += 1
-    measured = distance(untied_base.state_dict(), tuned.state_dict())
-    assert [(layer["layer"], layer["moved"]) for layer in measured["layers"]] == [
+    measured = weight_distance(untied_base.state_dict(), tuned.state_dict())
+    assert [(layer.layer, layer.moved) for layer in measured.layers] == [
         ("embed_tokens", 0),
         ("0", 0),
         ("1", 0),
@@ -118,40 +118,10 @@ def test_output_layer_that_is_not_tied_is_compared(untied_base):
     ]
 
 
-def test_output_layer_that_came_untied_is_not_passed_over(base):
+def test_weight_distance_notices_an_output_layer_that_came_untied(base):
     untied = base.state_dict()
     untied["lm_head.weight"] = untied["lm_head.weight"] + 1
     stored_once = {name: tensor for name, tensor in base.state_dict().items() if name != "lm_head.weight"}
     with pytest.raises(UserError, match=r"`lm_head\.weight` is only in the tuned model"):
-        distance(stored_once, untied)
-    assert distance(base.state_dict(), untied)["layers"][-2]["moved"] == 1
-
-
-def test_folders_that_hold_no_weights_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        Weights(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(UserError, match="cannot be read"):
-        Weights(tmp_path)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    save_file({"a": torch.zeros(2)}, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(UserError, match="cannot be read"):
-        Weights(tmp_path)
-    save_file({"b": torch.ones(2)}, tmp_path / "model-00002-of-00002.safetensors")
-    assert {name: tensor.tolist() for name, tensor in Weights(tmp_path).items()} == {"a": [0, 0], "b": [1, 1]}
-
-
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        ("model.embed_tokens.weight", "embed_tokens"),
-        ("model.layers.11.self_attn.q_proj.bias", "11"),
-        ("transformer.h.0.mlp.c_fc.weight", "0"),
-        ("model.layers.3.mlp.experts.7.up_proj.weight", "3"),
-        ("model.norm.weight", "norm"),
-        ("lm_head.weight", "lm_head"),
-    ],
-)
-def test_layer_of(name, layer):
-    assert layer_of(name) == layer
+        weight_distance(stored_once, untied)
+    assert weight_distance(base.state_dict(), untied).layers[-2].moved == 1

@@ -7,10 +7,10 @@ from mofo.measure import write_texts
 from mofo.measure.divergence import DivergenceProbe
 
 
-def naive_divergence(base, tuned, written):
+def naive_divergence(base, tuned, base_texts):
     """Mean over positions of the sum over the vocabulary, one text at a time, in float64."""
     values = []
-    for text in written:
+    for text in base_texts:
         with torch.no_grad():
             log_p, log_q = (
                 model(input_ids=torch.tensor([text])).logits[0, :-1].double().log_softmax(dim=-1)
@@ -21,36 +21,36 @@ def naive_divergence(base, tuned, written):
 
 
 @pytest.fixture(scope="module")
-def written(base, tokenizer):
+def base_texts(base, tokenizer):
     return write_texts(base, tokenizer, texts=5, tokens=24)
 
 
-def test_base_has_not_diverged_from_itself(base, written):
-    assert DivergenceProbe("divergence", base, written).measure(base) == {"kl": 0.0}
+def test_divergence_of_the_base_from_itself_is_0(base, base_texts):
+    assert DivergenceProbe("divergence", base, base_texts).measure(base) == {"kl": 0.0}
 
 
-def test_divergence_equals_the_definition(base, tuned, written):
-    expected = naive_divergence(base, tuned, written)
+def test_divergence_equals_the_definition(base, tuned, base_texts):
+    expected = naive_divergence(base, tuned, base_texts)
     assert expected > 0.01
-    assert DivergenceProbe("divergence", base, written).measure(tuned)["kl"] == pytest.approx(expected, rel=1e-4)
+    assert DivergenceProbe("divergence", base, base_texts).measure(tuned)["kl"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_divergence_in_bfloat16(base, tuned, written):
+def test_divergence_in_bfloat16(base, tuned, base_texts):
     with torch.autocast("cpu", torch.bfloat16):
-        probe = DivergenceProbe("divergence", base, written)
+        probe = DivergenceProbe("divergence", base, base_texts)
         assert probe.measure(base) == {"kl": 0.0}
         measured = probe.measure(tuned)["kl"]
-    assert measured == pytest.approx(naive_divergence(base, tuned, written), rel=0.1)
+    assert measured == pytest.approx(naive_divergence(base, tuned, base_texts), rel=0.1)
 
 
-def test_base_may_change_after_the_probe_was_made(base, tuned, written):
+def test_divergence_probe_does_not_notice_a_base_that_changes_later(base, tuned, base_texts):
     later = copy.deepcopy(base)
-    probe = DivergenceProbe("divergence", later, written)
+    probe = DivergenceProbe("divergence", later, base_texts)
     later.load_state_dict(tuned.state_dict())
-    assert probe.measure(later) == DivergenceProbe("divergence", base, written).measure(tuned)
+    assert probe.measure(later) == DivergenceProbe("divergence", base, base_texts).measure(tuned)
 
 
-def test_texts_are_seeded_and_leave_the_global_state_alone(base, tokenizer):
+def test_write_texts_is_seeded_and_leaves_the_global_state_alone(base, tokenizer):
     torch.manual_seed(7)
     before = torch.get_rng_state()
     first = write_texts(base, tokenizer, texts=3, tokens=10, seed=1)
@@ -60,14 +60,14 @@ def test_texts_are_seeded_and_leave_the_global_state_alone(base, tokenizer):
     assert write_texts(base, tokenizer, texts=3, tokens=10, seed=2) != first
 
 
-def test_texts_start_with_the_start_token_and_have_the_asked_length(base, tokenizer):
-    written = write_texts(base, tokenizer, texts=3, tokens=10)
-    assert [len(text) for text in written] == [11] * 3
-    assert {text[0] for text in written} == {tokenizer.bos_token_id}
-    assert len({tuple(text) for text in written}) == 3
+def test_write_texts_begins_with_the_start_token_and_has_the_asked_length(base, tokenizer):
+    base_texts = write_texts(base, tokenizer, texts=3, tokens=10)
+    assert [len(text) for text in base_texts] == [11] * 3
+    assert {text[0] for text in base_texts} == {tokenizer.bos_token_id}
+    assert len({tuple(text) for text in base_texts}) == 3
 
 
-def test_texts_follow_the_bases_distribution(base, tokenizer):
+def test_write_texts_follows_the_bases_distribution(base, tokenizer):
     first = torch.tensor([text[1] for text in write_texts(base, tokenizer, texts=20_000, tokens=1)])
     observed = first.bincount(minlength=base.config.vocab_size) / len(first)
     with torch.no_grad():
@@ -76,13 +76,13 @@ def test_texts_follow_the_bases_distribution(base, tokenizer):
     assert ((observed - expected).abs() < 5 * (expected / len(first)).sqrt() + 1 / len(first)).all()
 
 
-def test_later_tokens_follow_from_all_earlier_ones(base, tokenizer):
+def test_write_texts_draws_later_tokens_given_all_earlier_ones(base, tokenizer):
     """The cached keys and values give the same text as plain passes over everything so far."""
-    written = write_texts(base, tokenizer, texts=3, tokens=8, seed=3)
+    base_texts = write_texts(base, tokenizer, texts=3, tokens=8, seed=3)
     generator = torch.Generator().manual_seed(3)
     texts = torch.full((3, 1), tokenizer.bos_token_id)
     for _ in range(8):
         with torch.no_grad():
             probabilities = base(input_ids=texts).logits[:, -1].softmax(dim=-1)
         texts = torch.cat([texts, torch.multinomial(probabilities, 1, generator=generator)], dim=1)
-    assert texts.tolist() == written
+    assert texts.tolist() == base_texts

@@ -22,18 +22,18 @@ def prompts(tokenizer):
     return [tokenizer(text).input_ids for text in texts]
 
 
-def test_batched_generation_equals_greedy_search_one_by_one(base, tokenizer, prompts):
+def test_generate_in_batches_equals_greedy_search_one_by_one(base, tokenizer, prompts):
     expected = [naive_greedy(base, tokenizer, prompt, 12) for prompt in prompts]
     assert generate(base, tokenizer, prompts, 12) == expected
 
 
-def test_settings_that_a_model_was_published_with_do_not_matter(tuned, tokenizer, prompts):
+def test_generate_ignores_the_settings_that_a_model_was_published_with(tuned, tokenizer, prompts):
     expected = [naive_greedy(tuned, tokenizer, prompt, 12) for prompt in prompts]
     tuned.generation_config.update(do_sample=True, temperature=3.0, top_p=0.5, repetition_penalty=5.0, num_beams=3)
     assert generate(tuned, tokenizer, prompts, 12) == expected
 
 
-def test_generation_stops_at_the_end_token(tuned, tokenizer, prompts):
+def test_generate_stops_at_the_end_token(tuned, tokenizer, prompts):
     # the token that the model writes third for the first prompt is made its published end
     with torch.no_grad():
         written = tuned.generate(torch.tensor([prompts[0]]), do_sample=False, max_new_tokens=12)[0, len(prompts[0]) :]
@@ -44,7 +44,7 @@ def test_generation_stops_at_the_end_token(tuned, tokenizer, prompts):
     assert text == tokenizer.decode(written[: first + 1], skip_special_tokens=True)
 
 
-def test_accuracy_counts_the_right_answers_in_the_given_order(base, tokenizer, prompts):
+def test_answer_accuracy_counts_the_right_answers_in_the_given_order(base, tokenizer, prompts):
     answers = [naive_greedy(base, tokenizer, prompt, 12) for prompt in prompts]
     answers[1] = "something else"
     answers[3] = "another thing"
@@ -62,8 +62,8 @@ def test_accuracy_counts_the_right_answers_in_the_given_order(base, tokenizer, p
     }
 
 
-def test_no_examples_are_refused(base, tokenizer):
-    with pytest.raises(ValueError, match="no examples"):
+def test_answer_accuracy_refuses_no_problems(base, tokenizer):
+    with pytest.raises(ValueError, match="no problems"):
         answer_accuracy(base, tokenizer, [])
 
 

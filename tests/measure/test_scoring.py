@@ -2,11 +2,12 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mofo.data.tokens import IGNORED
 from mofo.measure import held_out_loss
-from mofo.measure.scoring import IGNORED, batches, inference, pad, token_log_probabilities
+from mofo.measure.scoring import batches, inference, pad, token_log_probabilities
 
 
 def naive_log_probabilities(model, ids):
@@ -54,14 +55,14 @@ def test_held_out_loss_refuses_examples_without_a_label(base):
         held_out_loss(base, [{"input_ids": [1, 2, 3], "labels": [IGNORED] * 3}])
 
 
-def test_a_batch_without_a_label_is_no_obstacle(base):
+def test_held_out_loss_passes_over_a_batch_without_a_label(base):
     # the first token has nothing before it, so that its label does not count
     silent = {"input_ids": list(range(250)) * 4, "labels": [0] + [IGNORED] * 999}
     loud = {"input_ids": [1, 2, 3], "labels": [1, 2, 3]}
     assert held_out_loss(base, [silent, loud]) == held_out_loss(base, [loud])
 
 
-def test_half_precision_logits_are_scored_in_float32():
+def test_token_log_probabilities_of_half_precision_logits_are_float32():
     logits = (torch.randn(3, 7, 50, generator=torch.Generator().manual_seed(0)) * 5).bfloat16()
     targets = torch.randint(50, (3, 7), generator=torch.Generator().manual_seed(1))
     targets[1, 2] = IGNORED
@@ -72,6 +73,7 @@ def test_half_precision_logits_are_scored_in_float32():
     torch.testing.assert_close(measured.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 200), max_size=40), st.integers(1, 400))
 def test_batches_hold_every_row_once_within_the_budget(lengths, tokens):
     cut = list(batches(lengths, tokens))
@@ -87,7 +89,7 @@ def test_pad(side):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_inference_gives_the_model_back_as_it_was(tuned, training):
+def test_inference_returns_the_model_to_its_mode(tuned, training):
     tuned.train(training)
     seen = []
 

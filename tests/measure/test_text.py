@@ -2,17 +2,17 @@ import hashlib
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
 from mofo.measure import text
-from mofo.measure.scoring import IGNORED
 from mofo.measure.text import WINDOW, WINDOWS, TextProbe, general_english, strip_frame, window_starts
 
 
-def test_loss_of_a_short_text_is_that_of_one_plain_pass(base, tokenizer):
+def test_text_probe_of_a_short_text_is_one_plain_pass(base, tokenizer):
     ids = torch.tensor([tokenizer("the old king and the sea").input_ids])
     with torch.no_grad():
         expected = base(input_ids=ids, labels=ids).loss
@@ -20,7 +20,7 @@ def test_loss_of_a_short_text_is_that_of_one_plain_pass(base, tokenizer):
     assert measured == {"loss": pytest.approx(float(expected), rel=1e-5)}
 
 
-def test_what_the_tokenizer_puts_before_a_text_goes_before_every_window_and_is_not_counted(base, tokenizer):
+def test_text_probe_begins_windows_as_the_tokenizer_begins_texts_and_does_not_count_that(base, tokenizer):
     starting = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>")
     start = [starting.bos_token_id, starting.eos_token_id]
     starting.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -40,8 +40,9 @@ def test_what_the_tokenizer_puts_before_a_text_goes_before_every_window_and_is_n
     assert measured == pytest.approx(total / len(ids), rel=1e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 50_000))
-def test_windows_lie_in_the_text_and_reach_both_ends(tokens):
+def test_window_starts_lie_in_the_text_and_reach_both_ends(tokens):
     starts = window_starts(tokens)
     assert starts[0] == 0
     assert len(starts) <= WINDOWS
@@ -50,7 +51,7 @@ def test_windows_lie_in_the_text_and_reach_both_ends(tokens):
     assert starts == sorted(set(starts))
 
 
-def test_text_of_one_token_is_refused(tokenizer):
+def test_text_probe_refuses_a_text_of_one_token(tokenizer):
     with pytest.raises(UserError, match=r"probe `mine` has 1 tokens"):
         TextProbe("mine", "a", tokenizer)
 
@@ -68,7 +69,7 @@ def test_strip_frame():
     assert strip_frame(book) == "Once.\n\nTwice."
 
 
-def test_missing_or_changed_story_is_refused(monkeypatch, tmp_path):
+def test_general_english_refuses_a_missing_or_changed_story(monkeypatch, tmp_path):
     package = tmp_path / "reasoning_gym" / "__init__.py"
     spec = type("Spec", (), {"origin": str(package)})
     monkeypatch.setattr(text.util, "find_spec", lambda name: spec)

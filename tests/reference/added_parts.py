@@ -6,11 +6,11 @@ from mofo.methods import parts
 from mofo.methods.part import OptimizerPart, Part, setting
 
 
-class SGD(OptimizerPart):
-    """Stochastic gradient descent."""
+class HeavyBall(OptimizerPart):
+    """Gradient descent with momentum."""
 
-    name = "sgd"
-    label = "SGD"
+    name = "heavy-ball"
+    label = "Heavy ball"
     momentum: float = setting(0.0, "momentum", short="m", ge=0, lt=1)
 
     def build(self, model, setup):
@@ -24,7 +24,7 @@ class Pull(Part):
     label = "Pull"
     strength: float = setting(0.5, "weight of the penalty", short="s", ge=0)
 
-    def penalty(self, model, setup):
+    def penalty(self, model, step, setup):
         weights = ((p, setup.base[name].to(p.device)) for name, p in model.named_parameters())
         return self.strength / 2 * sum(((p - base) ** 2).sum() for p, base in weights)
 
@@ -46,4 +46,4 @@ class Halfway(Part):
             p.copy_(trained[name])
 
 
-parts.PARTS = (*parts.PARTS, SGD, Pull, Halfway)
+parts.PARTS = (*parts.PARTS, HeavyBall, Pull, Halfway)

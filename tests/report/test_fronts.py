@@ -3,72 +3,16 @@
 from itertools import pairwise
 
 import pytest
+from fake import KL, path_results
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mofo.report.fronts import (
-    Pooled,
-    at_loss,
-    common_loss,
-    default_targets,
-    equal_learning,
-    forgotten,
-    front,
-    least_at_loss,
-    path,
-    told_apart,
-)
-from mofo.report.results import Measure
-
-KL = Measure("divergence", "kl")
+from mofo.report.comparison import Comparison
+from mofo.report.fronts import at_loss, common_loss, default_targets, equal_learning, front, least_at_loss
 
 
-def comparison(runs: dict[tuple[str, float, int], list[tuple[float | None, float]]]) -> dict:
-    """Results with base loss 2 from paths (loss, kl) by method, learning rate and seed."""
-    return {
-        "recipe": {},
-        "base": {"learned": {"loss": 2.0}, "forgotten": {"divergence": {"kl": 0.0}}},
-        "runs": [
-            {
-                "name": f"{method}-{lr}-{seed}",
-                "method": method,
-                "settings": {"learning_rate": lr},
-                "seed": seed,
-                "points": [
-                    {"step": i + 1, "learned": {"loss": loss}, "forgotten": {"divergence": {"kl": kl}}}
-                    for i, (loss, kl) in enumerate(points)
-                ],
-            }
-            for (method, lr, seed), points in runs.items()
-        ],
-    }
-
-
-@pytest.mark.parametrize(
-    ("probe", "metric", "after", "expected"),
-    [
-        ("text", "loss", 3.5, 0.5),
-        ("divergence", "kl", 0.2, 0.2),
-        ("choice", "accuracy", 0.5, 0.1),
-        ("choice", "log_probability", -1.5, 0.5),
-    ],
-)
-def test_forgotten_is_positive_when_worse(probe, metric, after, expected):
-    base = {
-        "forgotten": {
-            "text": {"loss": 3.0},
-            "divergence": {"kl": 0.0},
-            "choice": {"accuracy": 0.6, "log_probability": -1.0},
-        }
-    }
-    assert forgotten(base, {"forgotten": {probe: {metric: after}}}, probe, metric) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("after", [None, float("nan"), float("inf")])
-def test_forgotten_is_none_when_not_measured_or_not_finite(after):
-    base = {"forgotten": {"text": {"loss": 3.0}}}
-    assert forgotten(base, {"forgotten": {"text": {"loss": after}}}, "text", "loss") is None
-    assert forgotten(base, {"forgotten": {}}, "text", "loss") is None
+def comparison(runs):
+    return Comparison(path_results(runs))
 
 
 def test_at_loss_interpolates_at_the_first_crossing():
@@ -89,13 +33,8 @@ def test_least_at_loss_looks_at_everything_that_learned_as_much():
     assert least_at_loss(points, 2.0) == 0.0
 
 
-def test_path_leaves_out_what_is_not_finite():
-    results = comparison({("mofo", 1e-4, 0): [(1.5, 0.1), (None, 0.2), (float("nan"), 0.3), (1.2, float("nan"))]})
-    assert path(results["base"], results["runs"][0], *KL) == [(2.0, 0.0), (1.5, 0.1)]
-
-
 def test_common_loss_is_the_lowest_that_every_method_reached_with_all_seeds():
-    results = comparison(
+    found = comparison(
         {
             ("adamw", 1e-4, 0): [(1.5, 0.1), (1.2, 0.3)],
             ("adamw", 1e-4, 1): [(1.5, 0.1), (1.3, 0.3)],
@@ -103,22 +42,22 @@ def test_common_loss_is_the_lowest_that_every_method_reached_with_all_seeds():
             ("mofo", 1e-4, 0): [(1.1, 0.2)],
         }
     )
-    assert common_loss(results) == 1.3
-    assert common_loss(results, ["mofo"]) == 1.1
-    targets = default_targets(results)
+    assert common_loss(found, found.methods) == 1.3
+    assert common_loss(found, ["mofo"]) == 1.1
+    targets = default_targets(found)
     assert targets[0] == 1.3
     assert targets == sorted(targets)
     assert all(1.3 <= target < 2.0 for target in targets)
 
 
-def test_nothing_in_common_without_learning():
-    results = comparison({("adamw", 1e-4, 0): [(1.5, 0.1)], ("mofo", 1e-4, 0): [(2.3, 0.1)]})
-    assert common_loss(results) is None
-    assert default_targets(results) == []
+def test_common_loss_without_learning_is_none():
+    found = comparison({("adamw", 1e-4, 0): [(1.5, 0.1)], ("mofo", 1e-4, 0): [(2.3, 0.1)]})
+    assert common_loss(found, found.methods) is None
+    assert default_targets(found) == []
 
 
-def test_equal_learning_takes_the_best_setting_and_pools_its_seeds():
-    results = comparison(
+def test_equal_learning_takes_the_best_configuration_and_pools_its_seeds():
+    found = comparison(
         {
             ("adamw", 1e-4, 0): [(1.5, 0.2), (1.3, 0.4)],
             ("adamw", 1e-4, 1): [(1.5, 0.3), (1.3, 0.5)],
@@ -126,36 +65,30 @@ def test_equal_learning_takes_the_best_setting_and_pools_its_seeds():
             ("adamw", 5e-5, 0): [(1.6, 0.1)],
         }
     )
-    best = equal_learning(results, 1.4, [KL]).best["adamw", KL]
-    assert best.setting.options == (("learning_rate", 1e-4),)
+    best = equal_learning(found, 1.4, [KL]).best["adamw", KL]
+    assert best.configuration.settings == {"learning_rate": 1e-4}
     assert best.amount.mean == pytest.approx(0.35)
     assert best.amount.std == pytest.approx(0.1 / 2**0.5)
     assert (best.amount.seeds, best.reached, best.tried, best.early) == (2, 2, 3, 0)
 
 
-def test_a_setting_counts_only_if_all_its_seeds_got_there():
-    results = comparison({("mofo", 1e-4, 0): [(1.2, 0.1)], ("mofo", 1e-4, 1): [(1.5, 0.1)]})
-    assert equal_learning(results, 1.3, [KL]).best == {}
+def test_equal_learning_needs_all_seeds_of_a_configuration():
+    found = comparison({("mofo", 1e-4, 0): [(1.2, 0.1)], ("mofo", 1e-4, 1): [(1.5, 0.1)]})
+    assert equal_learning(found, 1.3, [KL]).best == {}
 
 
-def test_measured_settings_are_preferred_to_lines_from_the_base():
-    results = comparison({("mofo", 1e-4, 0): [(1.6, 0.3), (1.4, 0.4)], ("mofo", 3e-4, 0): [(1.2, 0.5)]})
-    best = equal_learning(results, 1.5, [KL]).best["mofo", KL]
+def test_equal_learning_prefers_measured_configurations_to_lines_from_the_base():
+    found = comparison({("mofo", 1e-4, 0): [(1.6, 0.3), (1.4, 0.4)], ("mofo", 3e-4, 0): [(1.2, 0.5)]})
+    best = equal_learning(found, 1.5, [KL]).best["mofo", KL]
     assert (best.amount.mean, best.early, best.from_base) == (pytest.approx(0.35), 1, False)
-    assert equal_learning(results, 1.3, [KL]).best["mofo", KL].from_base
+    assert equal_learning(found, 1.3, [KL]).best["mofo", KL].from_base
 
 
-def test_front_of_two_settings_by_hand():
-    results = comparison({("mofo", 1e-4, 0): [(1.5, 0.1)], ("mofo", 3e-4, 0): [(1.5, 0.4), (1.0, 0.6)]})
-    envelope = {round(loss, 9): amount.mean for loss, amount in front(results, "mofo", *KL, resolution=4)}
+def test_front_of_two_configurations_by_hand():
+    found = comparison({("mofo", 1e-4, 0): [(1.5, 0.1)], ("mofo", 3e-4, 0): [(1.5, 0.4), (1.0, 0.6)]})
+    envelope = {round(loss, 9): amount.mean for loss, amount in front(found, "mofo", KL, resolution=4)}
     expected = {2.0: 0.0, 1.75: 0.05, 1.5: 0.1, 1.25: 0.5, 1.0: 0.6}
     assert envelope == pytest.approx(expected)
-
-
-def test_ranges_that_overlap_are_not_told_apart():
-    assert told_apart(Pooled(0.2, 0.02, 3), Pooled(0.3, 0.02, 3)) is True
-    assert told_apart(Pooled(0.2, 0.06, 3), Pooled(0.3, 0.05, 3)) is False
-    assert told_apart(Pooled(0.2, None, 1), Pooled(0.3, 0.05, 3)) is None
 
 
 losses = st.floats(0.5, 2.5)
@@ -164,9 +97,9 @@ paths = st.lists(st.tuples(losses, amounts), min_size=1, max_size=6)
 
 
 @given(st.lists(paths, min_size=1, max_size=4))
-def test_the_front_never_falls_with_learning_and_lies_below_every_point(runs):
-    results = comparison({("mofo", 1e-4 * (i + 1), 0): points for i, points in enumerate(runs)})
-    envelope = front(results, "mofo", *KL, resolution=10)
+def test_front_never_falls_with_learning_and_lies_below_every_point(runs):
+    found = comparison({("mofo", 1e-4 * (i + 1), 0): points for i, points in enumerate(runs)})
+    envelope = front(found, "mofo", KL, resolution=10)
     by_loss = {loss: amount.mean for loss, amount in envelope}
     assert all(a.mean <= b.mean + 1e-12 for (_, a), (_, b) in pairwise(envelope))
     for loss, amount in [point for points in runs for point in points]:
@@ -175,7 +108,7 @@ def test_the_front_never_falls_with_learning_and_lies_below_every_point(runs):
 
 
 @given(paths, losses)
-def test_an_amount_at_equal_learning_is_never_below_the_front(points, target):
+def test_at_loss_is_never_below_least_at_loss(points, target):
     points = [(2.0, 0.0), *points]
     first, least = at_loss(points, target), least_at_loss(points, target)
     assert (first is None) == (least is None) == (min(loss for loss, _ in points) > target)

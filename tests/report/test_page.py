@@ -6,15 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake import make_results, write_results
+from fake import TASK, change_runs, make_results, write_results
 from matplotlib.figure import Figure
 from PIL import Image
 
 import mofo.report
 from mofo.errors import UserError
-from mofo.report import write_report
+from mofo.report import Comparison, write_report
 from mofo.report.fronts import front
-from mofo.report.plots import figures, style_of
+from mofo.report.sections import forgetting
+from mofo.results import FinalDistance, LayerDistance
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -55,7 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_report_holds_every_part(drawn):
+def test_page_holds_every_section(drawn):
     page = Page((drawn / "report.html").read_text(encoding="utf-8"))
     for part in ("At equal learning", "At equal steps", "Learning curves", "Distance", "Time and memory", "Limits"):
         assert part in page.text
@@ -64,7 +65,7 @@ def test_report_holds_every_part(drawn):
     assert page.tags.count("img") == 5 + 2 + 2  # measures and distance, methods, L2 and moved
 
 
-def test_report_is_self_contained(drawn):
+def test_page_is_self_contained(drawn):
     text = (drawn / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert page.links
@@ -82,18 +83,20 @@ def test_plots_are_pictures(drawn):
             assert len(image.convert("RGB").getcolors(1 << 24)) > 50  # something is drawn
 
 
-def test_a_front_below_every_shown_checkpoint_is_in_view():
+def test_front_below_every_shown_checkpoint_is_in_view():
     results = make_results(methods=("adamw",), learning_rates=(1e-4,), every=30)
-    for point, (loss, text) in zip(results["runs"][0]["points"], [(1.9, 1.7), (1.1, 3.8)], strict=True):
-        point["learned"]["loss"], point["forgotten"]["text"]["loss"] = loss, text
+    for point, (loss, text) in zip(results.runs[0].points, [(1.9, 1.7), (1.1, 3.8)], strict=True):
+        point.learned[TASK]["loss"], point.forgotten["text"]["loss"] = loss, text
+    comparison = Comparison(results)
     axes = Figure().subplots()
-    figures(results)["forgetting"][0].draw(axes)
+    forgetting.section(comparison).plot.panels[0].draw(axes)
     left, right = axes.get_xlim()
-    lowest = min(amount.mean for loss, amount in front(results, "adamw", "text", "loss") if right <= loss <= left)
+    points = front(comparison, "adamw", comparison.forgotten[0])
+    lowest = min(amount.mean for loss, amount in points if right <= loss <= left)
     assert axes.get_ylim()[0] <= lowest < 0
 
 
-def test_drawing_again_gives_the_same_files(drawn):
+def test_report_drawn_again_is_the_same(drawn):
     before = files(drawn)
     write_report(drawn)
     assert files(drawn) == before
@@ -102,19 +105,20 @@ def test_drawing_again_gives_the_same_files(drawn):
 def test_user_text_is_escaped(tmp_path):
     evil = "<script>alert('x')</script>"
     results = make_results(learning_rates=(1e-4,), probes={evil: {"loss": 2.0}})
-    results["recipe"] |= {"model": f"a{evil}", "data": evil, evil: evil}
-    results["hardware"]["processor"] = evil
-    page = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8"))
+    hardware = results.hardware.model_copy(update={"processor": evil})
+    task = results.tasks[0].model_copy(update={"data": evil})
+    update = {"model": f"a{evil}", "recipe": {evil: evil}, "hardware": hardware, "tasks": [task]}
+    page = Page(write_report(write_results(tmp_path, results.model_copy(update=update))).read_text(encoding="utf-8"))
     assert "script" not in page.tags
-    assert evil in page.text
+    assert page.text.count(evil) >= 6
 
 
 def test_mathtext_in_a_name_is_not_interpreted(tmp_path):
     write_report(write_results(tmp_path, make_results(learning_rates=(1e-4,), probes={r"$\bad{$": {"loss": 2.0}})))
 
 
-@pytest.mark.parametrize("content", [None, "", "{", '{"schema": 9}'])
-def test_bad_results_write_nothing(tmp_path, content):
+@pytest.mark.parametrize("content", [None, "", "{", '{"schema": 1}'])
+def test_report_of_bad_results_writes_nothing(tmp_path, content):
     if content is not None:
         (tmp_path / "results.json").write_text(content)
     before = files(tmp_path)
@@ -124,61 +128,93 @@ def test_bad_results_write_nothing(tmp_path, content):
     assert not (tmp_path / "plots").exists()
 
 
-def test_a_failed_write_leaves_the_old_report(drawn, monkeypatch):
+def test_report_that_cannot_be_written_leaves_the_old_one(drawn, monkeypatch):
     before = files(drawn)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "chmod", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="No space left"):
         write_report(drawn)
     assert files(drawn) == before
 
 
-def test_unfinished_results_are_drawn_and_say_so(tmp_path):
+def test_page_of_unfinished_results_says_so(tmp_path):
     results = make_results(learning_rates=(1e-4, 2e-4))
-    results["complete"] = False
-    results["runs"] = results["runs"][:2]
-    last = results["runs"][1]
-    last["points"] = last["points"][:1]
-    for key in ("distance", "seconds", "peak_memory_bytes", "training"):
-        del last[key]
+    first, second = results.runs[:2]
+    nothing = {"distance": None, "seconds": None, "peak_memory_bytes": None, "training": []}
+    second = second.model_copy(update={"points": second.points[:1], **nothing})
+    results = results.model_copy(update={"complete": False, "runs": [first, second]})
     text = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8")).text
     assert "Unfinished." in text
-    assert "1 runs have reached step 60, 1 have not; MoFO: not measured yet" in text
+    assert "1 run at step 60; 1 under way; not measured yet: MoFO." in text
 
 
-def test_no_runs_yet(tmp_path):
-    results = make_results() | {"runs": [], "complete": False}
+def test_page_without_runs(tmp_path):
+    results = make_results().model_copy(update={"runs": [], "complete": False})
     page = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8"))
     assert "no run has been measured yet" in page.text
     assert "img" not in page.tags
+    assert not (tmp_path / "plots").exists()
 
 
-def test_nulls_everywhere(tmp_path):
-    results = make_results(learning_rates=(1e-4,))
-    for run in results["runs"]:
-        run["distance"] |= {"l2": None, "moved": None, "layers": [{"layer": "0", "l2": 1.0, "moved": None}]}
-        run |= {"peak_memory_bytes": None, "seconds": None}
-        for point in run["points"]:
-            point["learned"]["accuracy"] = None
-            point["forgotten"]["choice"] = {"accuracy": None, "log_probability": None}
-            point["distance"] = None
-    results["runs"][0]["points"][1]["learned"]["loss"] = None
+def test_page_of_nulls_everywhere(tmp_path):
+    layer = LayerDistance(layer="0", l2=1.0, moved=None, parameters=1)
+    nothing = {
+        "distance": FinalDistance(l2=None, moved=None, layers=[layer]),
+        "peak_memory_bytes": None,
+        "seconds": None,
+    }
+    results = change_runs(make_results(learning_rates=(1e-4,)), lambda run: run.model_copy(update=nothing))
+    for run in results.runs:
+        for i, point in enumerate(run.points):
+            point.learned[TASK]["accuracy"] = None
+            point.forgotten["choice"] = {"accuracy": None, "log_probability": None}
+            run.points[i] = point.model_copy(update={"distance": None})
+    results.runs[0].points[1].learned[TASK]["loss"] = None
     text = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8")).text
     assert "not a finite number: adamw-lr0.0001-s0" in text
+    assert "Time" not in text
 
 
-def test_colours_are_the_methods_own():
-    both = style_of(make_results(methods=("mofo", "adamw", "mofo-random")))
-    alone = style_of(make_results(methods=("mofo",)))
-    assert both["mofo"] == alone["mofo"]
-    assert len(set(both.values())) == 3
+def test_page_of_runs_that_diverged_at_once(tmp_path):
+    results = make_results(learning_rates=(1e-4,))
+    for run in results.runs:
+        run.points[:] = [
+            point.model_copy(
+                update={
+                    "learned": {TASK: {"loss": None}},
+                    "forgotten": {probe: dict.fromkeys(numbers) for probe, numbers in point.forgotten.items()},
+                }
+            )
+            for point in run.points
+        ]
+    results = change_runs(
+        results,
+        lambda run: run.model_copy(
+            update={"training": [step.model_copy(update={"loss": None}) for step in run.training]}
+        ),
+    )
+    page = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8"))
+    assert "never got below the base's held-out loss" in page.text
 
 
-def test_the_room_imports_no_model_library():
-    for path in Path(mofo.report.__file__).parent.glob("*.py"):
+def test_page_of_fourteen_methods(tmp_path):
+    results = make_results(learning_rates=(1e-4,))
+    template, methods = results.runs[1], {"adamw": results.methods["adamw"]}
+    for i in range(13):
+        methods[f"m{i}"] = results.methods["mofo"].model_copy(update={"label": f"Method {i}"})
+        results.runs.append(template.model_copy(update={"name": f"m{i}-s0", "method": f"m{i}"}, deep=True))
+    del results.runs[1]
+    results = results.model_copy(update={"methods": methods})
+    page = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8"))
+    assert "14 methods on smollm2-135m" in page.text
+    assert all(f"Method {i}" in page.text for i in range(13))
+
+
+def test_report_imports_no_model_library():
+    for path in Path(mofo.report.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

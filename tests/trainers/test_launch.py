@@ -136,7 +136,7 @@ FULL = ("--fsdp_state_dict_type", "FULL_STATE_DICT")
 ALLOWED = ("--on_flat", "per_piece")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("config", "kind", "how"),
     [
@@ -147,7 +147,7 @@ ALLOWED = ("--on_flat", "per_piece")
         pytest.param("deepspeed", "sft", {"more": ALLOWED}, id="deepspeed-trl", marks=needs_deepspeed),
     ],
 )
-def test_killed_and_resumed_it_ends_as_if_it_had_not_been(make_run, config, kind, how):
+def test_killed_and_resumed_run_ends_as_if_it_had_not_been(make_run, config, kind, how):
     whole, killed = make_run("whole", config, kind, **how), make_run("killed", config, kind, **how)
     done = whole.to_the_end(12)
     assert done.returncode == 0, done.stderr
@@ -165,9 +165,9 @@ def test_killed_and_resumed_it_ends_as_if_it_had_not_been(make_run, config, kind
         assert (whole.folder / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("_surroundings")
-def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path):
+def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path):
     flags = {
         "model_name_or_path": tiny_model,
         "dataset_name": tiny_data,
@@ -175,6 +175,7 @@ def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, t
         "per_device_train_batch_size": 2,
         "learning_rate": 0.01,
         "max_grad_norm": 0,  # the norm of all gradients is summed up in another order
+        "use_cpu": False,  # the processes stand for GPUs
         "bf16": False,
         "report_to": "none",
     }
@@ -183,7 +184,7 @@ def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, t
     for config in ("ddp", "fsdp2"):
         words_of_run = [*words, "--output_dir", tmp_path / config]
         done = subprocess.run(
-            command(config, ROOT / "src/mofo/trainers/trl_command.py", *words_of_run), capture_output=True
+            command(config, ROOT / "src/mofo/trainers/trl_script.py", *words_of_run), capture_output=True
         )
         assert done.returncode == 0, done.stderr.decode()
         assert b"Trained with MoFO" in done.stdout
@@ -193,7 +194,7 @@ def test_mofo_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, t
     assert equal(models["ddp"], models["fsdp2"])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("config", "launch"),
     [

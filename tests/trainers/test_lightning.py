@@ -36,9 +36,8 @@ def fit(tiny_model, folder, steps, *, dtype=torch.float32, checkpoint=None, **mo
     return module
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_model, tmp_path, dtype):
+def test_resumed_run_equals_an_uninterrupted_one(tiny_model, tmp_path, dtype):
     whole = fit(tiny_model, tmp_path / "whole", 6, dtype=dtype)
     begun = fit(tiny_model, tmp_path / "begun", 3, dtype=dtype)
     (checkpoint,) = (tmp_path / "begun").rglob("*.ckpt")

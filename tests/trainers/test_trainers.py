@@ -103,7 +103,7 @@ def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_learns_with_mofo_as_its_optimizer(workshop):
+def test_trainer_learns_with_mofo_as_its_optimizer(workshop):
     trainer = workshop.trainer(max_steps=15)
     trainer.train()
     assert type(trainer.optimizer.optimizer) is MoFO
@@ -141,7 +141,7 @@ def test_weight_decay_spares_norms_as_for_adamw(workshop):
     assert all(p.dim() == 2 for p in decayed["params"])
 
 
-def test_the_schedule_sets_the_learning_rate(workshop):
+def test_schedule_sets_the_learning_rate(workshop):
     trainer = workshop.trainer(max_steps=4, lr_scheduler_type="linear", warmup_steps=2)
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
@@ -168,7 +168,7 @@ def test_bf16_autocast_keeps_float32_parameters_and_moments(workshop):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("score", ["momentum", "random"])
-def test_a_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, dtype, score):
+def test_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, dtype, score):
     more = {
         "dtype": dtype,
         "optimizer": (MoFO, {"lr": 0.01, "fraction": FRACTION, "score": score}),
@@ -189,7 +189,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, dtype, sc
         assert all(torch.equal(a[key], b[key]) and a[key].dtype == torch.float32 for a, b in states)
 
 
-def test_with_moments_in_8_bits_a_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, monkeypatch):
+def test_resumed_run_with_moments_in_8_bits_equals_an_uninterrupted_one(workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(int8, "SMALLEST_TENSOR", 256)  # the model is tiny
     monkeypatch.setattr(int8, "SMALLEST_BLOCK", 16)
     optimizer = (MoFO, {"lr": 0.01, "fraction": FRACTION, "state_dtype": "int8"})
@@ -205,7 +205,7 @@ def test_with_moments_in_8_bits_a_resumed_run_equals_an_uninterrupted_one(worksh
     assert any(int8.is_int8(state["exp_avg"]) for state in resumed.optimizer.state.values())
 
 
-def test_offloaded_it_trains_to_the_bit_as_on_the_cpu_and_resumes(workshop, tmp_path):
+def test_offloaded_optimizer_trains_to_the_bit_as_on_the_cpu_and_resumes(workshop, tmp_path):
     more = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "cosine"}
     more |= {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1}
     plain = workshop.trainer(**more)
@@ -218,7 +218,7 @@ def test_offloaded_it_trains_to_the_bit_as_on_the_cpu_and_resumes(workshop, tmp_
         assert equal(copies(trainer.model), copies(plain.model))
 
 
-def test_a_run_begun_with_adamw_goes_on_with_mofo(workshop):
+def test_run_begun_with_adamw_continues_with_mofo(workshop):
     more = {"save_strategy": "steps", "save_steps": 1}
     first = workshop.trainer(max_steps=1, optimizer=(torch.optim.AdamW, {"lr": 0.01}), **more)
     first.train()
@@ -229,7 +229,7 @@ def test_a_run_begun_with_adamw_goes_on_with_mofo(workshop):
     assert moved(second.model, base) == k_of(base)
 
 
-def test_groups_made_from_the_model_go_into_any_trainer(tiny_model, sums, tmp_path):
+def test_parameter_groups_go_into_any_trainer(tiny_model, sums, tmp_path):
     model = load(tiny_model)
     base = copies(model)
     optimizer = MoFO(mofo.param_groups(model, fraction=FRACTION), lr=0.01)

@@ -1,9 +1,16 @@
 """The output folder of a comparison: what lies where, and its files as types.
 
-recipe.yaml   what to do                    data/        the rows, training and held out
-prepared.json what was decided first        runs/NAME/   one folder a run
-base.json     the base, measured            logs/        what each job printed
-probes.json   what the probes must remember results.json everything that was measured
+- `recipe.yaml`: what to do
+- `plan.json`: what was decided before the first job
+- `data/`: the rows, training and held out
+- `base.json`: the base, measured
+- `probes.json`: what the probes must remember
+- `shared/`: what the methods keep of the base
+- `runs/NAME/`: one folder a run
+- `logs/`: what each job printed
+- `results.json`: everything that was measured
+
+Without `data/`, `shared/` and `runs/` a folder can still be resumed: finished runs are in `results.json`.
 """
 
 from __future__ import annotations
@@ -15,17 +22,10 @@ from typing import Any
 from mofo.compare.recipe import PlannedRun, Recipe, make_recipe, read_recipe
 from mofo.files import read_json, write_json
 from mofo.methods.method import make_method
-from mofo.results import Metric, Plan, Point, Record, Run
+from mofo.results import FILE_NAME, Metric, Plan, Point, Record, Run, load_results
 
 BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""
-
-
-class Prepared(Record):
-    """What was decided before the first job: the plan of the results, and where the base lies."""
-
-    model_folder: str
-    plan: Plan
 
 
 class BaseResult(Record):
@@ -98,7 +98,7 @@ class OutputFolder:
     @property
     def is_prepared(self) -> bool:
         """Whether `mofo compare` made it."""
-        return (self.path / "prepared.json").exists()
+        return (self.path / "plan.json").exists()
 
     @property
     def recipe_file(self) -> Path:
@@ -111,13 +111,13 @@ class OutputFolder:
         return make_recipe(read_recipe(self.recipe_file))
 
     @property
-    def prepared(self) -> Prepared:
+    def plan(self) -> Plan:
         """What was decided before the first job."""
-        return Prepared.model_validate(read_json(self.path / "prepared.json"))
+        return Plan.model_validate(read_json(self.path / "plan.json"))
 
-    def write_prepared(self, prepared: Prepared) -> None:
+    def write_plan(self, plan: Plan) -> None:
         """Write what was decided before the first job."""
-        write_json(self.path / "prepared.json", prepared.model_dump(mode="json"))
+        write_json(self.path / "plan.json", plan.model_dump(mode="json"))
 
     @property
     def training_rows(self) -> Path:
@@ -150,13 +150,32 @@ class OutputFolder:
         write_json(self.path / "base.json", base.model_dump(mode="json"))
 
     @property
-    def begun_runs(self) -> list[str]:
-        """Names of the runs that have a folder."""
-        return sorted(folder.name for folder in (self.path / "runs").iterdir())
+    def shared(self) -> Path:
+        """What the parts of all runs share, such as text that the base wrote."""
+        return self.path / "shared"
 
     def run(self, name: str) -> RunFolder:
         """Return the folder of a run."""
         return RunFolder(self.path / "runs" / name)
+
+    @property
+    def begun_runs(self) -> list[str]:
+        """Names of the runs that have a folder."""
+        return sorted(folder.name for folder in (self.path / "runs").glob("*"))
+
+    @property
+    def finished_runs(self) -> dict[str, list[Run]]:
+        """Each finished run by its name, and after it the variants that its parts made of its end."""
+        finished: dict[str, list[Run]] = {}
+        if (self.path / FILE_NAME).exists():
+            for run in load_results(self.path).runs:
+                name = next((name for name in finished if run.name.startswith(f"{name}-")), run.name)
+                finished.setdefault(name, []).append(run)
+        for name in self.begun_runs:
+            result = self.run(name).result
+            if result is not None:
+                finished[name] = result.runs
+        return finished
 
     def log(self, job: str) -> Path:
         """Return the file of what a job prints."""

@@ -13,6 +13,7 @@ import torch
 import mofo
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
+from mofo.compare.tune import planned_runs
 from mofo.results import Hardware, Results, write_results
 
 
@@ -20,18 +21,19 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
     """Write `results.json` and return it; the base must have been measured."""
     base = folder.base
     assert base is not None
-    planned = recipe.runs()
-    found = [folder.run(run.name).result for run in planned]
-    done = [run for result in found if result is not None for run in result.runs]
+    planned = planned_runs(recipe, folder)
+    finished = folder.finished_runs
+    in_order = dict.fromkeys([*(run.name for run in planned), *finished])
+    done = [run for name in in_order for run in finished.get(name, [])]
     methods = {run.method.name: run.method for run in planned}
     keys = [(run.method.name, key) for run in planned for key in run.method.settings]
     keys += [(run.method, key) for run in done for key in run.settings]  # variants have settings of their own
     results = Results(
-        complete=None not in found,
+        complete=all(run.name in finished for run in planned),
         model=recipe.model,
         tasks=[recipe.task],
         recipe=recipe.to_dict(),
-        plan=folder.prepared.plan,
+        plan=folder.plan,
         versions={"mofo": mofo.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         hardware=hardware(),

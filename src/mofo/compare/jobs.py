@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +18,8 @@ from mofo.compare.folder import BASE_JOB, OutputFolder
 from mofo.compare.gather import gather
 from mofo.compare.prepare import prepare
 from mofo.compare.progress import Progress
-from mofo.compare.recipe import PlannedRun, Recipe
+from mofo.compare.recipe import Recipe
+from mofo.compare.tune import planned_runs
 from mofo.errors import UserError
 from mofo.report import write_report
 from mofo.results import Results
@@ -59,29 +60,38 @@ def compare(
 
 def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
-    waiting = [run for run in recipe.runs() if folder.run(run.name).result is None]
-    with Progress(console, folder, [run.name for run in waiting]) as progress:
+    with Progress(console, folder) as progress:
         if folder.base is None:
-            _run_pool(recipe, folder, [BASE_JOB], 1, progress)
-        _write_runs(folder, waiting)
-        _run_pool(recipe, folder, [run.name for run in waiting], jobs, progress)
+            _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, progress)
+        gather(recipe, folder)
+        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, progress)
     return gather(recipe, folder)
 
 
-def _write_runs(folder: OutputFolder, runs: list[PlannedRun]) -> None:
+def _unfinished(recipe: Recipe, folder: OutputFolder, progress: Progress) -> list[str]:
+    """Return the names of the runs to do; tuning asks for more as it learns from the first."""
+    finished = folder.finished_runs
+    runs = [run for run in planned_runs(recipe, folder) if run.name not in finished]
     for run in runs:
         folder.run(run.name).write_run(run)
+    progress.expect([run.name for run in runs])
+    return [run.name for run in runs]
 
 
-def _run_pool(recipe: Recipe, folder: OutputFolder, names: list[str], jobs: int, progress: Progress) -> None:
-    """Do the named jobs, `jobs` at a time, and gather what each has found."""
-    waiting, working = deque(enumerate(names)), {}
+def _run_pool(
+    unfinished: Callable[[], list[str]], recipe: Recipe, folder: OutputFolder, jobs: int, progress: Progress
+) -> None:
+    """Do jobs, `jobs` at a time, as long as there are unfinished ones, and gather what each has found."""
+    working: dict[str, subprocess.Popen[bytes]] = {}
+    waiting = unfinished()
+    started = 0
     try:
         while waiting or working:
             while waiting and len(working) < jobs:
-                number, name = waiting.popleft()
-                working[name] = start_job(folder, name, number, jobs)
+                name = waiting.pop(0)
+                working[name] = start_job(folder, name, started, jobs)
                 progress.start(name)
+                started += 1
             time.sleep(0.2)
             for name, process in list(working.items()):
                 progress.update(name)
@@ -90,6 +100,7 @@ def _run_pool(recipe: Recipe, folder: OutputFolder, names: list[str], jobs: int,
                     _check_ended(folder, name, process.returncode)
                     progress.finish(name)
                     gather(recipe, folder)
+                    waiting = [other for other in unfinished() if other not in working]
     finally:
         for process in working.values():
             process.kill()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
-from mofo.compare.folder import OutputFolder, Prepared
+from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
 from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import encode, has_labels
@@ -19,9 +18,6 @@ from mofo.measure import check_probe_specs
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
 from mofo.results import Plan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
@@ -36,28 +32,49 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
     if in_use and not folder.is_prepared:
         raise UserError(f"{output} exists and is not a folder of mofo compare: choose another --output.")
     if in_use and not overwrite:
-        _check_continues(recipe, folder)
-        _write_recipe(recipe, folder)
+        _resume(recipe, folder)
         return
     training, held_out = _load_data(recipe)
     model_folder = local_folder(recipe.model)
-    tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
-    plan = _plan(recipe, tokenizer, training, held_out)
+    plan = _plan(recipe, model_folder, training, held_out)
     _check_disk(recipe, output, model_folder)
     with new_folder(output) as scratch:
         made = OutputFolder(scratch)
-        made.training_rows.parent.mkdir()
-        (scratch / "runs").mkdir()
-        write_jsonl(made.training_rows, training)
-        write_jsonl(made.held_out_rows, held_out)
-        made.write_prepared(Prepared(model_folder=str(model_folder.resolve()), plan=plan))
+        _write_rows(made, training, held_out)
+        made.write_plan(plan)
         _write_recipe(recipe, made)
+
+
+def _resume(recipe: Recipe, folder: OutputFolder) -> None:
+    """Check that a folder is this recipe's, and make its rows again where they were not kept."""
+    _check_continues(recipe, folder)
+    if not folder.held_out_rows.exists():
+        training, held_out = _load_data(recipe)
+        plan = _plan(recipe, local_folder(recipe.model), training, held_out)
+        if plan.model_copy(update={"precision": folder.plan.precision}) != folder.plan:
+            raise UserError(
+                f"{folder.path} was made with other data: {folder.plan.training_rows} training and "
+                f"{folder.plan.held_out_rows} held-out rows, now {plan.training_rows} and {plan.held_out_rows}."
+            )
+        _write_rows(folder, training, held_out)
+    _write_recipe(recipe, folder)
+
+
+def _write_rows(folder: OutputFolder, training: list[Row], held_out: list[Row]) -> None:
+    folder.training_rows.parent.mkdir()
+    write_jsonl(folder.training_rows, training)
+    write_jsonl(folder.held_out_rows, held_out)
 
 
 def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
     """Refuse a folder whose runs are not this recipe's."""
     changed = recipe.changes(folder.recipe)
-    lost = sorted(set(folder.begun_runs) - {run.name for run in recipe.runs()})
+    finished = folder.finished_runs
+    if recipe.tune:  # may have made runs that it would ask for only later
+        methods = {run.method.name for run in recipe.runs()}
+        lost = sorted(name for name, runs in finished.items() if runs[0].method not in methods)
+    else:
+        lost = sorted({*folder.begun_runs, *finished} - {run.name for run in recipe.runs()})
     if changed or lost:
         difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
         raise UserError(
@@ -83,11 +100,12 @@ def _load_data(recipe: Recipe) -> tuple[list[Row], list[Row]]:
 
 
 def _rows_needed(recipe: Recipe) -> int:
-    """Return how many problems to generate: as many as the steps use, so that none repeats; 1000 where epochs decide."""
+    """Return how many problems to generate: as many as the steps use, or 1000 where epochs decide."""
     return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
 
 
-def _plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, training: list[Row], held_out: list[Row]) -> Plan:
+def _plan(recipe: Recipe, model_folder: Path, training: list[Row], held_out: list[Row]) -> Plan:
+    tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
     usable = {}
     for name, rows in (("training", training), ("held-out", held_out)):
         usable[name] = sum(has_labels(encode(row, tokenizer, recipe.max_length)) for row in rows)

@@ -27,13 +27,12 @@ class Progress:
     Args:
         console: Where to show.
         folder: The output folder.
-        runs: Names of the runs that are still to be done.
     """
 
-    def __init__(self, console: Console, folder: OutputFolder, runs: list[str]) -> None:
+    def __init__(self, console: Console, folder: OutputFolder) -> None:
         self.folder = folder
-        self.steps = folder.prepared.plan.total_steps
-        self.runs = runs
+        self.steps = folder.plan.total_steps
+        self.runs: list[str] = []
         self.bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,14 +49,20 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.bars.start()
-        if self.runs:
-            self.all_runs = self.bars.add_task("all runs", total=len(self.runs) * self.steps, rate="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.stop()
+
+    def expect(self, names: list[str]) -> None:
+        """Count runs that are still to be done; those that are counted already are not counted twice."""
+        self.runs += [name for name in names if name not in self.runs]
+        total = len(self.runs) * self.steps
+        if self.all_runs is None:
+            self.all_runs = self.bars.add_task("all runs", total=total, rate="")
+        self.bars.update(self.all_runs, total=total)
 
     def start(self, name: str) -> None:
         """Show a job; what an earlier session measured is not shown again."""

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
 from mofo.methods.method import Entry, Method, check_settings, expand
-from mofo.models.load import EMBEDDED_MODEL
+from mofo.models.embedded import EMBEDDED_MODEL
 from mofo.results import Task
 from mofo.settings import Settings
 
@@ -44,14 +44,12 @@ Entries = Annotated[
 class Data(Settings):
     """Model and data."""
 
-    model: str = Field(EMBEDDED_MODEL, description="the base: hub id, folder, .gguf file, or smollm2-135m")
+    model: str = Field(EMBEDDED_MODEL, description="base model: hub id, folder or .gguf file")
     data: str = Field(
         EMBEDDED_DATA,
-        description="training data: .jsonl, .json, .csv, .parquet, hub id[:config], or reasoning-gym:FAMILY",
+        description="training data: .jsonl, .json, .csv or .parquet file, hub id[:config] or reasoning-gym:FAMILY",
     )
-    held_out: str | None = Field(
-        None, description="held-out data in the same forms; by default rows are split off the data"
-    )
+    held_out: str | None = Field(None, description="held-out data in the same forms; by default split off")
     held_out_rows: Count = Field(100, description="number of held-out rows")
     train_rows: Count | None = Field(None, description="use only the first N training rows")
     max_length: int = Field(1024, ge=2, description="truncate rows to N tokens")
@@ -59,36 +57,42 @@ class Data(Settings):
 
 
 class Methods(Settings):
-    """Methods."""
+    """Methods.
 
-    methods: Entries = Field(("adamw", "mofo"), description="methods to compare, such as adamw or mofo")
+    Several values of a setting make a grid, and each of its points a run.
+    """
+
+    methods: Entries = Field(
+        ("adamw", "mofo"), description="methods to compare: optimizers, each with extras joined by +"
+    )
     settings: dict[str, Any] = Field(
         {}, description="settings of every method that has them; several values are an axis of the grid"
     )
-    seeds: Seeds = Field((0,), description="seeds; a seed decides the order of the data")
+    seeds: Seeds = Field((0,), description="seeds of the runs; they decide the order of the data")
+    tune: bool = Field(
+        False, description="double and halve each method's learning rates until its best is inside, then use all seeds"
+    )
     reference: str | None = Field(
-        None, description="method that the others are held against; adamw, or the first without it"
+        None, description="method to compare the others with; by default adamw, else the first"
     )
 
 
 class Training(Settings):
     """Training."""
 
-    steps: Count | None = Field(None, description="optimizer steps (in place of epochs)")
-    epochs: float | None = Field(
-        None, gt=0, description="passes over the training rows; 1 if steps are not given either"
-    )
-    batch_size: Count = Field(8, description="rows a step on the device at once")
-    gradient_accumulation: Count = Field(1, description="such batches a step")
+    steps: Count | None = Field(None, description="optimizer steps of a run, in place of epochs")
+    epochs: float | None = Field(None, gt=0, description="passes over the training rows; 1 if neither is given")
+    batch_size: Count = Field(8, description="rows of a batch")
+    gradient_accumulation: Count = Field(1, description="batches of an optimizer step")
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="learning-rate schedule"
     )
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="clip gradients to this norm")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="what the model computes in; the weights stay float32"
+        "auto", description="precision of the computation; weights stay float32"
     )
-    gradient_checkpointing: bool = Field(False, description="trade time for memory in the backward pass")
+    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     save: bool = Field(True, description="keep each tuned model")
 
 
@@ -98,18 +102,18 @@ class Measuring(Settings):
     points: Count = Field(4, description="measurements along each run, the last at its end")
     probes: Names = Field(
         ("text", "divergence", "choice"),
-        description="what measures forgetting; also text:FILE.txt and choice:FILE.jsonl",
+        description="measures of forgetting; also text:FILE.txt and choice:FILE.jsonl",
     )
     answers: int = Field(
-        0, ge=0, description="held-out problems to answer by generating, for exact-match accuracy (base and end)"
+        0, ge=0, description="held-out questions to answer before and after training, for the accuracy"
     )
-    answer_tokens: Count = Field(256, description="longest generated answer, in tokens")
+    answer_tokens: Count = Field(256, description="cut answers at N tokens")
 
 
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-GRID = ("methods", "settings", "seeds", "reference")
+GRID = ("methods", "settings", "seeds", "tune", "reference")
 """What may grow in a finished output folder; all else must stay for its runs to be comparable."""
 
 RENAMED = {
@@ -209,6 +213,25 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe file's values with changes from the command line, which win over them.
+
+    `settings` are merged name by name. Steps and epochs exclude each other, so one of them replaces the other.
+
+    Args:
+        values: The values of a recipe file.
+        changes: Values for some names.
+
+    Raises:
+        UserError: The file's own values are no recipe.
+    """
+    settings = make_recipe(values).settings | changes.get("settings", {})
+    length = {"steps", "epochs"}
+    replaced = length if length & changes.keys() else set()
+    kept = {name: value for name, value in values.items() if name not in replaced}
+    return kept | dict(changes) | ({"settings": settings} if settings else {})
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Return the values of a YAML recipe file.
 
@@ -231,7 +254,7 @@ def _seeds(entry: Entry, default: tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(entry, str) or "seeds" not in entry:
         return default
     try:
-        return Methods(seeds=entry["seeds"]).seeds
+        return Methods.model_validate({"seeds": entry["seeds"]}).seeds
     except ValidationError as error:
         raise UserError(f"methods has an entry of its own seeds: {first_problem(error)}.") from None
 

@@ -74,10 +74,9 @@ class Recorder(TrainerCallback):
         append_jsonl(self.path, Measurement(point=point, distance=distance, seconds=seconds).model_dump(mode="json"))
         control.should_save = state.global_step != self.points[-1]
 
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write down the training loss."""
+        logs = kwargs["logs"]
         if "loss" in logs:
             step = LoggedStep(
                 step=state.global_step, loss=float(logs["loss"]), learning_rate=float(logs["learning_rate"])

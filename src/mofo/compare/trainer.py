@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from mofo.methods.method import Method
 from mofo.methods.part import Setup
@@ -27,6 +28,21 @@ class MethodTrainer(Trainer):
         super().__init__(**arguments)
         self.method = method
         self.setup = setup
+        self.trained = cast("PreTrainedModel", self.model)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Return the loss as the parts want it."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        tokens = torch.as_tensor(num_items_in_batch)
+        for part in self.method.parts:
+            loss = part.loss(loss, outputs.logits, inputs, tokens, self.setup)
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Tensor | int | None = None
@@ -34,10 +50,11 @@ class MethodTrainer(Trainer):
         """Compute the gradients of a batch, and after the last batch of a step those of the penalties."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
+            step = self.state.global_step
             for part in self.method.parts:
-                penalty = part.penalty(model, self.setup)
+                penalty = part.penalty(self.trained, step, self.setup)
                 if penalty is not None:
                     penalty.backward()
             for part in self.method.parts:
-                part.after_backward(model, self.setup)
+                part.after_backward(self.trained, step, self.setup)
         return loss

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
 from mofo.compare.folder import BASE_JOB, BaseResult, OutputFolder, RunFolder, RunResult
@@ -37,11 +37,12 @@ from mofo.measure import (
 )
 from mofo.methods.method import Method
 from mofo.methods.part import Setup
-from mofo.models.load import load_model
+from mofo.models.load import load_model, local_folder
 from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.weights import Weights, weights_of
 from mofo.results import Distance, FinalDistance, Point, Run, Scalar, TrainingStep
+from mofo.trainers.checkpoints import last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,12 +58,12 @@ class Job:
     def __init__(self, path: Path) -> None:
         self.folder = OutputFolder(path)
         self.recipe = self.folder.recipe
-        prepared = self.folder.prepared
-        self.plan = prepared.plan
-        self.base_weights = Weights(prepared.model_folder)
+        self.plan = self.folder.plan
         self.device = compute_device()
-        self.model, self.tokenizer = load_model(prepared.model_folder, trust_remote_code=self.recipe.trust_remote_code)
-        self.model.to(self.device)
+        model_folder = local_folder(self.recipe.model)
+        self.base_weights = Weights(model_folder)
+        self.model, self.tokenizer = load_model(str(model_folder), trust_remote_code=self.recipe.trust_remote_code)
+        self.model.to(self.device)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
         self.held_out = self._examples(self.folder.held_out_rows)
         states = self.folder.probe_states
         with autocast(self.plan.precision):
@@ -81,7 +82,7 @@ class Job:
         order = batch_order(lengths, steps=self.plan.total_steps, batch=self.recipe.rows_per_step, seed=seed)
         return [examples[i] for i in order]
 
-    def measure(self, model: nn.Module, *, answers: bool) -> Point:
+    def measure(self, model: PreTrainedModel, *, answers: bool) -> Point:
         """Return what a model has learned and forgotten, as a point at step 0."""
         with autocast(self.plan.precision):
             learned: dict[str, float | None] = {"loss": held_out_loss(model, self.held_out)["loss"]}
@@ -92,7 +93,7 @@ class Job:
             return Point(
                 step=0,
                 learned={self.recipe.task.name: learned},
-                forgotten={probe.name: probe.measure(model) for probe in self.probes},
+                forgotten={probe.name: dict(probe.measure(model)) for probe in self.probes},
             )
 
 
@@ -117,6 +118,7 @@ class FineTuning:
         self.folder: RunFolder = job.folder.run(name)
         self.run: PlannedRun = self.folder.run
         self.method: Method = self.run.method
+        self.examples = job.training_examples(self.run.seed)
         self.setup = Setup(
             base=job.base_weights,
             tokenizer=job.tokenizer,
@@ -124,12 +126,14 @@ class FineTuning:
             seed=self.run.seed,
             steps=job.plan.total_steps,
             batch=job.recipe.rows_per_step,
+            rows=self.examples,
             folder=self.folder.parts,
+            shared=job.folder.shared,
         )
-        self.examples = job.training_examples(self.run.seed)
-        self.model: nn.Module = job.model
+        self.model: PreTrainedModel = job.model
         for part in self.method.parts:
             self.model = part.prepare(self.model, self.setup)
+        for part in self.method.parts:
             self.examples = _same_length(part.rows(self.examples, self.setup), self.examples, part.name)
 
     def train(self) -> None:
@@ -150,7 +154,7 @@ class FineTuning:
     def measure(self, step: int) -> tuple[Point, FinalDistance]:
         """Return the point after a step, and the distance in full."""
         last = step == self.setup.steps
-        distance = FinalDistance.model_validate(weight_distance(self.job.base_weights, self._weights()))
+        distance = weight_distance(self.job.base_weights, self._weights())
         seen = self.examples[: step * self.setup.batch]
         point = self.job.measure(self.model, answers=last).model_copy(
             update={
@@ -234,20 +238,6 @@ class FineTuning:
                     points=[point],
                     distance=distance,
                 )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; the others are of a run that was killed.
-
-    The trainer writes `trainer_state.json` last, so a checkpoint is whole if that file is.
-    """
-    for candidate in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        try:
-            read_json(candidate / "trainer_state.json")
-        except (OSError, ValueError):
-            continue
-        return candidate
-    return None
 
 
 def _same_length(rows: list[Example], given: list[Example], part: str) -> list[Example]:

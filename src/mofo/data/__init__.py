@@ -1,1 +1,1 @@
-"""Data: rows, tokens, and the order in which they are trained on."""
+"""Data: rows, their tokens, and the order in which they are trained on."""

@@ -1,19 +1,18 @@
-"""Distance between two models' weights: how far did it move, and how much of it moved at all?"""
+"""Distance between two models' weights: how far did they move, and how many of them moved at all?"""
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mofo.errors import UserError
+from mofo.models.weights import depth, layer_of, tied_names
+from mofo.results import FinalDistance, LayerDistance
 
 CHUNK = 1 << 16
 """Entries taken at once: their float64 copies stay in the cache of a core."""
@@ -22,80 +21,95 @@ LISTED = 5
 """Mismatches that an error names."""
 
 
-def distance(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Distance from `base` to `tuned`, in total and per layer.
+@dataclass
+class Movement:
+    """Sums over entries of a base and a tuned model, from which distances follow.
 
-    The base is taken in the precision of the tuned model, so that a model that was merely saved in bfloat16
-    has not moved. An entry has moved if its value differs; 0 and −0 are one value, as they are one to the
-    model. Sums are taken in float64. One tensor of each is in memory at a time.
+    Attributes:
+        square: Σ(tuned − base)².
+        base_square: Σ base².
+        moved: Number of entries that differ.
+        parameters: Number of entries.
+    """
+
+    square: float = 0.0
+    base_square: float = 0.0
+    moved: int = 0
+    parameters: int = 0
+
+    def add(self, other: Movement) -> None:
+        """Add the sums over other entries."""
+        self.square += other.square
+        self.base_square += other.base_square
+        self.moved += other.moved
+        self.parameters += other.parameters
+
+
+def weight_distance(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> FinalDistance:
+    """Return the distance from a base to a tuned model, in total and per layer.
+
+    The base is taken in the precision of the tuned model, so that a model that was merely saved in bfloat16 has not
+    moved. An entry has moved if its value differs; 0 and −0 are one value, as they are one to the model. Sums are taken
+    in float64. One tensor of each model is in memory at a time.
 
     Args:
-        base: Tensors of the base by name: `Weights`, or a model's `state_dict()`.
+        base: Tensors of the base by name: `mofo.models.weights.Weights`, or a model's `state_dict()`.
         tuned: Tensors of the tuned model by the same names.
 
     Returns:
-        `l2` = ‖tuned − base‖₂; `relative` = `l2` / ‖base‖₂; `moved`, the fraction of entries that differ;
-        `layers`, in the order of the model, each with `layer`, `l2`, `moved` and `parameters`, its number
-        of entries. A layer is the number of a decoder layer, or the name of a module outside of them
-        (`embed_tokens`, `norm`, `lm_head`).
+        `l2` = ‖tuned − base‖₂; `relative` = `l2` / ‖base‖₂; `moved`, the share of entries that differ; and the same per
+        layer, in the order of the model. A layer is the number of a decoder layer, or the name of a module outside of
+        them (`embed_tokens`, `norm`, `lm_head`).
 
     Raises:
         UserError: The two do not have the same tensors; the names or shapes are listed.
     """
-    names = comparable_names(base, tuned)
-    layers: dict[str, dict[str, float]] = {}
-    base_square = 0.0
+    layers: defaultdict[str, Movement] = defaultdict(Movement)
     problems = []
-    for name in names:
+    for name in comparable_names(base, tuned):
         old, new = base[name], tuned[name]
-        if old.shape != new.shape:
+        if old.shape == new.shape:
+            layers[layer_of(name)].add(movement(old, new))
+        else:
             problems.append(f"`{name}` is {list(old.shape)} in the base and {list(new.shape)} in the tuned model")
-            continue
-        square, moved, length = compare(old, new)
-        entry = layers.setdefault(layer_of(name), {"square": 0.0, "moved": 0, "parameters": 0})
-        entry["square"] += square
-        entry["moved"] += moved
-        entry["parameters"] += new.numel()
-        base_square += length
-    refuse(problems)
-    square, moved, parameters = (
-        sum(entry[key] for entry in layers.values()) for key in ("square", "moved", "parameters")
-    )
-    return {
-        "l2": math.sqrt(square),
-        "relative": math.sqrt(square / base_square),
-        "moved": moved / parameters,
-        "layers": [
-            {
-                "layer": layer,
-                "l2": math.sqrt(entry["square"]),
-                "moved": entry["moved"] / entry["parameters"],
-                "parameters": entry["parameters"],
-            }
-            for layer, entry in sorted(layers.items(), key=lambda item: depth(item[0]))
+    _refuse(problems)
+    total = Movement()
+    for layer in layers.values():
+        total.add(layer)
+    return FinalDistance(
+        l2=math.sqrt(total.square),
+        relative=math.sqrt(total.square / total.base_square),
+        moved=total.moved / total.parameters,
+        layers=[
+            LayerDistance(
+                layer=name,
+                l2=math.sqrt(layers[name].square),
+                moved=layers[name].moved / layers[name].parameters,
+                parameters=layers[name].parameters,
+            )
+            for name in sorted(layers, key=depth)
         ],
-    }
+    )
 
 
-def compare(base: Tensor, tuned: Tensor) -> tuple[float, int, float]:
-    """Return Σ(tuned − base)², the number of entries that differ, and Σ base²."""
-    square = length = 0.0
-    moved = 0
+def movement(base: Tensor, tuned: Tensor) -> Movement:
+    """Return the sums over the entries of one tensor."""
+    sums = Movement(parameters=tuned.numel())
     for old, new in zip(base.reshape(-1).split(CHUNK), tuned.reshape(-1).split(CHUNK), strict=True):
         old = old.to(new)
-        moved += int(torch.count_nonzero(old != new))
+        sums.moved += int(torch.count_nonzero(old != new))
         old = old.double()
         difference = new.double() - old
-        square += float(difference.dot(difference))
-        length += float(old.dot(old))
-    return square, moved, length
+        sums.square += float(difference.dot(difference))
+        sums.base_square += float(old.dot(old))
+    return sums
 
 
 def comparable_names(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> list[str]:
     """Return the names to compare, each tied tensor once.
 
-    A tied output layer may be stored or not: a name is left out if each of the two models either lacks it
-    or holds the same matrix under an earlier name.
+    A tied output layer may be stored or not: a name is left out if each of the two models either lacks it or holds the
+    same matrix under an earlier name.
 
     Raises:
         UserError: A name is in only one of the two.
@@ -106,76 +120,12 @@ def comparable_names(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) ->
     base_names, tuned_names = set(base) - left_out, set(tuned) - left_out
     problems = [f"`{name}` is only in the base" for name in sorted(base_names - tuned_names)]
     problems += [f"`{name}` is only in the tuned model" for name in sorted(tuned_names - base_names)]
-    refuse(problems)
-    # sorted, so that the sums do not depend on the order in which a model is stored
+    _refuse(problems)
+    # Sorted, so that the sums do not depend on the order in which a model is stored.
     return sorted(tuned_names)
 
 
-def refuse(problems: list[str]) -> None:
-    """Raise a `UserError` that lists the problems, if there are any."""
+def _refuse(problems: list[str]) -> None:
     if problems:
         more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        raise UserError("the two models do not have the same tensors: " + ", ".join(problems[:LISTED]) + more)
-
-
-def tied_names(weights: Mapping[str, Tensor]) -> set[str]:
-    """Return the names outside of the numbered layers whose matrix is that of an earlier name."""
-    seen: list[Tensor] = []
-    tied = set()
-    for name in sorted((name for name in weights if not layer_of(name).isdigit()), key=lambda n: depth(layer_of(n))):
-        tensor = weights[name]
-        if any(torch.equal(tensor, other) for other in seen):
-            tied.add(name)
-        elif tensor.ndim > 1:
-            seen.append(tensor)
-    return tied
-
-
-class Weights(Mapping[str, Tensor]):
-    """The tensors of a safetensors folder by name, read from disk each time they are asked for.
-
-    Args:
-        folder: A folder as transformers saves it: one `model.safetensors`, or several with their index.
-
-    Raises:
-        UserError: There is no such file, or it cannot be read.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
-        try:
-            if index.is_file():
-                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            elif single.is_file():
-                files = [single.name]
-            else:
-                raise UserError(f"{folder} holds no model.safetensors: expected a model folder saved by transformers")
-            # a memory map each: tensors are read when they are asked for
-            opened = [safe_open(folder / file, framework="pt") for file in files]
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise UserError(f"the weights in {folder} cannot be read: {error}") from error
-        self._file_of = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file_of[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
-
-
-def layer_of(name: str) -> str:
-    """Return the decoder layer's number in a parameter's name, or else the module that holds the parameter."""
-    number = re.search(r"(?:^|\.)(\d+)\.", name)
-    return number[1] if number else name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-
-
-def depth(layer: str) -> tuple[int, int, str]:
-    """Sort key that puts layers in the order of the model: embeddings, decoder layers by number, the rest."""
-    if layer.isdigit():
-        return 1, int(layer), ""
-    return (0 if layer.startswith(("embed", "wte", "wpe")) else 2), 0, layer
+        raise UserError(f"The two models do not have the same tensors: {', '.join(problems[:LISTED])}{more}.")

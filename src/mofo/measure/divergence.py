@@ -2,30 +2,100 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mofo.errors import UserError
+from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference
+from mofo.results import Metric
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def write_texts(base: Any, tokenizer: Any, *, texts: int = 16, tokens: int = 128, seed: int = 0) -> list[list[int]]:
-    """Let the base write: sample at temperature 1 from the start of a text, all texts in one batch.
+class DivergenceProbe(Probe):
+    """KL(base ‖ tuned) per token, exact over the vocabulary, on text that the base wrote.
 
-    Nothing is cut off the distribution and an end of text is an ordinary token after which the next one
-    begins, so the texts are what the base believes text to be, and all are of one length.
+    Since the text is a sample of the base, the mean over its positions estimates the divergence between the two models
+    as distributions over text: how far the tuned one is from the base where the base would go.
+
+    The base's logits are computed once and kept in memory in the precision the model gives them: positions ×
+    vocabulary entries, 2048 × 49152 (200 MB at bfloat16, 400 MB at float32) for SmolLM2. The base measured again in
+    the same precision gives exactly 0.
+
+    Args:
+        name: Name of the probe.
+        base: The base model; it is not kept.
+        texts: Token ids of the texts, all of one length, as `write_texts` returns them.
+    """
+
+    usage = ("divergence",)
+
+    def __init__(self, name: str, base: PreTrainedModel, texts: list[list[int]]) -> None:
+        super().__init__(name)
+        self.texts = texts
+        rows = max(1, TOKENS_PER_BATCH // len(texts[0]))
+        # The logits at the last token would predict what was never written.
+        self._batches = torch.tensor(texts)[:, :-1].split(rows)
+        with inference(base):
+            self._base_logits = [self._logits(base, batch).cpu() for batch in self._batches]
+
+    @classmethod
+    def check(cls, argument: str) -> None:
+        """Check that nothing follows the kind: the base itself writes the text."""
+        if argument:
+            raise UserError(f"The probe `divergence` takes no file, not `{argument}`: the base writes its text.")
+
+    @classmethod
+    def make(cls, name: str, argument: str, base: Base, state: Any) -> DivergenceProbe:
+        """Return a probe on the texts in `state`, or on texts that the base writes now."""
+        texts = write_texts(base.model, base.tokenizer, seed=base.seed) if state is None else state
+        return cls(name, base.model, texts)
+
+    def measure(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return `kl` in nats per token; lower is nearer to the base."""
+        total = 0.0
+        with inference(model):
+            for batch, base_logits in zip(self._batches, self._base_logits, strict=True):
+                total += divergence(base_logits, self._logits(model, batch))
+        return {"kl": total / sum(batch.numel() for batch in self._batches)}
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The divergence."""
+        return [Metric(kind="forgotten", source=self.name, name="kl", label=self.name, unit="nats per token")]
+
+    def state(self) -> list[list[int]]:
+        """Return the texts."""
+        return self.texts
+
+    @staticmethod
+    def _logits(model: PreTrainedModel, batch: Tensor) -> Tensor:
+        logits: Tensor = model(input_ids=batch.to(model.device), use_cache=False).logits
+        return logits
+
+
+def write_texts(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, texts: int = 16, tokens: int = 128, seed: int = 0
+) -> list[list[int]]:
+    """Sample texts from the base at temperature 1, from the start of a text, all in one batch.
+
+    Nothing is cut off the distribution, and an end of text is an ordinary token after which the next one begins, so
+    the texts are what the base believes text to be, and all are of one length.
 
     Args:
         base: The base model.
         tokenizer: Its tokenizer, which knows how a text starts.
-        texts: How many texts.
-        tokens: How many tokens are sampled for each.
+        texts: Number of texts.
+        tokens: Number of tokens to sample for each.
         seed: Seed of the sampling; the global random state is neither read nor changed.
 
     Returns:
-        Token ids, each list with its start and then `tokens` sampled ids.
+        Token ids of each text: its start and then `tokens` sampled ids.
     """
     start = tokenizer("")["input_ids"] or [first_token(tokenizer)]
     generator = torch.Generator().manual_seed(seed)
@@ -37,54 +107,18 @@ def write_texts(base: Any, tokenizer: Any, *, texts: int = 16, tokens: int = 128
             cache = output.past_key_values
             probabilities = output.logits[:, -1].float().softmax(dim=-1).cpu()
             steps.append(torch.multinomial(probabilities, 1, generator=generator))
-    return torch.cat(steps, dim=1).tolist()
+    written: list[list[int]] = torch.cat(steps, dim=1).tolist()
+    return written
 
 
-def first_token(tokenizer: Any) -> int:
-    """Return the token that stands before the first one of a text: the start token, or else an end token."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-
-class DivergenceProbe:
-    """KL(base ‖ tuned) per token, exact over the vocabulary, on text that the base wrote.
-
-    Since the text is a sample of the base, the mean over its positions estimates the divergence between the
-    two models as distributions over text: how far the tuned one is from the base where the base would go.
-
-    The base's logits are computed once and kept in memory in the precision the model gives them:
-    positions × vocabulary entries, 2048 × 49152 (200 MB at bfloat16, 400 MB at float32) for SmolLM2.
-    The base measured again in the same precision gives exactly 0.
-
-    Args:
-        name: Name of the probe.
-        base: The base model; it is not kept.
-        written: Token ids of the texts, all of one length, as `write_texts` returns them.
-    """
-
-    def __init__(self, name: str, base: Any, written: list[list[int]]) -> None:
-        self.name = name
-        self.written = written
-        rows = max(1, TOKENS_PER_BATCH // len(written[0]))
-        # the logits at the last token would predict what was never written
-        self._batches = torch.tensor(written)[:, :-1].split(rows)
-        with inference(base):
-            self._base_logits = [self._logits(base, batch).cpu() for batch in self._batches]
-
-    def measure(self, model: Any) -> dict[str, float]:
-        """Return `kl` in nats per token; lower is nearer to the base."""
-        total = 0.0
-        with inference(model):
-            for batch, base_logits in zip(self._batches, self._base_logits, strict=True):
-                total += divergence(base_logits, self._logits(model, batch))
-        return {"kl": total / sum(batch.numel() for batch in self._batches)}
-
-    @staticmethod
-    def _logits(model: Any, batch: Tensor) -> Tensor:
-        return model(input_ids=batch.to(model.device), use_cache=False).logits
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that stands before the first one of a text: the start token, or else the end token."""
+    token: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return token
 
 
 def divergence(base: Tensor, tuned: Tensor) -> float:
-    """Sum over all positions of KL(base ‖ tuned) in nats, from logits `[..., vocabulary]`."""
+    """Return the sum over all positions of KL(base ‖ tuned) in nats, from logits `[..., vocabulary]`."""
     total = 0.0
     for p, q in zip(by_positions(base), by_positions(tuned), strict=True):
         log_p, log_q = p.to(q.device).float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)

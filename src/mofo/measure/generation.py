@@ -3,68 +3,87 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
 
+from mofo.data.tokens import Problem
 from mofo.measure.scoring import inference, pad
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 SAMPLES = 4
-"""How many examples are returned to be read."""
+"""How many generated answers are returned as text."""
 
 
-class Problem(TypedDict):
-    """A tokenised prompt and the reference answer, worked or not."""
+class Sample(TypedDict):
+    """A generated answer, to be read."""
 
-    prompt_ids: list[int]
-    answer: str
+    prompt: str
+    expected: str
+    generated: str
+    correct: bool
+
+
+class Accuracy(TypedDict):
+    """The share of right answers, how many were generated, and the first few of them."""
+
+    accuracy: float
+    answers: int
+    samples: list[Sample]
 
 
 def answer_accuracy(
-    model: Any, tokenizer: Any, examples: list[Problem], *, max_new_tokens: int = 256, batch_size: int = 32
-) -> dict[str, Any]:
-    """Share of problems whose greedily generated answer is the reference's, by exact match of the final answer.
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+) -> Accuracy:
+    """Return the share of problems whose greedily generated answer equals the reference, by its final answer.
 
     Args:
-        model: A transformers causal language model.
+        model: A causal language model.
         tokenizer: Its tokenizer.
-        examples: Prompts and reference answers.
+        problems: Prompts and reference answers, worked or not.
         max_new_tokens: Where an answer that does not end is cut off.
-        batch_size: Problems that are answered side by side.
-
-    Returns:
-        `accuracy`; `answers`, how many were generated; `samples`, the first few with `prompt`, `expected`,
-        `generated` and `correct`.
+        batch_size: Problems that are answered at once.
 
     Raises:
-        ValueError: There are no examples.
+        ValueError: There are no problems.
     """
-    if not examples:
-        raise ValueError("no examples: there is no accuracy to measure")
+    if not problems:
+        raise ValueError("no problems: there is no accuracy to measure")
     generated: dict[int, str] = {}
-    # like lengths together, so that little is spent on padding
-    order = sorted(range(len(examples)), key=lambda row: len(examples[row]["prompt_ids"]))
+    # Prompts of similar length share a batch, so that little is spent on padding.
+    order = sorted(range(len(problems)), key=lambda row: len(problems[row]["prompt_ids"]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        answers = generate(model, tokenizer, [examples[row]["prompt_ids"] for row in rows], max_new_tokens)
+        answers = generate(model, tokenizer, [problems[row]["prompt_ids"] for row in rows], max_new_tokens)
         generated.update(zip(rows, answers, strict=True))
-    correct = [is_correct(generated[row], example["answer"]) for row, example in enumerate(examples)]
-    samples = [
+    correct = [is_correct(generated[row], problem["answer"]) for row, problem in enumerate(problems)]
+    samples: list[Sample] = [
         {
-            "prompt": tokenizer.decode(example["prompt_ids"]),
-            "expected": example["answer"],
+            "prompt": str(tokenizer.decode(problem["prompt_ids"])),
+            "expected": problem["answer"],
             "generated": generated[row],
             "correct": correct[row],
         }
-        for row, example in enumerate(examples[:SAMPLES])
+        for row, problem in enumerate(problems[:SAMPLES])
     ]
     return {"accuracy": sum(correct) / len(correct), "answers": len(correct), "samples": samples}
 
 
-def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
-    """Continue each prompt greedily until it ends and return the new text."""
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
+) -> list[str]:
+    """Continue each prompt greedily until it ends, and return the new text."""
     from transformers import GenerationConfig
 
     end = end_tokens(model, tokenizer)
-    # Every setting that a model's own generation_config may bring is named: greedy is to mean greedy for all models.
+    # Every setting that a model's own generation_config may bring is named, so that greedy means greedy for all models.
     greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -80,13 +99,13 @@ def generate(model: Any, tokenizer: Any, prompts: list[list[int]], max_new_token
     lengths = [len(prompt) for prompt in prompts]
     mask = pad([[1] * length for length in lengths], 0, side="left")
     with inference(model):
-        output = model.generate(
+        output: Tensor = model.generate(  # type: ignore[operator]  # causal language models have it
             input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
         )
     return tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that end an answer: the tokenizer's, and those the model was published with."""
     published = model.generation_config.eos_token_id
     published = published if isinstance(published, list) else [published]
@@ -94,10 +113,10 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def is_correct(generated: str, reference: str) -> bool:
-    """Compare final answers: after the last `####` where the reference has one, the whole text where it has none.
+    """Compare final answers: those after the last `####` if the reference has one, else the whole texts.
 
-    A generated text without `####` is wrong where the reference has it: the model is asked to learn to end
-    that way, and to look for a number anywhere in its text would count what it never gave as its answer.
+    If the reference has `####`, a generated text without it is wrong: the model is asked to learn to end that way, and
+    to look for a number anywhere in its text would count what it never gave as its answer.
     """
     if "####" not in reference:
         return normalise(generated) == normalise(reference)
@@ -112,6 +131,6 @@ def final_answer(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Put aside what does not change an answer: case, white space, a final period, and commas inside numbers."""
+    """Remove what does not change an answer: case, extra white space, a final period, and commas inside numbers."""
     text = " ".join(text.casefold().split()).removesuffix(".").rstrip()
     return re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)

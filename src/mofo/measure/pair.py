@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from pydantic import Field
 from rich.table import Table
 
-from mofo.compare.recorder import weights_of
-from mofo.data.rows import encode, load_rows
+from mofo.data.rows import load_rows
+from mofo.data.tokens import encode
 from mofo.errors import UserError
-from mofo.measure import check_probe_specs, distance, held_out_loss, make_probes
+from mofo.measure.distance import weight_distance
+from mofo.measure.kinds import check_probe_specs, make_probes
+from mofo.measure.scoring import held_out_loss
 from mofo.models.load import load_model
 from mofo.models.precision import autocast, choose_precision, compute_device
+from mofo.models.weights import weights_of
+from mofo.results import FinalDistance, Number, Record
+
+
+class ModelResults(Record):
+    """What was measured of one model."""
+
+    learned: dict[str, Number] = Field(description="held-out `loss`; empty where there was no data")
+    forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
+
+
+class PairResults(Record):
+    """What was measured of a base and a tuned model."""
+
+    base: ModelResults = Field(description="the base")
+    tuned: ModelResults = Field(description="the tuned model")
+    distance: FinalDistance = Field(description="distance of the tuned model from the base")
 
 
 def measure_pair(
@@ -24,20 +43,17 @@ def measure_pair(
     rows: int = 100,
     max_length: int = 1024,
     trust_remote_code: bool = False,
-) -> dict[str, Any]:
-    """Measures two models with the same architecture and tokenizer.
+) -> PairResults:
+    """Measure two models with the same architecture and tokenizer.
 
     Args:
-        base: The model before, as ``--model`` of `mofo compare`.
+        base: The model before, as for `mofo.models.load.resolve_model`.
         tuned: The model after.
         probes: Probe specifications.
-        data: Held-out data of the task; None leaves the learned part out.
+        data: Held-out data of the task; without it nothing is measured of learning.
         rows: The most held-out rows.
-        max_length: Longer rows are cut at so many tokens.
+        max_length: Tokens to which rows are truncated.
         trust_remote_code: Whether code that comes with a model may run.
-
-    Returns:
-        ``{"base": {"learned", "forgotten"}, "tuned": {...}, "distance": {...}}``, each part as in results.json.
 
     Raises:
         UserError: A model, probe or data file cannot be used, or the two models differ in their parameters.
@@ -46,35 +62,42 @@ def measure_pair(
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes)
     held_out = load_rows(data, split="test", limit=rows) if data else []
-    models = {}
-    for name, spec in (("base", base), ("tuned", tuned)):
-        model, tokenizer = load_model(spec, trust_remote_code=trust_remote_code)
-        models[name] = model.to(compute_device())
-        if name == "base":
-            base_tokenizer = tokenizer
-    moved = distance(weights_of(models["base"]), weights_of(models["tuned"]))
-    examples = [encode(row, base_tokenizer, max_length) for row in held_out]
-    results: dict[str, Any] = {}
+    base_model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
+    tuned_model, _ = load_model(tuned, trust_remote_code=trust_remote_code)
+    models = [base_model, tuned_model]
+    for model in models:
+        model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
+    distance = weight_distance(*map(weights_of, models))
+    examples = [encode(row, tokenizer, max_length) for row in held_out]
     with autocast(choose_precision("auto")):
-        made = make_probes(probes, base=models["base"], tokenizer=base_tokenizer)
-        for name, model in models.items():
-            learned = {"loss": held_out_loss(model, examples)["loss"]} if examples else {}
-            results[name] = {"learned": learned, "forgotten": {probe.name: probe.measure(model) for probe in made}}
-    return results | {"distance": moved}
+        made = make_probes(probes, base=models[0], tokenizer=tokenizer)
+        before, after = (
+            ModelResults(
+                learned={"loss": held_out_loss(model, examples)["loss"]} if examples else {},
+                forgotten={probe.name: dict(probe.measure(model)) for probe in made},
+            )
+            for model in models
+        )
+    return PairResults(base=before, tuned=after, distance=distance)
 
 
-def pair_table(results: dict[str, Any]) -> Table:
-    """The results of :func:`measure_pair` as a table for the terminal."""
+def pair_table(results: PairResults) -> Table:
+    """Return the results of two models as a table for the terminal."""
     table = Table("", "base", "tuned", "change")
-    base, tuned = results["base"], results["tuned"]
-    rows = [(f"held-out {name}", value, tuned["learned"][name]) for name, value in base["learned"].items()]
-    for probe, metrics in base["forgotten"].items():
-        rows += [(f"{probe} {name}", value, tuned["forgotten"][probe][name]) for name, value in metrics.items()]
+    base, tuned, moved = results.base, results.tuned, results.distance
+    rows = [(f"held-out {name}", value, tuned.learned[name]) for name, value in base.learned.items()]
+    for probe, metrics in base.forgotten.items():
+        rows += [(f"{probe} {name}", value, tuned.forgotten[probe][name]) for name, value in metrics.items()]
     for label, before, after in rows:
-        table.add_row(label.replace("_", " "), f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
-    moved = results["distance"]
+        change = None if before is None or after is None else after - before
+        table.add_row(label.replace("_", " "), _text(before, ".4f"), _text(after, ".4f"), _text(change, "+.4f"))
     table.add_section()
-    table.add_row("L2 distance", "", f"{moved['l2']:.4g}", "")
-    table.add_row("L2 distance / L2 of the base", "", f"{moved['relative']:.2e}", "")
-    table.add_row("entries moved", "", f"{moved['moved']:.2%}", "")
+    table.add_row("L2 distance", "", _text(moved.l2, ".4g"), "")
+    table.add_row("L2 distance / L2 of the base", "", _text(moved.relative, ".2e"), "")
+    table.add_row("entries moved", "", _text(moved.moved, ".2%"), "")
     return table
+
+
+def _text(value: float | None, form: str) -> str:
+    """Return a number as text; a dash where it is not finite, as of a model that diverged."""
+    return "–" if value is None else format(value, form)

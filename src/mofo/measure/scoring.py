@@ -1,24 +1,23 @@
-"""Log-probabilities of tokens under a model, in batches: what every probe rests on.
+"""Log-probabilities of tokens under a model, in batches: the basis of every probe.
 
-Rows are padded on the right. A causal model cannot look ahead, so padding there changes nothing before it,
-and neither an attention mask nor position ids are needed.
+Rows are padded on the right. A causal model cannot look ahead, so padding there changes nothing before it, and neither
+an attention mask nor position ids are needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mofo.data.tokens import IGNORED, Labelled
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from torch import Tensor, nn
-
-IGNORED = -100
-"""Label of a position that does not count, as everywhere in torch and transformers."""
+    from transformers import PreTrainedModel
 
 TOKENS_PER_BATCH = 1024
 """Enough to keep two cores or a GPU busy; the logits of a 49k vocabulary take 200 MB at float32."""
@@ -27,16 +26,16 @@ POSITIONS = 16
 """Positions whose logits are turned into float32 log-probabilities at once."""
 
 
-class Example(TypedDict):
-    """A tokenised text: `labels` is as long as `input_ids` and `IGNORED` where a token does not count."""
+class Loss(TypedDict):
+    """Mean loss in nats per token, and the number of tokens that it is the mean of."""
 
-    input_ids: list[int]
-    labels: list[int]
+    loss: float
+    tokens: int
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Run `model` in eval mode and without gradients, and give it back in the mode it was in."""
+    """Run a model in eval mode and without gradients, and return it to the mode it was in."""
     training = model.training
     model.eval()
     try:
@@ -46,15 +45,12 @@ def inference(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def held_out_loss(model: Any, examples: Iterable[Example]) -> dict[str, float]:
-    """Mean negative log-likelihood of the labelled tokens, each token weighing the same.
+def held_out_loss(model: PreTrainedModel, examples: Iterable[Labelled]) -> Loss:
+    """Return the mean negative log-likelihood of the labelled tokens, each token weighing the same.
 
     Args:
-        model: A transformers causal language model.
-        examples: Rows of `input_ids` and `labels`; the shift by one happens here.
-
-    Returns:
-        `loss` in nats per token, and `tokens`, how many were counted.
+        model: A causal language model.
+        examples: Tokens and labels; the shift by one happens here.
 
     Raises:
         ValueError: No token is labelled.
@@ -72,23 +68,23 @@ def held_out_loss(model: Any, examples: Iterable[Example]) -> dict[str, float]:
     return {"loss": total / tokens, "tokens": tokens}
 
 
-def log_likelihoods(model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of every labelled token given what stands before it.
+def log_likelihoods(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probability of every labelled token given the tokens before it.
 
     Args:
-        model: A transformers causal language model.
+        model: A causal language model.
         inputs: Token ids, `[rows, length]`, padded on the right.
         labels: The same ids, `IGNORED` where a token does not count.
 
     Returns:
-        Float32 nats, `[rows, positions]` with the positions at which any row has a label; 0 where this row
-        has none.
+        Float32 nats, `[rows, positions]` with the positions at which any row has a label; 0 where this row has none.
     """
     targets = labels[:, 1:]
     positions = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
     if len(positions) == 0:
         return torch.zeros(len(inputs), 0)
-    # the last needed position needs nothing after it, and the vocabulary is the dearest layer of a small model
+    # Nothing after the last needed position is computed, nor are other logits: in a small model the vocabulary is the
+    # most expensive layer.
     inputs = inputs[:, : int(positions[-1]) + 1].to(model.device)
     positions = positions.to(model.device)
     logits = model(input_ids=inputs, logits_to_keep=positions, use_cache=False).logits
@@ -96,9 +92,14 @@ def log_likelihoods(model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def token_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of `targets` `[rows, length]` under `logits` `[rows, length, vocabulary]`.
+    """Return the log-probability of each target.
 
-    Float32 nats, `[rows, length]`; 0 where the target is `IGNORED`.
+    Args:
+        logits: `[rows, length, vocabulary]`.
+        targets: Token ids or `IGNORED`, `[rows, length]`.
+
+    Returns:
+        Float32 nats, `[rows, length]`; 0 where the target is `IGNORED`.
     """
     pieces = zip(by_positions(logits), targets.flatten().split(POSITIONS), strict=True)
     losses = [
@@ -108,16 +109,22 @@ def token_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def by_positions(logits: Tensor) -> tuple[Tensor, ...]:
-    """Cut logits `[..., vocabulary]` into `[≤ POSITIONS, vocabulary]`.
+    """Cut logits `[..., vocabulary]` into pieces `[≤ POSITIONS, vocabulary]`.
 
-    Float32 copies of such a piece stay in the cache; a copy of all logits would cost more time and memory
-    than the model's own matrix product.
+    Float32 copies of such a piece stay in the cache; a copy of all logits would cost more time and memory than the
+    model's own matrix product.
     """
-    return logits.flatten(0, -2).split(POSITIONS)
+    pieces: tuple[Tensor, ...] = logits.flatten(0, -2).split(POSITIONS)
+    return pieces
 
 
 def batches(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
-    """Cut row numbers into batches of like length whose padded size is at most `tokens`, or one row; longest first."""
+    """Yield batches of row numbers, rows of similar length together, the longest first.
+
+    Args:
+        lengths: Length of each row.
+        tokens: The padded size that a batch of several rows does not exceed.
+    """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if batch and lengths[batch[0]] * (len(batch) + 1) > tokens:
@@ -128,7 +135,7 @@ def batches(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> Iterator[
         yield batch
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Tensor:
-    """Stack rows of ids into one int64 tensor `[rows, longest]`, filled with `value` on one side."""
+def pad(rows: Sequence[Sequence[int]], value: int, side: Literal["left", "right"] = "right") -> Tensor:
+    """Stack rows of ids into one int64 tensor `[rows, longest]`, filled with a value on one side."""
     tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mofo.data.tokens import IGNORED, Labelled
 from mofo.errors import UserError
-from mofo.measure.scoring import IGNORED, Example, held_out_loss
+from mofo.measure.probe import Base, Probe
+from mofo.measure.scoring import held_out_loss
+from mofo.results import Metric
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 256
+"""Tokens of a window of the text."""
+
 WINDOWS = 16
+"""The most windows of a text."""
 
 STORY_SHA256 = "51b9cda351cecebe3fb84427acf7f9391698e6a49834546cdff557282e5e0099"
 
 
-class TextProbe:
+class TextProbe(Probe):
     """Mean negative log-likelihood on windows of a text.
 
-    16 windows of 256 tokens are taken at even distances over the whole text (all of it where it is
-    shorter), so that a long file costs no more than a short one and no single passage decides. Each window
-    starts with what the tokenizer itself puts before a text, if anything, and its first token is not
-    counted where there is nothing before it.
+    16 windows of 256 tokens are taken at even distances over the whole text (all of it if it is shorter), so that a
+    long file costs no more than a short one and no single passage decides. Each window starts with what the tokenizer
+    itself puts before a text, if anything; where it puts nothing, a window's first token does not count.
 
     Args:
         name: Name of the probe.
@@ -33,54 +41,89 @@ class TextProbe:
         UserError: The text has fewer than two tokens.
     """
 
-    def __init__(self, name: str, text: str, tokenizer: Any) -> None:
-        self.name = name
-        start = tokenizer("")["input_ids"]
-        # `verbose=False`: the text may be longer than the model's context, its windows are not
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    usage = ("text", "text:FILE.txt")
+
+    def __init__(self, name: str, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(name)
+        start: list[int] = tokenizer("")["input_ids"]
+        # `verbose=False`: the text may be longer than the model's context, its windows are not.
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) < 2:
-            raise UserError(f"the text of probe `{name}` has {len(ids)} tokens, but at least 2 are needed")
+            raise UserError(f"The text of probe `{name}` has {len(ids)} tokens, but at least 2 are needed.")
         windows = [ids[first : first + WINDOW] for first in window_starts(len(ids))]
-        self._examples: list[Example] = [
+        self._examples: list[Labelled] = [
             {"input_ids": start + window, "labels": [IGNORED] * len(start) + window} for window in windows
         ]
 
-    def measure(self, model: Any) -> dict[str, float]:
+    @classmethod
+    def check(cls, argument: str) -> None:
+        """Check that the text file can be read, or else the general English text."""
+        read_text(argument)
+
+    @classmethod
+    def make(cls, name: str, argument: str, base: Base, state: Any) -> TextProbe:
+        """Return a probe on the text of a file, or on general English if no file is given."""
+        return cls(name, read_text(argument), base.tokenizer)
+
+    def measure(self, model: PreTrainedModel) -> dict[str, float]:
         """Return `loss` in nats per token; lower is better."""
         return {"loss": held_out_loss(model, self._examples)["loss"]}
 
+    @property
+    def metrics(self) -> list[Metric]:
+        """The loss."""
+        label = f"{self.name} loss"
+        return [Metric(kind="forgotten", source=self.name, name="loss", label=label, unit="nats per token")]
+
 
 def window_starts(tokens: int) -> list[int]:
-    """Return where the windows start in a text of so many tokens."""
+    """Return where the windows start in a text of the given length in tokens."""
     if tokens <= WINDOW * WINDOWS:
         return list(range(0, tokens, WINDOW))
     return [round(index * (tokens - WINDOW) / (WINDOWS - 1)) for index in range(WINDOWS)]
 
 
+def read_text(file: str) -> str:
+    """Return the text of a file, or the general English text if the file's name is empty.
+
+    Raises:
+        UserError: The file is missing, empty or not UTF-8.
+    """
+    if not file:
+        return general_english()
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The text of a probe cannot be read from {file}: {error}.") from error
+    if not text.strip():
+        raise UserError(f"{file} is empty: expected a text to measure the loss on.")
+    return text
+
+
 def general_english() -> str:
     """Return *In the Year 2889*, a short story by Michel and Jules Verne (1889, in the public domain).
 
-    It is the one piece of edited English prose that every machine with the workbench already has, since
-    reasoning-gym, from which the demo's tasks come, ships it whole. No download, no licence to carry,
-    nothing of mathematics in it, and the same text everywhere: the story without the Project Gutenberg
-    frame is checked by its SHA-256. Lines are joined to paragraphs, as the models have mostly seen prose.
+    It is the one piece of edited English prose that every machine with the workbench already has, because
+    reasoning-gym, from which the demo's tasks come, ships it whole. It needs no download and no licence, has nothing
+    of mathematics in it, and is the same everywhere: the story without the Project Gutenberg frame is checked by its
+    SHA-256. Lines are joined to paragraphs, as the models have mostly seen prose.
 
     Raises:
         UserError: reasoning-gym is not installed, or its story is another.
     """
     package = util.find_spec("reasoning_gym")
     if package is None or package.origin is None:
-        raise UserError("the `text` probe reads a story that comes with reasoning-gym: `pip install mofo[train]`")
+        raise UserError("The `text` probe reads a story that comes with reasoning-gym: `pip install mofo[train]`.")
     path = Path(package.origin).with_name("data") / "in_the_year_2889.txt"
     try:
         story = strip_frame(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"the story of the `text` probe cannot be read from {path}: {error}") from error
+        raise UserError(f"The story of the `text` probe cannot be read from {path}: {error}.") from error
     digest = hashlib.sha256(story.encode()).hexdigest()
     if digest != STORY_SHA256:
         raise UserError(
             f"{path} holds another text than the `text` probe expects (SHA-256 {digest}, not {STORY_SHA256}): "
-            "install reasoning-gym anew"
+            "install reasoning-gym again."
         )
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in story.split("\n\n"))
 

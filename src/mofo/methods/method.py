@@ -7,6 +7,7 @@ A recipe writes a method as `mofo`, as `mofo+l2`, or as a mapping from parts to 
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -57,8 +58,9 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Scalar]:
-        """The settings that a run is named after, by key: `lr` and its like always, others where not the default."""
-        return {key: getattr(part, name) for part, name, key in self._shown()}
+        """The settings that a run is named after, by key: `lr` and its like always, others where changed."""
+        values = {key: getattr(part, name) for part, name, key in self._shown()}
+        return {key: value for key, value in values.items() if not isinstance(value, tuple)}
 
     @property
     def run_name(self) -> str:
@@ -68,6 +70,10 @@ class Method:
             short = note_of(type(part), name).short
             words.append(f"{short if part is self.optimizer else f'{part.name}.{short}'}{_text(getattr(part, name))}")
         return "-".join(words)
+
+    def at_learning_rate(self, rate: float) -> Method:
+        """Return the method with another learning rate."""
+        return Method(self.optimizer.model_copy(update={"learning_rate": rate}), self.extras)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return all settings by part, as a recipe writes them; `make_method` reads them again."""
@@ -124,7 +130,8 @@ def expand(entry: Entry, settings: Mapping[str, Any]) -> list[Method]:
         common = {key: settings[key] for key in fields if key in settings}
         qualified = {key: settings[f"{name}.{key}"] for key in fields if f"{name}.{key}" in settings}
         for key, values in (common | qualified | own).items():
-            choices = list(values) if isinstance(values, list | tuple) else [values]
+            takes_list = key in fields and typing.get_origin(fields[key].annotation) is tuple
+            choices = list(values) if isinstance(values, list | tuple) and not takes_list else [values]
             if not choices:
                 raise UserError(f"{name}.{key} is empty: give at least one value.")
             axes.append([(name, key, value) for value in choices])
@@ -193,6 +200,8 @@ def _variants(part: Part) -> dict[str, str]:
     return {value: labels[value] for value, labels in values if value in labels}
 
 
-def _text(value: Scalar) -> str:
+def _text(value: Scalar | tuple[Scalar, ...]) -> str:
     """Return a value as a part of a folder's name."""
+    if isinstance(value, tuple):
+        return "_".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else re.sub(r"[^\w.]+", "_", str(value))

@@ -8,7 +8,7 @@ from mofo.methods.part import OptimizerPart, Setup, setting
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class MoFO(OptimizerPart):
@@ -26,7 +26,7 @@ class MoFO(OptimizerPart):
     )
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
 
-    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return MoFO with every tensor as a block."""
         import mofo
 

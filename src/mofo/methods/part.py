@@ -6,19 +6,22 @@ the hooks that it needs. The workbench calls hooks and shows settings and labels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field
 
+from mofo.errors import UserError
+from mofo.files import write_bytes
 from mofo.settings import Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
     from mofo.data.tokens import Example
     from mofo.results import Scalar
@@ -37,7 +40,10 @@ class Setup:
         seed: The run's seed.
         steps: Optimizer steps of the whole run.
         batch: Rows of one optimizer step.
+        rows: The rows of the task in the order of training, `batch` a step.
         folder: A folder that is this run's own and survives a kill.
+        shared: A folder that all runs of a comparison share.
+        scratch: Memory of this process for what parts keep from hook to hook; a resumed run begins with none.
     """
 
     base: Mapping[str, Tensor]
@@ -46,22 +52,53 @@ class Setup:
     seed: int
     steps: int
     batch: int
+    rows: Sequence[Example]
     folder: Path
+    shared: Path
+    scratch: dict[str, Any] = field(default_factory=dict)
 
-    def once(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the tensors that `make` returned when it was first called in this run, interrupted or not.
+    def once(self, name: str, make: Callable[[], dict[str, Tensor]], *, shared: bool = False) -> dict[str, Tensor]:
+        """Return the tensors that `make` returned when it was first called, interrupted or not.
 
         What a part draws or computes from the base belongs here, so that a resumed run goes on with the same.
-        """
-        from safetensors.torch import load_file, save_file
 
-        file = self.folder / f"{name}.safetensors"
-        if not file.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            scratch = file.with_suffix(".new")
-            save_file(make(), scratch)
-            scratch.replace(file)
-        return load_file(file, device=str(self.device))
+        Args:
+            name: Name of the file; it must tell all settings that `make` depends on apart.
+            make: Computes the tensors.
+            shared: Whether all runs of the comparison have the same tensors; otherwise they are this run's own.
+        """
+        from filelock import FileLock
+        from safetensors.torch import load_file, save
+
+        if name not in self.scratch:
+            folder = self.shared if shared else self.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"{name}.safetensors"
+            with FileLock(file.with_suffix(".lock")):
+                if not file.is_file():
+                    write_bytes(file, save({key: tensor.contiguous() for key, tensor in make().items()}))
+            self.scratch[name] = load_file(file, device=str(self.device))
+        return self.scratch[name]  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def base_on_device(self) -> dict[str, Tensor]:
+        """The base's weights by name, in memory where the model computes."""
+        return {name: self.base[name].to(self.device) for name in self.base}
+
+    def pairs(self, model: PreTrainedModel, part: Part) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield each trainable parameter with the base's weight of the same name.
+
+        Raises:
+            UserError: A trainable parameter is not one of the base's, as those of adapters; `part` is named.
+        """
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                if name not in self.base_on_device:
+                    raise UserError(
+                        f"{part.name} compares each trained weight with the base's, which has no {name}: it does not "
+                        "go with adapters."
+                    )
+                yield parameter, self.base_on_device[name]
 
 
 class Part(Settings):
@@ -77,7 +114,7 @@ class Part(Settings):
     label: ClassVar[str]
     source: ClassVar[str] = ""
 
-    def prepare(self, model: nn.Module, setup: Setup) -> nn.Module:
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
         return model
 
@@ -88,22 +125,35 @@ class Part(Settings):
         """
         return rows
 
-    def penalty(self, model: nn.Module, setup: Setup) -> Tensor | None:
-        """Return what is added to the loss once an optimizer step, a scalar with a gradient."""
+    def loss(self, loss: Tensor, logits: Tensor, inputs: Mapping[str, Tensor], tokens: Tensor, setup: Setup) -> Tensor:
+        """Return the loss to minimise on a batch, in place of the task's.
+
+        Args:
+            loss: The task's: the sum over the labelled tokens of the batch, divided by `tokens`.
+            logits: The model's, (rows, length, vocabulary); position i predicts token i + 1.
+            inputs: What the model was given, (rows, length) each: `input_ids`, `attention_mask`, and `labels`, which
+                are `IGNORED` where a token does not count.
+            tokens: Number of labelled tokens of the whole optimizer step.
+            setup: The run.
+        """
+        return loss
+
+    def penalty(self, model: PreTrainedModel, step: int, setup: Setup) -> Tensor | None:
+        """Return what is added to the loss in an optimizer step, a scalar with a gradient; steps count from 0."""
         return None
 
-    def after_backward(self, model: nn.Module, setup: Setup) -> None:
-        """Change the gradients in place, once an optimizer step, before they are clipped."""
+    def after_backward(self, model: PreTrainedModel, step: int, setup: Setup) -> None:
+        """Change the gradients of an optimizer step in place, before they are clipped; steps count from 0."""
 
     def callbacks(self, setup: Setup) -> list[TrainerCallback]:
         """Return callbacks for the trainer, such as schedules."""
         return []
 
-    def weights(self, model: nn.Module) -> Mapping[str, Tensor] | None:
+    def weights(self, model: PreTrainedModel) -> Mapping[str, Tensor] | None:
         """Return the trained weights under the base's names where the model has others; else None."""
         return None
 
-    def after_training(self, model: nn.Module, setup: Setup) -> Iterator[dict[str, Scalar]]:
+    def after_training(self, model: PreTrainedModel, setup: Setup) -> Iterator[dict[str, Scalar]]:
         """Change the trained model in place, and yield a value of the part's settings for each variant to measure.
 
         Each yield is measured and recorded as a run of its own, with these settings. When the iterator ends, the
@@ -148,8 +198,9 @@ def setting(
         variants: Labels of those values that make a method of their own, such as the scores of MoFO.
         limits: `gt`, `ge`, `lt`, `le`, ...
     """
-    note = {"label": label, "short": short, "variants": dict(variants or {})}
-    return Field(default, description=description, json_schema_extra={"note": note}, **limits)  # type: ignore[no-any-return]
+    note: dict[str, Any] = {"label": label, "short": short, "variants": dict(variants or {})}
+    field: SettingType = Field(default, description=description, json_schema_extra={"note": note}, **limits)
+    return field
 
 
 def note_of(part: type[Part], name: str) -> SettingNote:
@@ -167,6 +218,6 @@ class OptimizerPart(Part):
     learning_rate: float = setting(1e-4, "peak learning rate", label="lr", short="lr", gt=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0)
 
-    def build(self, model: nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return an optimizer of the model's trainable parameters."""
         raise NotImplementedError

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from mofo.methods.adamw import AdamW
+from mofo.methods.adapters import OFT, DoRA, LoRA
+from mofo.methods.blend import Blend
+from mofo.methods.ewc import EWC
+from mofo.methods.hft import HFT
+from mofo.methods.lion import Lion, MoFOLion
 from mofo.methods.mofo import MoFO
 from mofo.methods.part import Part
+from mofo.methods.pull import L1, L2
+from mofo.methods.replay import Replay
+from mofo.methods.self_distill import SelfDistill
+from mofo.methods.sgd import SGD
+from mofo.methods.soft_masking import CoFiTune, SoftMasking
+from mofo.methods.token_weights import DFT, Anchor, TokenMask
 
-PARTS: tuple[type[Part], ...] = (AdamW, MoFO)
+PARTS: tuple[type[Part], ...] = (
+    AdamW, MoFO, Lion, MoFOLion, SGD,
+    SelfDistill, Replay, Anchor, L2, L1, EWC,
+    LoRA, DoRA, OFT, HFT, CoFiTune, SoftMasking,
+    TokenMask, DFT, Blend,
+)  # fmt: skip

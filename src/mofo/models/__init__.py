@@ -1,1 +1,1 @@
-"""Base models: found, loaded, and looked into."""
+"""Models: loading them, their weights by name, their precision and their memory."""

@@ -1,30 +1,23 @@
 """The page: one self-contained HTML file, and the figures as PNG beside it."""
 
+from __future__ import annotations
+
 import base64
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mofo.errors import UserError
-from mofo.report.plots import Panel, figures, png, style_of, svg
-from mofo.report.results import (
-    Results,
-    finite,
-    is_complete,
-    last_step,
-    load_results,
-    measured_runs,
-    measures,
-    methods,
-    planned_methods,
-    settings,
-)
-from mofo.report.tables import compared, cost_rows, end_columns, end_rows, equal_learning_table, heads
-from mofo.report.text import listed, loss_text, method_name, option_value, options_text
-from mofo.report.verdict import verdict
+from mofo.files import write_files
+from mofo.report.comparison import Comparison
+from mofo.report.conclusion import verdict
+from mofo.report.figures import Panel, png, svg
+from mofo.report.formatting import joined, plural
+from mofo.report.section import Section
+from mofo.report.sections import SECTIONS
+from mofo.results import load_results
+
+_MOST_NAMED = 4  # methods in the title
 
 
 def write_report(folder: str | Path) -> Path:
@@ -39,15 +32,18 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         UserError: Results are missing or damaged, or the report cannot be written. Nothing is written then.
     """
-    results = load_results(folder)
-    drawn = figures(results)
-    files = {f"plots/{name}.png": png(panels) for name, panels in drawn.items()}
-    files["report.html"] = _page(results, drawn).encode()
-    _write(Path(folder), files)
+    comparison = Comparison(load_results(folder))
+    sections = [section for make in SECTIONS if (section := make(comparison)) is not None]
+    files = {f"plots/{section.plot.name}.png": png(section.plot.panels) for section in sections if section.plot}
+    files["report.html"] = _page(comparison, sections).encode()
+    try:
+        write_files(Path(folder), files)
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from None
     return Path(folder) / "report.html"
 
 
-def _page(results: Results, drawn: dict[str, list[Panel]]) -> str:
+def _page(comparison: Comparison, sections: list[Section]) -> str:
     environment = Environment(
         loader=PackageLoader("mofo.report", "."),
         autoescape=True,
@@ -55,94 +51,34 @@ def _page(results: Results, drawn: dict[str, list[Panel]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"method": method_name, "options": options_text, "loss": loss_text}
-    recipe = results["recipe"]
-    names = [method_name(method) for method in methods(results)]
-    chosen = compared(results)
+    environment.filters["data_uri"] = _data_uri
     return environment.get_template("report.html.jinja").render(
-        title=f"{listed(names) if names else 'Nothing yet'} on {Path(str(recipe.get('model', 'a model'))).name}",
-        recipe={key: _plain(value) for key, value in recipe.items()},
-        versions=results.get("versions", {}),
-        hardware={key: _plain(value) for key, value in results.get("hardware", {}).items()},
-        verdict=verdict(results),
-        complete=is_complete(results),
-        progress=_progress(results),
-        base_loss=results["base"]["learned"]["loss"],
-        step=last_step(results),
-        colours={method: colour for method, (colour, _) in style_of(results).items()},
-        end={"columns": end_columns(measures(results)), "rows": end_rows(results, measures(results))},
-        equal={"heads": heads(chosen), "groups": equal_learning_table(results, chosen)},
-        costs=cost_rows(results),
-        figures={name: [(panel.title, _data_uri(svg(panel))) for panel in panels] for name, panels in drawn.items()},
-        limits=_limits(results),
+        title=_title(comparison),
+        data=joined([task.data for task in comparison.results.tasks]),
+        verdict=verdict(comparison),
+        progress=None if comparison.results.complete else _progress(comparison),
+        sections=sections,
     )
 
 
-def _progress(results: Results) -> str:
-    """How much of an unfinished comparison is there."""
-    done = sum(run["points"][-1]["step"] == last_step(results) for run in measured_runs(results))
-    missing = [method for method in planned_methods(results) if method not in methods(results)]
-    text = f"{done} runs have reached step {last_step(results)}, {len(results['runs']) - done} have not"
-    return f"{text}; {listed([method_name(m) for m in missing])}: not measured yet" if missing else text
+def _title(comparison: Comparison) -> str:
+    labels = [comparison.label(method) for method in comparison.methods]
+    named = joined(labels) if len(labels) <= _MOST_NAMED else plural(len(labels), "method")
+    return f"{named or 'Nothing yet'} on {Path(comparison.results.model).name}"
 
 
-def _limits(results: Results) -> list[str]:
-    """What the reader should not conclude, from what these results are."""
-    counts = sorted({len(runs) for runs in settings(results).values()})
-    if counts == [1]:
-        seeds = "One seed per setting: there is no measure of chance. Repeat with three seeds or more."
-    else:
-        number = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))) if counts else "No"
-        alone = " (none with one seed)" if counts[:1] == [1] else ""
-        seeds = f"{number} seeds per setting: ± is their standard deviation{alone}, overlap counts as no difference."
-    tried = [
-        f"{method_name(method)} {sum(setting.method == method for setting in settings(results))}"
-        for method in methods(results)
-    ]
-    best = f"Picking the best of several settings afterwards favours methods with more of them: {listed(tried)}."
-    tokens = max((run["points"][-1].get("tokens") or 0 for run in measured_runs(results)), default=0)
-    length = f"{last_step(results)} steps{f' ({tokens:,} tokens)' if tokens else ''}"
-    regime = (
-        f"Each run was {length} on one model and one task; longer training, other models and other data may rank the "
-        "methods differently."
-    )
-    between = "Between checkpoints, amounts are read off a straight line; more checkpoints make them more exact."
-    broken = [
-        run["name"]
-        for run in measured_runs(results)
-        if any(finite(point["learned"]["loss"]) is None for point in run["points"])
-    ]
-    diverged = [f"Left out where the held-out loss was not a finite number: {listed(broken)}."] if broken else []
-    return [seeds, *([best] if len(tried) > 1 else []), regime, between, *diverged]
+def _progress(comparison: Comparison) -> str:
+    """Return how much of an unfinished comparison is there."""
+    last = comparison.last_step
+    done = sum(run.points[-1].step == last for run in comparison.runs)
+    missing = [method for method in comparison.planned_methods if method not in comparison.methods]
+    parts = [f"{plural(done, 'run')} at step {last}"]
+    if under_way := len(comparison.results.runs) - done:
+        parts.append(f"{under_way} under way")
+    if missing:
+        parts.append(f"not measured yet: {joined([comparison.label(method) for method in missing])}")
+    return "; ".join(parts)
 
 
-def _plain(value: Any) -> str:
-    """A recipe's or machine's value as text."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_plain(inner)}" for key, inner in value.items())
-    return "none" if value is None else option_value(value)
-
-
-def _data_uri(image: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(image.encode()).decode()
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Write all files or none: each goes to a temporary file first, and only whole ones take their names."""
-    staged: dict[str, str] = {}
-    try:
-        for name, content in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=(folder / name).parent, prefix=".", delete=False) as file:
-                staged[name] = file.name
-                file.write(content)
-            os.chmod(file.name, 0o644)
-        for name, temporary in staged.items():
-            os.replace(temporary, folder / name)
-    except OSError as error:
-        raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from None
-    finally:
-        for temporary in staged.values():
-            Path(temporary).unlink(missing_ok=True)
+def _data_uri(panel: Panel) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(panel).encode()).decode()

@@ -1,0 +1,71 @@
+"""`mofo compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mofo.cli.output import as_json, show_comparison
+from mofo.cli.recipe_flags import add_recipe_flags, list_parts, recipe_values
+from mofo.errors import UserError
+
+if TYPE_CHECKING:
+    from mofo.cli.parser import Parser
+
+HELP = "Fine-tune one base with several methods and compare them"
+EXAMPLES = """\
+examples:
+  mofo compare --steps 32 --learning-rates 1e-4,3e-4 --output comparison
+  mofo compare --recipe comparison/recipe.yaml --seeds 0,1 --output comparison
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags of a comparison and a recipe file."""
+    from mofo.compare.recipe import make_recipe
+
+    parser.usage = "mofo compare [--recipe FILE] [--output FOLDER] [settings]"
+    parser.epilog = f"{list_parts()}\n{EXAMPLES}"
+    parser.add_argument("--recipe", metavar="FILE", help="YAML file of any of these settings; flags win over it")
+    add_comparison_flags(parser, default_output="mofo-compare")
+    add_recipe_flags(parser, make_recipe({}))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the comparison."""
+    return run_comparison(arguments, arguments.recipe)
+
+
+def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
+    """Add the flags that are no setting of a recipe: where results go, and how the runs are done."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(default_output),
+        metavar="FOLDER",
+        help=f"folder of the results (default {default_output}); an interrupted comparison resumes there",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the comparison in that folder")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None) -> int:
+    """Run the comparison of a recipe file and flags, and show its results."""
+    from mofo.compare.recipe import make_recipe, override, read_recipe
+
+    recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
+    from mofo.compare.jobs import compare
+
+    try:
+        results = compare(recipe, arguments.output, overwrite=arguments.overwrite, jobs=arguments.jobs)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("run the same command again to resume") from None
+    if arguments.json:
+        print(as_json(results))
+    else:
+        show_comparison(results, arguments.output / "report.html")
+    return 0

@@ -1,0 +1,84 @@
+"""Learning rates tuned for each method by one rule, so that no method is held against a badly tuned rival.
+
+With the first seed, every combination of a method's other settings is tried at the recipe's learning rates, and the
+grid is widened by factors of 2 until its best end, the one with the lowest held-out loss, does not lie at its edge.
+Then the best of each method is run with the other seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from mofo.compare.folder import OutputFolder
+from mofo.compare.recipe import PlannedRun, Recipe
+from mofo.methods.method import Method
+
+WIDEST = 6
+"""How often a grid is widened at either end; a method that still improves is left there."""
+
+
+def planned_runs(recipe: Recipe, folder: OutputFolder) -> list[PlannedRun]:
+    """Return the runs of a comparison, done or not: all of the recipe's, or those that tuning asks for so far."""
+    return tuned_runs(recipe, _ends(recipe, folder)) if recipe.tune else recipe.runs()
+
+
+def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
+    """Return all runs that the rule asks for, given what is known.
+
+    Args:
+        recipe: The recipe, with `tune`.
+        ends: Held-out loss at the end of each finished run by its name; infinite where it diverged.
+
+    Returns:
+        Finished and unfinished runs. When all of them are finished, the rule has nothing more to ask.
+    """
+    by_name: dict[str, list[Method]] = defaultdict(list)
+    for method in {run.method.run_name: run.method for run in recipe.runs()}.values():
+        by_name[method.name].append(method)
+    return [run for methods in by_name.values() for run in _tuned(methods, recipe.seeds, ends)]
+
+
+def _tuned(points: list[Method], seeds: tuple[int, ...], ends: Mapping[str, float]) -> list[PlannedRun]:
+    """Return the runs of one method, from the points of its grid in the recipe."""
+    first, *other_seeds = seeds
+    grids: dict[str, dict[float, PlannedRun]] = defaultdict(dict)
+    for method in points:
+        grids[_but_learning_rate(method)][method.optimizer.learning_rate] = PlannedRun(method, first)
+    for grid in grids.values():
+        _widen(grid, ends)
+    runs = [run for grid in grids.values() for _, run in sorted(grid.items())]
+    if any(run.name not in ends for run in runs):
+        return runs
+    best = min(runs, key=lambda run: ends[run.name])
+    return [*runs, *(PlannedRun(best.method, seed) for seed in other_seeds)]
+
+
+def _widen(grid: dict[float, PlannedRun], ends: Mapping[str, float]) -> None:
+    """Add learning rates to a grid as long as its best known end lies at its edge and all ends are known."""
+    lowest, highest = min(grid), max(grid)
+    while all(run.name in ends for run in grid.values()):
+        best = min(sorted(grid), key=lambda rate: ends[grid[rate].name])  # of equals the lowest
+        if best == max(grid) and max(grid) < highest * 2**WIDEST:
+            rate = 2 * best
+        elif best == min(grid) and min(grid) > lowest / 2**WIDEST:
+            rate = best / 2
+        else:
+            return
+        run = grid[best]
+        grid[rate] = PlannedRun(run.method.at_learning_rate(rate), run.seed)
+
+
+def _but_learning_rate(method: Method) -> str:
+    """Return what two points of a method's grid share that differ in their learning rate alone."""
+    settings: dict[str, Any] = method.to_dict()
+    settings[method.optimizer.name].pop("learning_rate")
+    return repr(settings)
+
+
+def _ends(recipe: Recipe, folder: OutputFolder) -> dict[str, float]:
+    """Return the held-out loss at the end of each finished run, infinite where it diverged."""
+    losses = {name: runs[0].points[-1].learned[recipe.task.name]["loss"] for name, runs in folder.finished_runs.items()}
+    return {name: math.inf if loss is None else loss for name, loss in losses.items()}

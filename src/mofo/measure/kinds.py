@@ -1,0 +1,92 @@
+"""The kinds of probes, and the probes that a recipe asks for.
+
+A recipe asks for a probe by its kind: `text`, `choice` or `divergence`. Some kinds take a file of one's own,
+`text:FILE.txt` and `choice:FILE.jsonl`; such a probe is named after its file. A new kind is a file beside this one
+and a line in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mofo.errors import UserError, closest
+from mofo.measure.choice import ChoiceProbe
+from mofo.measure.divergence import DivergenceProbe
+from mofo.measure.probe import Base, Probe
+from mofo.measure.text import TextProbe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+KINDS: dict[str, type[Probe]] = {"text": TextProbe, "divergence": DivergenceProbe, "choice": ChoiceProbe}
+"""All kinds of probes, by the word that a recipe asks for them with."""
+
+
+class Spec(NamedTuple):
+    """A probe as a recipe asks for it."""
+
+    name: str
+    kind: type[Probe]
+    argument: str
+
+
+def check_probe_specs(specs: Sequence[str]) -> None:
+    """Check without a model that probes can be made.
+
+    Args:
+        specs: What to measure, such as `["text", "divergence", "choice:arc_easy.jsonl"]`.
+
+    Raises:
+        UserError: A kind is unknown, its argument cannot be used (the message names file and row), or two probes would
+            have the same name.
+    """
+    for spec in _parse(specs):
+        spec.kind.check(spec.argument)
+
+
+def make_probes(
+    specs: Sequence[str],
+    *,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int = 0,
+    states: Mapping[str, Any] | None = None,
+) -> list[Probe]:
+    """Return the probes that a recipe asks for, ready to measure any model of the base's family.
+
+    Args:
+        specs: As for `check_probe_specs`.
+        base: The base model. Probes do not keep it.
+        tokenizer: Its tokenizer.
+        seed: Seed of what the probes draw.
+        states: What `probe_states` returned when the probes were first made, so that a resumed run measures with the
+            same.
+
+    Raises:
+        UserError: As `check_probe_specs`.
+    """
+    known = states or {}
+    origin = Base(base, tokenizer, seed)
+    return [spec.kind.make(spec.name, spec.argument, origin, known.get(spec.name)) for spec in _parse(specs)]
+
+
+def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
+    """Return what `make_probes` needs to make the same probes again, as JSON values by the names of the probes."""
+    states = {probe.name: probe.state() for probe in probes}
+    return {name: state for name, state in states.items() if state is not None}
+
+
+def _parse(specs: Sequence[str]) -> list[Spec]:
+    parsed: dict[str, Spec] = {}
+    for spec in specs:
+        kind, colon, argument = spec.partition(":")
+        if kind not in KINDS or (colon and not argument):
+            *others, last = [usage for known in KINDS.values() for usage in known.usage]
+            raise UserError(f"Unknown probe `{spec}`{closest(kind, KINDS)}: expected {', '.join(others)} or {last}.")
+        name = Path(argument).stem if argument else kind
+        if name in parsed:
+            raise UserError(f"Two probes would be named `{name}`: leave one out or rename its file.")
+        parsed[name] = Spec(name, KINDS[kind], argument)
+    return list(parsed.values())

@@ -1,0 +1,52 @@
+"""Half fine-tuning."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from mofo.methods.part import Part, Setup, setting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class HFT(Part):
+    """Half of the parameter matrices of each layer are frozen, drawn by seed.
+
+    In each module of a decoder layer that holds matrices (attention, feed-forward) half of them are frozen; where
+    their number is odd, one more or one less in turn, so that it is half over the layers. What lies outside of the
+    layers, and norms and biases, is trained.
+    """
+
+    name = "hft"
+    label = "HFT"
+    source = "arXiv 2404.18466"
+
+    draw: int = setting(0, "seed of the draw, added to that of the run", ge=0)
+
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
+        """Freeze the drawn half."""
+        chance = random.Random(setup.seed + 1_000_003 * self.draw)
+        extra: dict[str, bool] = defaultdict(bool)  # by kind of module: whether the last odd one froze one more
+        for module, names in _matrices(model).items():
+            count = len(names) // 2
+            if len(names) % 2:
+                kind = module.rpartition(".")[2]
+                extra[kind] = not extra[kind]
+                count += extra[kind]
+            for name in chance.sample(names, count):
+                model.get_parameter(name).requires_grad_(False)
+        return model
+
+
+def _matrices(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Return the names of the matrices in each attention and feed-forward module of the numbered layers."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        match = re.match(r"(.*\.\d+\.[^.]+)\..+", name)
+        if match and parameter.dim() >= 2:
+            found[match[1]].append(name)
+    return found

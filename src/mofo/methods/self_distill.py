@@ -1,0 +1,95 @@
+"""Self-distillation: the tuned model is to predict, on text that the base wrote, what the base predicts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mofo.methods.base_text import base_text
+from mofo.methods.part import Part, Setup, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class SelfDistill(Part):
+    """λ·KL(base ‖ tuned) per token on text that the base wrote, added to the loss.
+
+    A few texts a step out of a bank that is written once. The base's log-probabilities on them are cached, so that no
+    second model is needed: the `top` likeliest tokens of each position, and the rest as one. That divergence is a
+    lower bound of the whole one.
+    """
+
+    name = "self-distill"
+    label = "self-distillation"
+    source = "arXiv 2605.26097"
+
+    weight: float = setting(0.3, "weight λ of the divergence", label="λ", short="w", ge=0)
+    texts: int = setting(64, "texts in the bank", ge=1)
+    tokens: int = setting(128, "tokens of each text", ge=1)
+    per_step: int = setting(2, "texts of an optimizer step", ge=1)
+    every: int = setting(1, "add it only in every Nth step, N times as heavy", ge=1)
+    top: int = setting(64, "likeliest tokens of a position that are told apart; 0 for the whole vocabulary", ge=0)
+
+    def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
+        """Write the bank while the model is still the base."""
+        self._bank(setup, model)
+        return model
+
+    def penalty(self, model: PreTrainedModel, step: int, setup: Setup) -> Tensor | None:
+        """Return λ times the mean divergence per token of this step's texts."""
+        if step % self.every:
+            return None
+        bank = self._bank(setup, model)
+        rows = self._rows(step // self.every, setup)
+        logits = model(input_ids=bank["ids"][rows, :-1], use_cache=False).logits
+        log_q = logits.float().log_softmax(dim=-1)
+        if self.top:
+            log_q = with_rest(log_q.gather(-1, bank["tokens"][rows].long()))
+        log_p = bank["log_p"][rows]
+        divergence: Tensor = (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
+        return self.weight * self.every * divergence
+
+    def _rows(self, turn: int, setup: Setup) -> Tensor:
+        """Return which texts are next, (per_step,): the bank in another order each time it is gone through."""
+        import torch
+
+        places = range(turn * self.per_step, (turn + 1) * self.per_step)
+        orders = {
+            place // self.texts: torch.randperm(
+                self.texts, generator=torch.Generator().manual_seed(setup.seed + 1_000_003 * (place // self.texts))
+            )
+            for place in places
+        }
+        return torch.stack([orders[place // self.texts][place % self.texts] for place in places]).to(setup.device)
+
+    def _bank(self, setup: Setup, base: PreTrainedModel) -> dict[str, Tensor]:
+        """Return `ids` of the texts, and `tokens` and `log_p` of the base at each position but the last."""
+        import torch
+
+        from mofo.measure.scoring import inference
+
+        def make() -> dict[str, Tensor]:
+            ids = base_text(base, setup, texts=self.texts, tokens=self.tokens)
+            found: dict[str, list[Tensor]] = {"tokens": [], "log_p": []}
+            with inference(base):
+                for text in ids.split(4):
+                    log_p = (
+                        base(input_ids=text[:, :-1].to(setup.device), use_cache=False).logits.float().log_softmax(-1)
+                    )
+                    if self.top:
+                        log_p, tokens = log_p.topk(self.top, dim=-1)
+                        log_p = with_rest(log_p)
+                        found["tokens"].append(tokens.int().cpu())
+                    found["log_p"].append(log_p.cpu())
+            return {"ids": ids.cpu()} | {key: torch.cat(values) for key, values in found.items() if values}
+
+        return setup.once(f"self-distill-{self.texts}x{self.tokens}-top{self.top}", make, shared=True)
+
+
+def with_rest(log_p: Tensor) -> Tensor:
+    """Return log-probabilities (..., k) of some tokens, and that of all others together as one more: (..., k + 1)."""
+    import torch
+
+    rest = (1 - log_p.exp().sum(dim=-1, keepdim=True)).clamp(min=1e-7)
+    return torch.cat([log_p, rest.log()], dim=-1)

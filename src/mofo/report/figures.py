@@ -1,0 +1,99 @@
+"""Figures as PNG files and as SVG for the page.
+
+Every panel is a function that draws on given axes, so that the page can show panels one by one (they stay legible
+on a phone) and `plots/` can hold them side by side.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mofo.report.comparison import Comparison
+
+
+class Panel(NamedTuple):
+    """A plot with its title; `height` in inches."""
+
+    title: str
+    draw: Callable[[Axes], None]
+    height: float = 3.5
+
+
+LINE_OF_LEGEND = 0.2
+"""Height of a line of a legend, in inches."""
+
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": "#333333",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.edgecolor": "none",  # no frame, but white behind it: a line must not strike its text through
+    "legend.framealpha": 0.85,
+    "legend.fontsize": 8.5,
+    "lines.solid_capstyle": "round",
+    "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
+    "svg.hashsalt": "mofo",  # the same ids, and so the same file, whenever it is drawn again
+}
+_WIDTH = 4.8  # inches, of a panel
+
+
+def png(panels: Sequence[Panel]) -> bytes:
+    """Return panels side by side, two in a row, as a PNG."""
+    return _save(panels, "png")
+
+
+def svg(panel: Panel) -> str:
+    """Return one panel as SVG text."""
+    return _save([panel], "svg").decode()
+
+
+def legend_below(axes: Axes, columns: int = 1, handles: Sequence[Artist] | None = None) -> None:
+    """Draw the legend of a panel under it."""
+    if handles is None:
+        handles, _ = axes.get_legend_handles_labels()
+    axes.figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2)
+
+
+def method_legend(comparison: Comparison, methods: Iterable[str]) -> list[Line2D]:
+    """Return a legend's entries for methods."""
+    styles = [(method, comparison.styles[method]) for method in methods]
+    return [
+        Line2D([], [], color=s.colour, marker=s.marker, ls=s.line, ms=5, lw=2.2, label=comparison.label(method))
+        for method, s in styles
+    ]
+
+
+def _save(panels: Sequence[Panel], kind: str) -> bytes:
+    columns = min(2, len(panels))
+    rows = ceil(len(panels) / columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH * columns, panels[0].height * rows), layout="constrained")
+        places = figure.subfigures(rows, columns, squeeze=False).flat
+        for place, panel in zip(places, panels, strict=False):
+            axes = place.subplots()
+            axes.set_title(panel.title)
+            panel.draw(axes)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()

@@ -1,0 +1,232 @@
+"""The command line of `mofo sft`: trl's flags and MoFO's, with models and data as the workbench names them."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+
+import torch
+import yaml
+from filelock import FileLock
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
+from trl.scripts.utils import DatasetConfig
+
+from mofo import MoFO
+from mofo.data.rows import Row, load_rows
+from mofo.errors import UserError, closest
+from mofo.files import cache_folder, write_jsonl
+from mofo.models.load import resolve_model
+from mofo.optim.rule.types import Score
+from mofo.optim.state.int8 import StateDtype
+
+FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+"""Data files by suffix, and what `datasets` calls their kind."""
+
+OTHER_NAMES = {"--model": "--model_name_or_path", "--data": "--dataset_name", "--output": "--output_dir"}
+"""Names of flags in other commands, for suggestions."""
+
+DESCRIPTION = """\
+Fine-tune a model as `trl sft` does, with MoFO as the optimizer.
+
+MODEL is a hub id, a folder, a .gguf file or smollm2-135m; DATA is a hub id or a
+.jsonl, .json, .csv or .parquet file. Without a GPU the model is trained on the
+CPU, in float32.
+"""
+
+EPILOG = """\
+examples:
+  mofo sft --model_name_or_path smollm2-135m --dataset_name data.jsonl \\
+           --learning_rate 1e-4 --output_dir tuned
+  mofo sft --config sft.yaml --num_processes 2 --accelerate_config fsdp2
+
+Flags of `accelerate launch` are passed on to it. --accelerate_config takes a
+file or one of trl's names; --config takes a YAML file of any of these flags.
+"""
+
+
+@dataclass
+class MoFOArguments:
+    """What `mofo sft` adds to trl's flags, which give learning rate, betas, epsilon and weight decay as for AdamW."""
+
+    _argument_group_name: ClassVar[str] = "MoFO"
+
+    fraction: float = field(
+        default=0.15,
+        metadata={
+            "help": "share of the entries of each parameter tensor that are updated at a step, in (0, 1]: those with "
+            "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW"
+        },
+    )
+    score: Score = field(
+        default="momentum",
+        metadata={"help": "what ranks the entries; the others are for comparison with the paper's choice"},
+    )
+    decay: Literal["selected", "all"] = field(
+        default="selected",
+        metadata={"help": "whether weight decay acts on the entries that are updated, or on all as in AdamW"},
+    )
+    state_dtype: StateDtype = field(
+        default="float32",
+        metadata={"help": "how moments are kept: int8 takes a quarter of the memory and needs torchao"},
+    )
+
+    def optimizer_settings(self, training: SFTConfig) -> dict[str, Any]:
+        """Return MoFO's arguments except weight decay, which the trainer sets per group: none for norms and biases."""
+        return {
+            "lr": training.learning_rate,
+            "betas": (training.adam_beta1, training.adam_beta2),
+            "eps": training.adam_epsilon,
+            **vars(self),
+        }
+
+
+class Arguments(NamedTuple):
+    """One parsed command line; the last two are flags that only `accelerate launch` can know."""
+
+    mofo: MoFOArguments
+    script: ScriptArguments
+    training: SFTConfig
+    model: ModelConfig
+    mixture: DatasetMixtureConfig
+    unknown_in_config: list[str]
+    unknown_in_argv: list[str]
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Parse a command line as `trl sft` does, check what can be checked before a model is loaded, and resolve names.
+
+    Args:
+        argv: Flags of `trl sft`, of MoFO and of `accelerate launch`.
+
+    Raises:
+        UserError: The command line, the YAML file, the model or the data cannot be used.
+    """
+    args = _parse_flags(argv)
+    if args.training.optim_args or args.training.optim_target_modules:
+        raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
+    settings = args.mofo.optimizer_settings(args.training)
+    try:
+        MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(str(error)) from error
+    if Path(str(args.training.output_dir)).is_file():
+        raise UserError(f"--output_dir {args.training.output_dir} is a file: give a folder, which need not exist.")
+    if not args.model.model_name_or_path:
+        raise UserError("There is no model: give --model_name_or_path.")
+    args.model.model_name_or_path = resolve_model(args.model.model_name_or_path)
+    if not args.mixture.datasets:
+        if not args.script.dataset_name:
+            raise UserError("There is no data: give --dataset_name, or `datasets:` in a YAML file.")
+        file = Path(args.script.dataset_name).expanduser()
+        if file.suffix in FILE_KINDS or file.is_file():
+            _read_from_file(file, args)
+    return args
+
+
+def unknown_flag(flag: str) -> UserError:
+    """Return the error for a flag that is neither trl's nor MoFO's nor, under `mofo sft`, the launcher's."""
+    other = OTHER_NAMES.get(flag)
+    suggestion = f" (did you mean {other}?)" if other else closest(flag, make_parser().flags)
+    return UserError(f"Neither `trl sft`, `accelerate launch` nor MoFO has the flag {flag}{suggestion}.")
+
+
+class Parser(TrlParser):
+    """trl's parser, which raises `UserError` where that one exits."""
+
+    @property
+    def flags(self) -> list[str]:
+        """All flags."""
+        return list(self._option_string_actions)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an error that names the wrong flag."""
+        raise UserError(f"{message} (`mofo sft --help` lists the flags).")
+
+
+def make_parser() -> Parser:
+    """Return the parser of trl's flags and MoFO's, with defaults for this machine."""
+    parser = Parser(
+        (MoFOArguments, ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
+        prog="mofo sft",
+        usage="mofo sft --model_name_or_path MODEL --dataset_name DATA [flags]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        conflict_handler="resolve",  # our --optim, which refuses, takes the place of trl's
+    )
+    parser.add_argument("--optim", type=_refuse_optimizer, default=_Default(SFTConfig.optim), help=argparse.SUPPRESS)
+    parser._action_groups.insert(0, parser._action_groups.pop())  # the last group is MoFO's: show it first
+    if not torch.accelerator.is_available():
+        parser.set_defaults(use_cpu=True, bf16=False)  # trl's own defaults, bfloat16 on a GPU, are refused here
+    return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help with defaults, and with the lines of description and examples as they are."""
+
+
+class _Default(str):
+    """The default of `--optim`, distinguishable from the same name given by the user."""
+
+
+def _refuse_optimizer(value: str) -> str:
+    if isinstance(value, _Default):
+        return str(value)
+    raise argparse.ArgumentTypeError(f"mofo sft trains with MoFO, not with {value}; leave it out, or use `trl sft`")
+
+
+def _parse_flags(argv: list[str]) -> Arguments:
+    """Parse flags and YAML file."""
+    if argv[-1:] == ["--config"]:
+        raise UserError("--config needs the path of a YAML file.")
+    try:
+        parsed = make_parser().parse_args_and_config(
+            argv, return_remaining_strings=True, separate_remaining_strings=True
+        )
+    except yaml.YAMLError as error:
+        raise UserError(f"The file of --config is not YAML: {' '.join(str(error).split())}.") from error
+    except OSError as error:
+        raise UserError(f"The file {error.filename} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Arguments(*parsed)
+
+
+def _read_from_file(file: Path, args: Arguments) -> None:
+    """Make trl read a file, as if a YAML file had listed it under `datasets:`; its rows are checked first."""
+    if args.training.eval_strategy != "no" and args.mixture.test_split_size is None:
+        raise UserError(f"{file} has no test split to evaluate on: give --test_split_size, or --eval_strategy no.")
+    rows = load_rows(str(file))
+    if file.suffix == ".csv" or "question" in rows[0]:
+        file = _rewritten(rows)
+    args.mixture.datasets = [DatasetConfig(path=FILE_KINDS[file.suffix], data_files=str(file))]
+    args.mixture.streaming = args.script.dataset_streaming
+    args.script.dataset_name = None
+
+
+def _rewritten(rows: list[Row]) -> Path:
+    """Return a file in the cache with rows that trl takes: questions and answers as chats, numbers from CSV as text.
+
+    (`datasets` reads a CSV column of numbers as numbers.) The file is named after the hash of its content: processes
+    share it, and so does the next training.
+    """
+    if "question" in rows[0]:
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": row["question"]}],
+                "completion": [{"role": "assistant", "content": row["answer"]}],
+            }
+            for row in rows
+        ]
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    file = cache_folder() / "data" / f"{digest[:16]}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.is_file():
+            write_jsonl(file, rows)
+    return file

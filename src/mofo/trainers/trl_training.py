@@ -1,0 +1,102 @@
+"""One process of `mofo sft`: trl's own script loads, trains and saves, with MoFO and its callback in the trainer."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+from trl import SFTTrainer
+from trl.scripts.sft import main as trl_sft
+
+from mofo import MoFO
+from mofo.errors import UserError, first_line
+from mofo.trainers.callback import MoFOCallback
+from mofo.trainers.trl_arguments import parse, unknown_flag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from accelerate import FullyShardedDataParallelPlugin
+    from trl import SFTConfig
+
+
+def train(argv: list[str]) -> None:
+    """Train in this process, which `accelerate launch` may have started, once or once per GPU.
+
+    Args:
+        argv: Flags of `trl sft` and of MoFO.
+
+    Raises:
+        UserError: The command line, the YAML file, the model, the data, the Hub or the disk cannot be used, or the
+            parameters would be flat.
+    """
+    args = parse(argv)
+    if args.unknown_in_argv:
+        raise unknown_flag(args.unknown_in_argv[0])
+    _refuse_flat_parameters(args.training)
+    with mofo_in_sft_trainers(args.mofo.optimizer_settings(args.training)) as trainers:
+        try:
+            trl_sft(args.script, args.training, args.model, args.mixture)
+        except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
+            raise UserError(f"Training {args.model.model_name_or_path} failed: {first_line(error)}") from error
+    (trainer,) = trainers
+    if trainer.is_world_process_zero():
+        wrapped: Any = trainer.optimizer  # by accelerate
+        optimizer, group = wrapped.optimizer, wrapped.param_groups[0]
+        print(
+            f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
+            f"decay {group['decay']}, state_dtype {group['state_dtype']}."
+        )
+
+
+@contextmanager
+def mofo_in_sft_trainers(settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
+    """Pass trl's own argument for another optimizer to each trainer that is made meanwhile; yield those trainers.
+
+    trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
+    release of trl (how it loads models changed within 1.x), and replacing the name `trl.SFTTrainer` would do nothing,
+    without a word, once the script imports it from elsewhere. The constructor is found by every import.
+
+    Args:
+        settings: Arguments of MoFO.
+    """
+    construct: Callable[..., None] = SFTTrainer.__init__
+    trainers: list[SFTTrainer] = []
+
+    def construct_with_mofo(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
+        construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings))
+        if trainer.is_fsdp_enabled:
+            trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
+        MoFOCallback.attach(trainer)
+        trainers.append(trainer)
+
+    SFTTrainer.__init__ = construct_with_mofo  # type: ignore[method-assign, assignment]
+    try:
+        yield trainers
+    finally:
+        SFTTrainer.__init__ = construct  # type: ignore[method-assign]
+
+
+class _WholeModelAtTheEnd(TrainerCallback):
+    """Ask FSDP for the whole model at the end: transformers cannot save one from a SHARDED_STATE_DICT.
+
+    Checkpoints are written before that, in shards.
+    """
+
+    def __init__(self, fsdp: FullyShardedDataParallelPlugin) -> None:
+        self.fsdp = fsdp
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.fsdp.set_state_dict_type("FULL_STATE_DICT")
+
+
+def _refuse_flat_parameters(training: SFTConfig) -> None:
+    """Refuse DeepSpeed and FSDP1 before a model is loaded; MoFO itself would refuse their parameters, but later."""
+    launched_with_fsdp1 = os.environ.get("ACCELERATE_USE_FSDP") == "true" and os.environ.get("FSDP_VERSION") != "2"
+    if training.deepspeed_plugin or launched_with_fsdp1:
+        raise UserError(
+            "DeepSpeed and version 1 of FSDP flatten the parameters, so that MoFO could not select within each tensor: "
+            "use FSDP2 (--accelerate_config fsdp2) or plain data parallelism (--accelerate_config multi_gpu)."
+        )

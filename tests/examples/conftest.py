@@ -1,0 +1,1 @@
+from reference.workbench import sums, tiny_model  # noqa: F401

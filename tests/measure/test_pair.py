@@ -1,0 +1,78 @@
+import copy
+import json
+
+import pytest
+import torch
+
+from mofo.errors import UserError
+from mofo.measure.pair import PairResults, measure_pair, pair_table
+from mofo.results import FinalDistance
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, base, tokenizer):
+    """The folders of a base and of a model that was tuned from it."""
+    folder = tmp_path_factory.mktemp("pair")
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.model.norm.weight += 0.1
+    for name, model in (("base", base), ("tuned", tuned)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "sums.jsonl").write_text(json.dumps({"question": "what is blue?", "answer": "the sky"}) + "\n")
+    return folder
+
+
+def shown(results):
+    return [list(column.cells) for column in pair_table(results).columns]
+
+
+def test_measure_pair_measures_both_models(folders):
+    results = measure_pair(
+        str(folders / "base"), str(folders / "tuned"), probes=["text", "divergence"], data=str(folders / "sums.jsonl")
+    )
+    assert set(results.base.forgotten) == {"text", "divergence"}
+    assert results.base.forgotten["divergence"] == {"kl": 0}
+    assert results.tuned.forgotten["divergence"]["kl"] > 0
+    assert results.tuned.learned["loss"] != results.base.learned["loss"]
+    assert {layer.layer for layer in results.distance.layers if layer.moved} == {"norm"}
+    assert PairResults.model_validate_json(results.model_dump_json()) == results
+    labels, before, after, change = shown(results)
+    assert labels == [
+        "held-out loss",
+        "text loss",
+        "divergence kl",
+        "L2 distance",
+        "L2 distance / L2 of the base",
+        "entries moved",
+    ]
+    assert float(change[1]) == pytest.approx(float(after[1]) - float(before[1]), abs=2e-4)
+
+
+def test_measure_pair_of_a_model_with_itself_finds_no_change(folders):
+    results = measure_pair(str(folders / "base"), str(folders / "base"), probes=["text"])
+    assert results.base == results.tuned
+    assert results.base.learned == {}
+    assert results.distance.l2 == 0
+
+
+def test_measure_pair_refuses_no_rows(folders):
+    with pytest.raises(UserError, match="--rows is 0"):
+        measure_pair("none", "none", probes=[], rows=0)
+
+
+def test_pair_table_has_a_dash_for_what_is_not_finite():
+    nan = float("nan")
+    results = PairResults.model_validate(
+        {
+            "base": {"learned": {"loss": 2.0}, "forgotten": {}},
+            "tuned": {"learned": {"loss": nan}, "forgotten": {}},
+            "distance": FinalDistance(l2=nan, moved=1.0, relative=nan),
+        }
+    )
+    assert shown(results) == [
+        ["held-out loss", "L2 distance", "L2 distance / L2 of the base", "entries moved"],
+        ["2.0000", "", "", ""],
+        ["–", "–", "–", "100.00%"],
+        ["–", "", "", ""],
+    ]

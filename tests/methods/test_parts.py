@@ -1,0 +1,401 @@
+"""Each part against a naive reference in float64."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from methods.conftest import ROWS, move
+from mofo.errors import UserError
+from mofo.methods.adapters import OFT, DoRA, LoRA
+from mofo.methods.base_text import base_text
+from mofo.methods.blend import Blend
+from mofo.methods.ewc import EWC
+from mofo.methods.hft import HFT
+from mofo.methods.importance import importance
+from mofo.methods.lion import Lion, MoFOLion
+from mofo.methods.pull import L1, L2
+from mofo.methods.replay import Replay
+from mofo.methods.self_distill import SelfDistill
+from mofo.methods.sgd import SGD
+from mofo.methods.soft_masking import CoFiTune, SoftMasking
+from mofo.methods.token_weights import DFT, Anchor, TokenMask
+from mofo.models.weights import weights_of
+
+
+def double(model):
+    return {name: p.detach().double() for name, p in model.named_parameters()}
+
+
+def gradients(model):
+    return {name: p.grad.double() for name, p in model.named_parameters()}
+
+
+def close(found, expected, tolerance=1e-5):
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=tolerance, atol=tolerance)
+
+
+def log_p(model, ids):
+    """Log-probabilities at each position, float64."""
+    with torch.no_grad():
+        return copy.deepcopy(model).double()(input_ids=torch.as_tensor(ids)).logits.log_softmax(-1)
+
+
+# ---- Optimizers
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_matches_naive_float64(model, setup, momentum):
+    optimizer = SGD(learning_rate=0.1, momentum=momentum, weight_decay=0.01).build(model, setup)
+    expected, m = double(model), {}
+    for seed in range(3):
+        move(model, size=0, seed=seed)
+        for name, g in gradients(model).items():
+            m[name] = momentum * m.get(name, 0) + g + 0.01 * expected[name]
+            expected[name] = expected[name] - 0.1 * m[name]
+        optimizer.step()
+    close(double(model), expected)
+
+
+@pytest.mark.parametrize("part", [Lion, MoFOLion])
+@pytest.mark.parametrize("fraction", [0.1, 1.0])
+def test_lion_and_its_filter_match_naive_float64(model, setup, part, fraction):
+    if part is Lion and fraction < 1:
+        pytest.skip("Lion has no fraction")
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1} | ({"fraction": fraction} if part is MoFOLion else {})
+    optimizer = part(**settings).build(model, setup)
+    expected, m = double(model), {}
+    for seed in range(3):
+        move(model, size=0, seed=seed)
+        for name, g in gradients(model).items():
+            before = m.get(name, torch.zeros_like(g))
+            u = (0.9 * before + 0.1 * g).sign()
+            m[name] = 0.99 * before + 0.01 * g
+            k = max(1, math.floor(fraction * g.numel()))
+            chosen = torch.zeros(g.numel(), dtype=torch.bool)
+            chosen[m[name].flatten().abs().topk(k).indices] = True
+            moved = expected[name] * (1 - 0.01 * 0.1) - 0.01 * u
+            expected[name] = torch.where(chosen.view(g.shape), moved, expected[name])
+        optimizer.step()
+    close(double(model), expected)
+
+
+def test_mofo_lion_leaves_all_other_entries_their_bits(model, setup):
+    before = copy.deepcopy(weights_of(model))
+    optimizer = MoFOLion(learning_rate=0.01, fraction=0.05).build(model, setup)
+    move(model, size=0)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert int((p != before[name]).sum()) == max(1, p.numel() // 20)
+
+
+# ---- Pulls towards the base
+
+
+@pytest.mark.parametrize(
+    ("part", "penalty"),
+    [
+        (L2(strength=0.3), lambda d: 0.3 * (d**2).sum()),
+        (L1(strength=0.2), lambda d: 0.2 * d.abs().sum()),
+    ],
+)
+def test_l2_and_l1_add_the_gradient_of_their_penalty(model, setup, part, penalty):
+    move(model)
+    expected = gradients(model)
+    for name, p in double(model).items():
+        p.requires_grad_()
+        penalty(p - setup.base[name].double()).backward()
+        expected[name] += p.grad
+    part.after_backward(model, 0, setup)
+    close(gradients(model), expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "pulled"),
+    [
+        (L2(strength=0.3, decoupled=True), lambda d: d * (1 - 2 * 0.5 * 0.3)),
+        (L1(strength=0.2, decoupled=True), lambda d: d.sign() * (d.abs() - 0.5 * 0.2).clamp(min=0)),
+    ],
+)
+def test_decoupled_pull_moves_the_weights_after_a_step(model, setup, part, pulled):
+    move(model)
+    before = gradients(model)
+    part.after_backward(model, 0, setup)
+    close(gradients(model), before)
+    base = {name: setup.base[name].double() for name in before}
+    expected = {name: base[name] + pulled(p - base[name]) for name, p in double(model).items()}
+    (callback,) = part.callbacks(setup)
+    callback.on_optimizer_step(None, None, None, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.5))
+    close(double(model), expected)
+
+
+def test_pull_refuses_adapters(model, setup):
+    adapted = LoRA(rank=2).prepare(model, setup)
+    with pytest.raises(UserError, match="l2 compares each trained weight with the base's"):
+        L2().after_backward(adapted, 0, setup)
+
+
+def test_ewc_adds_the_gradient_of_its_penalty_with_the_true_fisher_information(model, setup, again):
+    part = EWC(strength=2.0, texts=3, tokens=5)
+    part.prepare(model, setup)
+    ids = base_text(model, setup, texts=3, tokens=5)
+    exact = copy.deepcopy(model).double()
+    fisher = dict.fromkeys(weights_of(model), 0)
+    for text in ids:
+        exact.zero_grad()
+        exact(input_ids=text[None]).logits.log_softmax(-1)[0, -6:-1].gather(-1, text[-5:, None]).sum().backward()
+        for name, p in exact.named_parameters():
+            fisher[name] = fisher[name] + p.grad**2 / (3 * 5)
+    move(model)
+    expected = {
+        name: g + 2.0 * fisher[name] * (double(model)[name] - setup.base[name].double())
+        for name, g in gradients(model).items()
+    }
+    part.after_backward(model, 0, again)  # measured once, and read again
+    close(gradients(model), expected, tolerance=1e-4)
+
+
+# ---- Frozen parts and masks
+
+
+def test_hft_freezes_half_of_the_matrices_of_each_module_by_seed(model, setup):
+    HFT().prepare(model, setup)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for layer in (0, 1):
+        inside = [name for name in frozen if f"layers.{layer}." in name]
+        assert sum("self_attn" in name for name in inside) == 2
+    assert sum("mlp" in name for name in frozen) == 3  # of 2 x 3
+    assert not [name for name in frozen if "norm" in name or "embed" in name]
+
+    from transformers import AutoModelForCausalLM
+
+    def drawn(part):
+        other = AutoModelForCausalLM.from_config(model.config)
+        return {name for name, p in part.prepare(other, setup).named_parameters() if not p.requires_grad}
+
+    assert drawn(HFT()) == frozen
+    assert any(drawn(HFT(draw=draw)) != frozen for draw in range(1, 4))
+
+
+def test_importance_is_the_standardised_gradient_by_a_gate(model, setup):
+    units = importance(model, setup, texts=2, tokens=6)
+    ids = base_text(model, setup, texts=2, tokens=6)
+    exact = copy.deepcopy(model).double()
+    for name in ("model.layers.0.self_attn.o_proj", "model.layers.1.mlp.down_proj"):
+        module = exact.get_submodule(name)
+        count = 4 if name.endswith("o_proj") else module.in_features
+        total = torch.zeros(count, dtype=torch.float64)
+        for text in ids:
+            gate = torch.ones(count, dtype=torch.float64, requires_grad=True)
+            spread = gate.repeat_interleave(module.in_features // count)
+            handle = module.register_forward_pre_hook(lambda m, a, spread=spread: (a[0] * spread,))
+            exact(input_ids=text[None], labels=text[None]).loss.backward()
+            handle.remove()
+            total += gate.grad.abs()
+        expected = ((total - total.mean()) / total.std()).tanh().abs()
+        torch.testing.assert_close(units[name].double(), expected, rtol=1e-3, atol=1e-4)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_soft_masking_scales_the_gradients_of_heads_and_neurons(model, setup):
+    part = SoftMasking(texts=2, tokens=6)
+    part.prepare(model, setup)
+    units = importance(model, setup, texts=2, tokens=6)
+    move(model)
+    expected = gradients(model)
+    for layer in ("model.layers.0", "model.layers.1"):
+        heads = 1 - units[f"{layer}.self_attn.o_proj"].double()  # 4 heads of 8, 2 pairs share keys and values
+        neurons = 1 - units[f"{layer}.mlp.down_proj"].double()
+        pairs = torch.stack([heads[:2].mean(), heads[2:].mean()]).repeat_interleave(8)[:, None]
+        expected[f"{layer}.self_attn.q_proj.weight"] *= heads.repeat_interleave(8)[:, None]
+        expected[f"{layer}.self_attn.k_proj.weight"] *= pairs
+        expected[f"{layer}.self_attn.v_proj.weight"] *= pairs
+        expected[f"{layer}.self_attn.o_proj.weight"] *= heads.repeat_interleave(8)
+        expected[f"{layer}.mlp.gate_proj.weight"] *= neurons[:, None]
+        expected[f"{layer}.mlp.up_proj.weight"] *= neurons[:, None]
+        expected[f"{layer}.mlp.down_proj.weight"] *= neurons
+    part.after_backward(model, 0, setup)
+    close(gradients(model), expected)
+
+
+def test_cofitune_trains_the_feed_forward_parts_of_the_middle_layers(model, setup):
+    part = CoFiTune(first=0.0, last=0.5, texts=2, tokens=6)
+    part.prepare(model, setup)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {f"model.layers.0.mlp.{kind}_proj.weight" for kind in ("gate", "up", "down")}
+    with pytest.raises(UserError, match="no feed-forward part to train"):
+        CoFiTune(first=0.9, last=0.9, texts=2, tokens=6).prepare(model, setup)
+
+
+# ---- Adapters
+
+
+@pytest.mark.parametrize("part", [LoRA(rank=2, alpha=8), DoRA(rank=2), OFT(block=8)], ids=lambda part: part.name)
+def test_adapters_start_as_the_base_train_nothing_else_and_are_measured_merged(model, setup, part):
+    before = log_p(model, ROWS)
+    base = copy.deepcopy(weights_of(model))
+    adapted = part.prepare(model, setup)
+    torch.testing.assert_close(log_p(adapted, ROWS), before, rtol=1e-5, atol=1e-5)
+    assert part.weights(adapted).keys() == base.keys()
+
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(3):
+        ids = torch.tensor(ROWS)
+        adapted(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    frozen = {name: p.clone() for name, p in adapted.named_parameters() if not p.requires_grad}
+    merged = part.weights(adapted)
+    assert all(torch.equal(p, frozen[name]) for name, p in adapted.named_parameters() if not p.requires_grad)
+
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_config(model.config)
+    assert not plain.load_state_dict(merged, strict=False).unexpected_keys
+    plain.tie_weights()
+    torch.testing.assert_close(log_p(plain, ROWS), log_p(adapted, ROWS), rtol=1e-4, atol=1e-4)
+    assert any(not torch.equal(merged[name], base[name]) for name in base)
+
+
+# ---- Text that the base wrote
+
+
+def test_base_text_is_written_once_and_is_not_that_of_the_divergence_probe(model, setup, again):
+    from mofo.measure.divergence import write_texts
+
+    first = base_text(model, setup, texts=3, tokens=8)
+    probe = torch.tensor(write_texts(model, setup.tokenizer, texts=3, tokens=8))
+    assert first.shape == probe.shape
+    assert not any(torch.equal(row, other) for row in first for other in probe)
+    assert torch.equal(base_text(move(model, size=1), again, texts=3, tokens=8), first)
+
+
+@pytest.mark.parametrize("top", [0, 5])
+def test_self_distill_is_the_divergence_on_the_steps_texts(model, setup, again, top):
+    part = SelfDistill(weight=0.7, texts=3, tokens=6, per_step=2, every=2, top=top)
+    part.prepare(model, setup)
+    p = log_p(model, base_text(model, setup, texts=3, tokens=6)[:, :-1])
+    move(model)
+    q = log_p(model, base_text(model, setup, texts=3, tokens=6)[:, :-1])
+    if top:
+        chosen = p.topk(top, dim=-1).indices
+        p, q = (
+            torch.cat([x.gather(-1, chosen), (1 - x.gather(-1, chosen).exp().sum(-1, keepdim=True)).log()], -1)
+            for x in (p, q)
+        )
+    by_text = (p.exp() * (p - q)).sum(-1).mean(-1)
+    seen = []
+    for step in range(0, 6, 2):
+        assert part.penalty(model, step + 1, setup) is None
+        penalty = part.penalty(model, step, again)
+        pairs = {(i, j): 0.7 * 2 * (by_text[i] + by_text[j]) / 2 for i in range(3) for j in range(3)}
+        found = min(pairs, key=lambda pair: abs(pairs[pair] - penalty.item()))
+        assert penalty.item() == pytest.approx(pairs[found].item(), rel=1e-4)
+        seen += found
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]  # the bank twice, whole each time
+    penalty.backward()
+    assert any(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_self_distill_of_the_base_is_nothing(model, setup):
+    part = SelfDistill(texts=2, tokens=6)
+    part.prepare(model, setup)
+    assert part.penalty(model, 0, setup).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_replay_replaces_its_share_of_the_rows_by_text_of_the_base(model, setup, rows, share):
+    part = Replay(share=share, texts=2, tokens=6)
+    part.prepare(model, setup)
+    mixed = part.rows(rows, setup)
+    written = base_text(model, setup, texts=2, tokens=6).tolist()
+    others = [row for row in mixed if row not in rows]
+    assert len(mixed) == len(rows)
+    assert len(others) == math.floor(share * len(rows))
+    assert all(row["input_ids"] in written and row["labels"] == row["input_ids"] for row in others)
+    assert part.rows(rows, setup) == mixed
+
+
+def test_replay_takes_rows_of_a_file(model, setup, rows, tiny_data):
+    part = Replay(share=0.5, data=tiny_data)
+    longer = [{**row, "input_ids": row["input_ids"] * 12, "labels": row["labels"] * 12} for row in rows]
+    mixed = part.rows(longer, setup.__class__(**{**vars(setup), "rows": longer}))
+    texts = [setup.tokenizer.decode(row["input_ids"]) for row in mixed if row not in longer]
+    assert len(texts) == 4
+    assert all("plus" in text for text in texts)
+
+
+# ---- Weights of tokens
+
+
+def test_token_mask_counts_only_tokens_that_the_base_finds_likely(model, setup, rows, again):
+    part = TokenMask(perplexity=model.config.vocab_size * 1.0)
+    part.prepare(model, setup)
+    masked = part.rows(rows, setup)
+    for row, old in zip(masked, rows, strict=True):
+        p = log_p(model, [row["input_ids"]])[0]
+        for i in range(1, len(row["labels"])):
+            likely = p[i - 1, row["input_ids"][i]] >= -math.log(model.config.vocab_size)
+            assert row["labels"][i] == (old["labels"][i] if likely else -100)
+    counted = [sum(label != -100 for label in row["labels"]) for row in masked]
+    assert 0 < sum(counted) < 3 * len(rows)
+    move(model, size=1)
+    part.prepare(model, again)  # resumed: the model is not asked again
+    assert part.rows(rows, again) == masked
+
+
+def task_loss(model, rows):
+    inputs = {name: torch.tensor([row[name] for row in rows]) for name in ("input_ids", "labels")}
+    output = model(**inputs)
+    tokens = torch.tensor(int((inputs["labels"][:, 1:] != -100).sum()))
+    return output.loss, output.logits, inputs, tokens
+
+
+def label_log_p(model, rows):
+    p = log_p(model, [row["input_ids"] for row in rows])
+    return torch.stack(
+        [p[r, i - 1, label] for r, row in enumerate(rows) for i, label in enumerate(row["labels"]) if label != -100]
+    )
+
+
+def test_dft_weighs_each_token_by_its_probability(model, setup, rows):
+    loss = DFT().loss(*task_loss(model, rows), setup)
+    values = label_log_p(model, rows)
+    assert loss.item() == pytest.approx(-(values.exp() * values).mean().item(), rel=1e-5)
+    loss.backward()
+    exact = copy.deepcopy(model).double()
+    exact.zero_grad()
+    p = exact(input_ids=torch.tensor([row["input_ids"] for row in rows])).logits.log_softmax(-1)
+    labels = torch.tensor([row["labels"] for row in rows])[:, 1:]
+    chosen = p[:, :-1].gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)[labels != -100]
+    (-(chosen.exp().detach() * chosen)).mean().backward()
+    close({n: q.grad for n, q in model.named_parameters()}, {n: q.grad for n, q in exact.named_parameters()})
+
+
+def test_anchor_adds_the_divergence_on_the_tasks_tokens(model, setup, rows):
+    part = Anchor(weight=0.4)
+    part.prepare(model, setup)
+    p = log_p(model, [row["input_ids"] for row in rows])
+    move(model)
+    q = log_p(model, [row["input_ids"] for row in rows])
+    counts = torch.tensor([row["labels"] for row in rows])[:, 1:] != -100
+    divergence = (p.exp() * (p - q)).sum(-1)[:, :-1][counts].mean()
+    loss, *given = task_loss(model, rows)
+    assert part.loss(loss, *given, setup).item() == pytest.approx(loss.item() + 0.4 * divergence.item(), rel=1e-4)
+
+
+# ---- After training
+
+
+def test_blend_yields_the_end_moved_back_and_leaves_it_as_it_was(model, setup):
+    move(model)
+    end = copy.deepcopy(weights_of(model))
+    for values in Blend(keep=(0.75, 0.0)).after_training(model, setup):
+        share = values["keep"]
+        for name, p in model.named_parameters():
+            base = setup.base[name]
+            torch.testing.assert_close(p.detach(), base + share * (end[name] - base))
+    assert all(torch.equal(p, end[name]) for name, p in model.named_parameters())
