@@ -88,7 +88,7 @@ const Kernel* best_kernel() {
 
 // The operands after one step.
 std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& variant, Score score, Dtype dtype,
-                                int64_t threads) {
+                               int64_t threads) {
   std::vector<Tensor> tensors;
   std::vector<std::vector<int64_t>> strides;
   for (const Shape& shape : SHAPES) {

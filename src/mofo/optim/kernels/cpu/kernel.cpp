@@ -361,9 +361,8 @@ int64_t apply_listed_as(const Tensor& t, int64_t start, const Journal& journal, 
 }
 
 int64_t apply_listed(const Tensor& t, int64_t start, const Journal& journal, Key above, int64_t ties) {
-  return with_type_of_param(t, [&](auto zero) {
-    return apply_listed_as<decltype(zero)>(t, start, journal, above, ties);
-  });
+  return with_type_of_param(t,
+                            [&](auto zero) { return apply_listed_as<decltype(zero)>(t, start, journal, above, ties); });
 }
 
 template <class T>

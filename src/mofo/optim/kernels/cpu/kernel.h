@@ -10,9 +10,9 @@ namespace mofo {
 
 // Scores are compared as the integers that have their bits: of non-negative floats these have the same order.
 using Key = int32_t;
-constexpr Key INFINITE = 0x7F800000;  // of an infinite score; NaN maps to it too
+constexpr Key INFINITE = 0x7F800000;                      // of an infinite score; NaN maps to it too
 constexpr Key HIGHEST = std::numeric_limits<Key>::max();  // higher than any
-constexpr Key NONE = -1;  // lower than any
+constexpr Key NONE = -1;                                  // lower than any
 
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
@@ -20,17 +20,17 @@ enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
 
 // One tensor of a step. Fields of 8 bytes, in the order in which library.py packs them.
 struct Tensor {
-  void* data[4];          // by Operand
+  void* data[4];           // by Operand
   const int64_t* strides;  // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]
-  Dtype dtype[2];         // of PARAM and GRAD; the moments are float32
-  int64_t blocks;         // equal consecutive pieces, whose entries compete
-  int64_t n, k;           // entries of a block, and how many of them move
+  Dtype dtype[2];          // of PARAM and GRAD; the moments are float32
+  int64_t blocks;          // equal consecutive pieces, whose entries compete
+  int64_t n, k;            // entries of a block, and how many of them move
   Score score;
-  int64_t noise_key;  // of this tensor and step, for RANDOM
-  int64_t random_rounding;  // of a BFLOAT16 parameter, by the bits of
-  int64_t rounding_key;     // of this tensor and step
+  int64_t noise_key;        // of this tensor and step, for RANDOM
+  int64_t random_rounding;  // 1: new values of a BFLOAT16 parameter are rounded at random
+  int64_t rounding_key;     // of this tensor and step, for random_rounding
   int64_t maximize;
-  int64_t decay_all;  // weight decay of every entry, not of the selected alone
+  int64_t decay_all;   // weight decay of every entry, not of the selected alone
   double lerp_weight;  // 1 - beta1
   double beta2;
   double addcmul_value;  // 1 - beta2

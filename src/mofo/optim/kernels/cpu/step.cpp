@@ -46,12 +46,12 @@ constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a bloc
 
 // Scratch memory of a team: of one thread, or of all while they share a block.
 struct Scratch {
-  Key* keys;            // for the sample, then for the band
-  int64_t* numbers;     // bins for each thread, or a number for each range
-  Journal* journals;    // one for each range,
-  Candidate* memory;    // memory of the journals, an equal part for each thread
-  int64_t capacity;     // of a thread's part
-  Journal* unused;      // what each thread has left of its part
+  Key* keys;          // for the sample, then for the band
+  int64_t* numbers;   // bins for each thread, or a number for each range
+  Journal* journals;  // one for each range
+  Candidate* memory;  // memory of the journals, an equal part for each thread
+  int64_t capacity;   // of a thread's part
+  Journal* unused;    // what each thread has left of its part
 };
 
 int64_t lines_sampled(const Config& s, int64_t n) {
@@ -150,8 +150,8 @@ void update_moments(const Config& s, const Team& team, const Tensor& t, int64_t 
 
 // Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; with journals,
 // those that have not been updated. `before` is memory for a number for each range.
-void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
-           int64_t* before, const Journal* journals) {
+void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties, int64_t* before,
+           const Journal* journals) {
   if (ties < t.n) {  // how many ties the ranges before each have
     for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t) {
       before[range] = s.kernel->count_equal(t, start, length, above);
@@ -171,9 +171,8 @@ void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Ke
 
 void step_block(const Config& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch) {
   if (t.k == t.n) {
-    return for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
-      s.kernel->everything(t, start, length);
-    });
+    return for_ranges(team, t, block,
+                      [&](int64_t start, int64_t length, int64_t, int64_t) { s.kernel->everything(t, start, length); });
   }
   const Bracket bracket = sampled_bracket(s, team, t, block, scratch.keys);
   Band band{scratch.keys, band_capacity(s, t)};
