@@ -10,7 +10,8 @@ import yaml
 
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
-from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
+from mofo.data.forms import Row
+from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import encode, has_labels
 from mofo.errors import UserError
 from mofo.files import new_folder, write_jsonl, write_text
