@@ -40,10 +40,23 @@ def load_rows(
     Raises:
         UserError: The source is missing, empty, unreadable, or a row lacks a field (the message has its number).
     """
+    return load_form(spec, split=split, limit=limit, seed=seed, columns=columns)[1]
+
+
+def load_form(
+    spec: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[tuple[str, ...], list[Row]]:
+    """Return the fields of the form that a source has, and its rows, as `load_rows` does."""
     if spec.startswith(GENERATED):
-        return _generate(spec.removeprefix(GENERATED), count=limit or 1000, seed=seed)
+        rows = _generate(spec.removeprefix(GENERATED), count=limit or 1000, seed=seed)
+        return ("question", "answer"), rows
     names = columns or {}
-    rows: list[Row] = []
+    rows = []
     for number, row in enumerate(islice(read_source(spec, split, whole=limit is None), limit), 1):
         if number == 1:
             form = find_form(row, names, f"{spec}, row 1")
@@ -53,7 +66,7 @@ def load_rows(
             raise UserError(f"{spec}, row {number}{problem}.") from None
     if not rows:
         raise UserError(f"{spec} has no rows: give a file with at least one.")
-    return rows
+    return form.needed, rows
 
 
 def _generate(family: str, *, count: int, seed: int) -> list[Row]:

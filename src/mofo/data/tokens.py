@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict, cast
 
 from mofo.data.conversation import Turns, closed, encode_conversation, token_ids
@@ -108,7 +108,7 @@ def encode_rows(
     return examples
 
 
-def find_row(sources: dict[str, Sequence[Row]]) -> Callable[[Row], str]:
+def find_row(sources: Mapping[str, Sequence[Row]]) -> Callable[[Row], str]:
     """Return a function that says where a row comes from, given the rows of each source in order."""
 
     def place(row: Row) -> str:
