@@ -175,6 +175,11 @@ class Plan(Record):
     training_rows: int = Field(description="rows that can be trained on")
     held_out_rows: int = Field(description="rows that are measured")
     precision: str = Field(description="`float32` or `bfloat16`, in which the model computes")
+    rows: dict[str, int] = Field(
+        default={},
+        description="number of rows that are not used as they are, by reason, such as `training rows cut at "
+        "max_length`",
+    )
 
 
 class Hardware(Record):

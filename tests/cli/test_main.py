@@ -10,7 +10,7 @@ from mofo import __version__, cli
 from mofo.cli import compare, demo, measure, report
 from mofo.cli.parser import Parser
 
-COMMANDS = ("demo", "sft", "compare", "measure", "report")
+COMMANDS = ("demo", "data", "sft", "compare", "measure", "report")
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",
 }  # fmt: skip

@@ -22,6 +22,7 @@ METAVARS = {
     "methods": "METHOD",
     "reference": "METHOD",
     "probes": "PROBE",
+    "columns": "NAME=FIELD,...",
 }
 """What stands for the value of a text in the help."""
 
@@ -181,7 +182,7 @@ def _metavar(annotation: Any) -> str | None:
 
 
 def _shown_default(value: Any) -> str:
-    return "" if value is None else f" (default {_text(value)})"
+    return "" if value is None or value == {} else f" (default {_text(value)})"
 
 
 def _text(value: Any) -> str:

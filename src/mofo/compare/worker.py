@@ -72,7 +72,9 @@ class Job:
             self.folder.write_probe_states(probe_states(self.probes))
 
     def _examples(self, file: Path) -> list[Example]:
-        examples = [encode(row, self.tokenizer, self.recipe.max_length) for row in read_jsonl(file)]
+        recipe = self.recipe
+        rows = read_jsonl(file)
+        examples = [encode(row, self.tokenizer, recipe.max_length, turns=recipe.turns) for row in rows]
         return [example for example in examples if has_labels(example)]
 
     def training_examples(self, seed: int) -> list[Example]:

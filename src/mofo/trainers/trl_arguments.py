@@ -16,7 +16,8 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, T
 from trl.scripts.utils import DatasetConfig
 
 from mofo import MoFO
-from mofo.data.rows import Row, load_rows
+from mofo.data.forms import Row
+from mofo.data.rows import load_rows
 from mofo.errors import UserError, closest
 from mofo.files import cache_folder, write_jsonl
 from mofo.methods.method import Method, check_settings
