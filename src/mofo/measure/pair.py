@@ -13,7 +13,8 @@ from mofo.errors import UserError
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.scoring import held_out_loss
-from mofo.models.load import load_model
+from mofo.models.pairing import base_of, load_pair
+from mofo.models.positions import max_positions
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import weights_of
 from mofo.results import FinalDistance, Number, Record
@@ -32,10 +33,11 @@ class PairResults(Record):
     base: ModelResults = Field(description="the base")
     tuned: ModelResults = Field(description="the tuned model")
     distance: FinalDistance = Field(description="distance of the tuned model from the base")
+    notes: list[str] = Field(default=[], description="how the two were made comparable, where they were not")
 
 
 def measure_pair(
-    base: str,
+    base: str | None,
     tuned: str,
     *,
     probes: Sequence[str],
@@ -44,11 +46,13 @@ def measure_pair(
     max_length: int = 1024,
     trust_remote_code: bool = False,
 ) -> PairResults:
-    """Measure two models with the same architecture and tokenizer.
+    """Measure two models of one architecture.
+
+    Where their vocabularies differ, everything is measured on the tokens that both have.
 
     Args:
-        base: The model before, as for `mofo.models.load.resolve_model`.
-        tuned: The model after.
+        base: The model before, as for `mofo.models.load.load_model`; None for the one that an adapter names.
+        tuned: The model after, whole or an adapter, which is merged.
         probes: Probe specifications.
         data: Held-out data of the task; without it nothing is measured of learning.
         rows: The most held-out rows.
@@ -56,21 +60,22 @@ def measure_pair(
         trust_remote_code: Whether code that comes with a model may run.
 
     Raises:
-        UserError: A model, probe or data file cannot be used, or the two models differ in their parameters.
+        UserError: A model, probe or data file cannot be used, or the two models are not of one architecture.
     """
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes)
     held_out = load_rows(data, split="test", limit=rows) if data else []
-    base_model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
-    tuned_model, _ = load_model(tuned, trust_remote_code=trust_remote_code)
-    models = [base_model, tuned_model]
+    pair = load_pair(base_of(base, tuned), tuned, trust_remote_code=trust_remote_code)
+    models = [pair.base, pair.tuned]
     for model in models:
         model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
     distance = weight_distance(*map(weights_of, models))
-    examples = [encode(row, tokenizer, max_length) for row in held_out]
+    pair.tuned.float()
+    length = min(max_length, max_positions(pair.base.config))
+    examples = [encode(row, pair.tokenizer, length) for row in held_out]
     with autocast(choose_precision("auto")):
-        made = make_probes(probes, base=models[0], tokenizer=tokenizer)
+        made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
         before, after = (
             ModelResults(
                 learned={"loss": held_out_loss(model, examples)["loss"]} if examples else {},
@@ -78,7 +83,7 @@ def measure_pair(
             )
             for model in models
         )
-    return PairResults(base=before, tuned=after, distance=distance)
+    return PairResults(base=before, tuned=after, distance=distance, notes=pair.notes)
 
 
 def pair_table(results: PairResults) -> Table:
