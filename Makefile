@@ -11,20 +11,26 @@ NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*.cpp src/mofo/op
 # where there is a C++ compiler, a native library that does not build is an error; without one the tests run without it
 export MOFO_REQUIRE_NATIVE ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
 
-.PHONY: demo test test-fast sanitize lint docs bench bench-gpu wheel clean
+.PHONY: demo test test-fast test-full sanitize lint docs bench bench-gpu wheel clean
 
 demo: $(READY)
 	$(BIN)/mofo demo --output mofo-demo --jobs 2
 
 # threads that wait for others sleep: several processes at once on few cores lose twentyfold where they spin
-test test-fast sanitize: export OMP_WAIT_POLICY = passive
+test test-fast test-full sanitize: export OMP_WAIT_POLICY = passive
 
 # a process for each core, up to four; the tests of a file in one of them, which may have processes of their own
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# pyproject.toml describes the marks; what is marked `full` runs in `make test-full` alone
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not model and not processes and not slow"
+	$(PYTEST) -m "not model and not processes and not full and not slow"
+
+test-full: $(READY)
+	$(PYTEST) -m ""
 
 # The native library under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, on Linux with GCC. Python
 # is not built for the first, so its runtime is loaded before Python, and with it libstdc++, whose functions it wraps.
@@ -35,18 +41,17 @@ sanitize: $(READY)
 	$(BIN)/cmake --build build/asan
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 MOFO_CPU_LIBRARY=build/asan/libmofo_cpu.so \
-	$(BIN)/python -m pytest tests/optim/test_native.py --capture=sys -m "not slow" \
-		--deselect tests/optim/test_native.py::test_a_step_without_memory_changes_nothing
+	$(BIN)/python -m pytest tests/optim/test_native.py --capture=sys -m "not slow and not processes and not full" \
+		--deselect tests/optim/test_native.py::test_step_without_memory_changes_nothing
 	CXX=$(CXX) $(BIN)/cmake -S . -B build/tsan -DMOFO_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
 	$$(setarch -R true 2>/dev/null && echo setarch -R) build/tsan/native_threads
 
+# the hooks of .pre-commit-config.yaml on all files that git knows: repairs what can be repaired, and fails if it had to
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
-# the page that is made from the types of results.json
+# docs/results.md from the types of results.json
 docs: $(READY)
 	$(BIN)/python -m mofo.results > docs/results.md
 
@@ -69,7 +74,7 @@ else
 endif
 
 # Without build isolation the tools keep their place, so that only the C++ that changed is compiled again. setuptools
-# is for DeepSpeed, which comes as source; it is installed without its C++.
+# is for DeepSpeed, which comes as source; it is installed without its C++. `PIP="uv pip"` is faster.
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt pip setuptools scikit-build-core cmake ninja

@@ -133,7 +133,7 @@ def measure_state(shapes, mesh):
     held_by = {}
     for kind in ("float32", "int8"):
         params = make_params([(max(1, shape[0] // 16), *shape[1:]) for shape in shapes], mesh)
-        optimizer = MoFO(params, lr=1e-5, state=kind)
+        optimizer = MoFO(params, lr=1e-5, state_dtype=kind)
         optimizer.step()
         own = sum(param.to_local().numel() for param in params)
         moments = [local(state[key]) for state in optimizer.state.values() for key in MOMENTS]

@@ -36,7 +36,7 @@ from mofo.optim.state.moments import MOMENTS, new_state
 KINDS = {
     "AdamW": lambda params: torch.optim.AdamW(params, lr=1e-5, weight_decay=0.0, fused=True),
     "MoFO float32": lambda params: MoFO(params, lr=1e-5),
-    "MoFO int8": lambda params: MoFO(params, lr=1e-5, state="int8"),
+    "MoFO int8": lambda params: MoFO(params, lr=1e-5, state_dtype="int8"),
 }
 
 

@@ -21,7 +21,7 @@ class MoFOArguments:
     """Arguments of the optimizer that trl has no flags for."""
 
     fraction: float = 0.15
-    on_flat: Literal["refuse", "per_shard"] = "refuse"
+    on_flat: Literal["refuse", "per_piece"] = "refuse"
 
 
 parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, MoFOArguments))

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -147,6 +148,28 @@ def test_recipe_with_one_more_seed_adds_its_run_alone(copy, values, monkeypatch)
     results = jobs.compare(make_recipe(values | more), copy)
     assert started == ["adamw-lr0.01-s1"]
     assert [run.name for run in results.runs] == ["adamw-lr0.01-s0", "mofo-lr0.01-f0.1-s0", "adamw-lr0.01-s1"]
+
+
+def test_comparison_resumes_from_its_results_without_rows_and_runs(copy, values, monkeypatch):
+    before = load_results(copy)
+    for name in ("data", "runs", "logs"):
+        shutil.rmtree(copy / name)
+    started = []
+    start = jobs.start_job
+    monkeypatch.setattr(jobs, "start_job", lambda *a: started.append(a[1]) or start(*a))
+    results = jobs.compare(make_recipe(values | {"seeds": [0, 1], "methods": ["mofo", "adamw"]}), copy)
+    assert sorted(started) == ["adamw-lr0.01-s1", "mofo-lr0.01-f0.1-s1"]
+    assert [run for run in results.runs if run.seed == 0] == before.runs[::-1]
+
+
+def test_results_of_other_data_are_refused(copy, values, tmp_path, no_jobs):
+    shutil.rmtree(copy / "data")
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{i}?", "answer": f"{i}"}) + "\n" for i in range(9)))
+    recipe = make_recipe(read_recipe(copy / "recipe.yaml") | {"data": str(file)})
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    with pytest.raises(UserError, match="was made with other data: 18 training and 6 held-out rows, now 3 and 6"):
+        jobs.compare(recipe, copy)
 
 
 def test_overwrite_begins_anew_but_never_in_a_strange_folder(copy, values, tmp_path, monkeypatch):

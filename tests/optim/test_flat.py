@@ -14,7 +14,7 @@ from mofo import MoFO
 from reference.back_ends import BACK_ENDS
 from reference.processes import Processes
 
-REFUSED = r"flat piece of several tensors.* FSDP2 .*`fsdp_version: 2`.*on_flat=\"per_shard\""
+REFUSED = r"flat piece of several tensors.* FSDP2 .*`fsdp_version: 2`.*on_flat=\"per_piece\""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def put_pieces_in_place(optimizer, rank=0, world_size=2):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_pieces_in_the_place_of_tensors_are_refused_and_not_written(world_size):
+def test_flat_pieces_are_refused_and_not_written(world_size):
     optimizer = MoFO(matrices_and_vectors(a_model()))
     pieces = put_pieces_in_place(optimizer, 0, world_size)
     before = [piece.detach().clone() for piece in pieces]
@@ -64,7 +64,7 @@ def test_pieces_in_the_place_of_tensors_are_refused_and_not_written(world_size):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_a_copy_of_the_optimizer_refuses_them_too(copied):
+def test_copied_optimizer_refuses_flat_pieces(copied):
     optimizer = MoFO(a_model().parameters())
     put_pieces_in_place(optimizer)
     optimizer = copied(optimizer)
@@ -81,7 +81,7 @@ def marked(name):
 
 
 @pytest.mark.parametrize("mark", ["ds_id", "_fsdp_flattened"])
-def test_marked_parameters_are_refused_at_construction_and_at_the_step(mark):
+def test_marked_parameters_are_refused_at_construction_and_step(mark):
     with pytest.raises(NotImplementedError, match=REFUSED):
         MoFO([marked(mark)])
     optimizer = MoFO([nn.Parameter(torch.ones(8))])
@@ -92,14 +92,14 @@ def test_marked_parameters_are_refused_at_construction_and_at_the_step(mark):
     param.grad = torch.ones(8)
     with pytest.raises(NotImplementedError, match=REFUSED):
         optimizer.step()
-    MoFO([marked(mark)], on_flat="per_shard")
+    MoFO([marked(mark)], on_flat="per_piece")
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_per_shard_selects_within_each_piece(back_end):
+def test_per_piece_selects_within_each_piece(back_end):
     groups = matrices_and_vectors(a_model())
     options = {"lr": 0.1, "fraction": 0.1, **back_end}
-    optimizer = MoFO(groups, on_flat="per_shard", **options)
+    optimizer = MoFO(groups, on_flat="per_piece", **options)
     pieces = put_pieces_in_place(optimizer)
     alone = [piece.detach().clone().requires_grad_() for piece in pieces]
     reference = MoFO(alone, **options)
@@ -111,9 +111,9 @@ def test_per_shard_selects_within_each_piece(back_end):
     assert all(torch.equal(piece, param) for piece, param in zip(pieces, alone, strict=True))
 
 
-def test_a_group_allows_it_for_itself_alone():
+def test_on_flat_of_a_group_allows_it_for_that_group_alone():
     groups = matrices_and_vectors(a_model())
-    groups[0]["on_flat"] = "per_shard"
+    groups[0]["on_flat"] = "per_piece"
     optimizer = MoFO(groups)
     put_pieces_in_place(optimizer)
     with pytest.raises(NotImplementedError, match=r"shape \(50,\)"):
@@ -121,20 +121,20 @@ def test_a_group_allows_it_for_itself_alone():
     assert len(optimizer.state) == 0
 
 
-def test_blocks_are_not_cut_out_of_a_piece():
-    optimizer = MoFO(nn.Linear(16, 32, bias=False).parameters(), blocks=4, on_flat="per_shard")
+def test_blocks_are_not_cut_out_of_a_flat_piece():
+    optimizer = MoFO(nn.Linear(16, 32, bias=False).parameters(), blocks=4, on_flat="per_piece")
     put_pieces_in_place(optimizer)
     with pytest.raises(ValueError, match="blocks=4 cannot be cut"):
         optimizer.step()
 
 
-def test_other_values_are_refused():
+def test_on_flat_refuses_other_values():
     with pytest.raises(ValueError, match="on_flat must be one of"):
         MoFO([nn.Parameter(torch.ones(3))], on_flat="shard")
 
 
-def test_a_checkpoint_neither_allows_nor_remembers_shapes():
-    optimizer = MoFO(a_model().parameters(), on_flat="per_shard")
+def test_checkpoint_neither_allows_flat_pieces_nor_remembers_shapes():
+    optimizer = MoFO(a_model().parameters(), on_flat="per_piece")
     put_pieces_in_place(optimizer)
     optimizer.step()
     state = optimizer.state_dict()
@@ -171,7 +171,7 @@ def step_after_fully_shard():
 
 
 @pytest.mark.slow
-def test_sharded_parameters_of_fsdp2_are_none(two):
+def test_fsdp2_parameters_are_not_flat(two):
     for error, params in two.run(step_after_fully_shard):
         assert error is None
         assert not any(torch.equal(*pair) for pair in zip(params, a_model().parameters(), strict=True))
@@ -191,12 +191,12 @@ def attempt(model, optimizer, steps=2):
 
 
 def train_with_fsdp1():
-    """For both kinds of parameters and both orders of wrapping and construction: what refused, and with per_shard."""
+    """For both kinds of parameters and both orders of wrapping and construction: what refused, and with per_piece."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     said = {}
     for use_orig_params in (False, True):
-        for on_flat in ("refuse", "per_shard"):
+        for on_flat in ("refuse", "per_piece"):
             model = FullyShardedDataParallel(a_model(), device_id=torch.device("cpu"), use_orig_params=use_orig_params)
             try:
                 optimizer = MoFO(model.parameters(), lr=0.1, on_flat=on_flat)
@@ -204,7 +204,7 @@ def train_with_fsdp1():
                 said[use_orig_params, on_flat, "built after"] = str(error)
             else:
                 said[use_orig_params, on_flat, "built after"] = attempt(model, optimizer)
-    for on_flat in ("refuse", "per_shard"):
+    for on_flat in ("refuse", "per_piece"):
         model = a_model()
         optimizer = MoFO(model.parameters(), lr=0.1, on_flat=on_flat)
         model = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
@@ -217,7 +217,7 @@ def test_fsdp1_is_refused_on_every_process_unless_allowed(two):
     for said in two.run(train_with_fsdp1):
         assert len(said) == 6
         for (use_orig_params, on_flat, built), error in said.items():
-            if on_flat == "per_shard":
+            if on_flat == "per_piece":
                 assert error is None
             else:
                 assert re.search(REFUSED, error), (use_orig_params, built)
@@ -228,7 +228,7 @@ def train_with_deepspeed():
     import deepspeed
 
     said = {}
-    for stage, dtype, on_flat in itertools.product(range(4), (torch.float32, torch.bfloat16), ("refuse", "per_shard")):
+    for stage, dtype, on_flat in itertools.product(range(4), (torch.float32, torch.bfloat16), ("refuse", "per_piece")):
         model = a_model()
         optimizer = MoFO(matrices_and_vectors(model), lr=0.1, fraction=0.1, on_flat=on_flat)
         config = {
@@ -258,7 +258,7 @@ def test_deepspeed_zero_is_refused_unless_allowed(two):
         for (stage, dtype, on_flat), (error, filtered) in said.items():
             if stage == 0:  # nothing is flat
                 assert (error, len(filtered)) == (None, 6), dtype
-            elif on_flat == "per_shard":
+            elif on_flat == "per_piece":
                 assert (error, filtered) == (None, [(50,), (320,)]), (stage, dtype)
             else:
                 assert re.search(REFUSED, error), (stage, dtype)

@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,20 +13,22 @@ from hypothesis import strategies as st
 
 import mofo
 from mofo import MoFO
-from mofo.optim.kernels.cpu import library as native
-from mofo.optim.kernels.cpu.library import NativeStep, Settings
-from mofo.optim.rule.rounding import ROUNDINGS
+from mofo.optim.kernels import Execution
+from mofo.optim.kernels.cpu import library
+from mofo.optim.kernels.cpu.library import NativeConfig
+from mofo.optim.kernels.cpu.step import NativeStep
 from mofo.optim.rule.scores import SCORES
+from mofo.optim.rule.types import Operands
 from mofo.optim.rule.update import update
 from reference.back_ends import needs_native
 from reference.naive import naive_step
-from reference.operands import OPTIONS, bits, operands
+from reference.operands import RULE, bits, copied, make_operands
 from reference.patterns import KINDS, patterned
 
 pytestmark = needs_native
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-INSTRUCTION_SETS = [] if isinstance(native.load(), str) else list(native.load().kernels)
+INSTRUCTION_SETS = [] if isinstance(library.load(), str) else list(library.load().kernels)
 
 # Sampling from the smallest block on, and each way in which the sample or the memory fails.
 SAMPLED = {"small": 64, "sample_rate": 4}
@@ -43,48 +46,51 @@ PATHS = {
 }
 
 
-def assert_equal_to_the_specification(tensors, settings=(), steps=1, **changed):
-    """Let both back ends make the same steps, with one group of options for all tensors."""
-    options = OPTIONS | changed
-    expected = [[tensor.clone() for tensor in operands] for operands in tensors]
-    actual = [[tensor.clone() for tensor in operands] for operands in tensors]
-    counts = [[torch.tensor(3.0) for _ in tensors] for _ in range(2)]
+def native_step(tensors, rule, **config):
+    """One step of these operands by the library."""
+    step = NativeStep(NativeConfig(**config))
+    for operands in tensors:
+        assert library.can_update(*operands[:4])
+        step.add(operands, rule, Execution())
+    step.run()
+
+
+def assert_equal_to_the_specification(tensors, config=(), steps=1, **changed):
+    """Let both back ends make the same steps, with one rule for all tensors."""
+    rule = replace(RULE, **changed)
+    expected, actual = ([copied(operands, seed=seed) for seed, operands in enumerate(tensors)] for _ in range(2))
     for _ in range(steps):
-        for seed, (ours, count) in enumerate(zip(expected, counts[0], strict=True)):
-            update(*ours, count, seed, **options)
-        step = NativeStep(Settings(**dict(settings)))
-        for seed, (theirs, count) in enumerate(zip(actual, counts[1], strict=True)):
-            assert native.serves(*theirs)
-            step.add(*theirs, count, seed, **options)
-        step.run()
+        for ours in expected:
+            update(ours, rule)
+        native_step(actual, rule, **dict(config))
     for ours, theirs in zip(expected, actual, strict=True):
-        for name, a, b in zip(("param", "grad", "exp_avg", "exp_avg_sq"), ours, theirs, strict=True):
+        for name, a, b in zip(Operands._fields[:4], ours[:4], theirs[:4], strict=True):
             assert torch.equal(bits(a), bits(b)), name
-    assert counts[0] == counts[1]
+        assert ours.step == theirs.step
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_every_pattern_by_every_path(instruction_set, score, path):
+def test_native_step_equals_specification_on_every_pattern_and_path(instruction_set, score, path):
     generator = torch.Generator().manual_seed(0)
     for kind, fraction in itertools.product(KINDS, (1e-6, 0.05, 0.6)):
         grad = patterned(kind, 40_000, generator).float()
-        tensors = [operands(grad, generator=generator)]
-        settings = PATHS[path] | {"instruction_set": instruction_set, "threads": 1}
-        assert_equal_to_the_specification(tensors, settings, score=score, fraction=fraction)
+        tensors = [make_operands(grad, generator)]
+        config = PATHS[path] | {"instruction_set": instruction_set, "threads": 1}
+        assert_equal_to_the_specification(tensors, config, score=score, fraction=fraction)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("own_threads", [True, False])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_every_pattern_shared_between_threads(threads, own_threads, path):
+def test_native_step_equals_specification_between_threads(threads, own_threads, path):
     generator = torch.Generator().manual_seed(1)
-    settings = PATHS[path] | {"threads": threads, "own_threads": own_threads}
+    config = PATHS[path] | {"threads": threads, "own_threads": own_threads}
     for kind in KINDS:
-        large = operands(patterned(kind, 400_001, generator).float(), generator=generator)
-        small = [operands(patterned(kind, n, generator).float(), generator=generator) for n in (1, 70, 5000, 50_000)]
-        assert_equal_to_the_specification([large, *small], settings)
+        large = make_operands(patterned(kind, 400_001, generator).float(), generator)
+        small = [make_operands(patterned(kind, n, generator).float(), generator) for n in (1, 70, 5000, 50_000)]
+        assert_equal_to_the_specification([large, *small], config)
 
 
 @given(
@@ -95,7 +101,7 @@ def test_every_pattern_shared_between_threads(threads, own_threads, path):
     score=st.sampled_from(SCORES),
     decay=st.sampled_from(["selected", "all"]),
     maximize=st.booleans(),
-    rounding=st.sampled_from(ROUNDINGS),
+    rounding=st.sampled_from(["nearest", "stochastic"]),
     betas=st.tuples(st.sampled_from([0.1, 0.3, 0.5, 0.9, 0.99]), st.sampled_from([0.0, 0.9, 0.999])),
     eps=st.sampled_from([0.0, 1e-8, 1e-2]),
     lr=st.sampled_from([0.0, 1e-3, 10.0, torch.tensor(1e-3)]),
@@ -108,19 +114,20 @@ def test_every_pattern_shared_between_threads(threads, own_threads, path):
     seed=st.integers(0, 1 << 40),
 )
 @settings(max_examples=400, deadline=None)
-def test_every_option(rows, columns, blocks, dtype, kind, path, instruction_set, threads, seed, **options):
+def test_native_step_equals_specification_with_any_options(
+    rows, columns, blocks, dtype, kind, path, instruction_set, threads, seed, **options
+):
     generator = torch.Generator().manual_seed(seed)
     shape = (rows * blocks, columns)
     grad = patterned(kind, rows * blocks * columns, generator).view(shape).to(dtype)
-    tensors = [operands(grad, generator=generator)]
-    settings = PATHS[path] | {"instruction_set": instruction_set, "threads": threads}
-    assert_equal_to_the_specification(tensors, settings, steps=2, blocks=blocks, **options)
+    config = PATHS[path] | {"instruction_set": instruction_set, "threads": threads}
+    assert_equal_to_the_specification([make_operands(grad, generator)], config, steps=2, blocks=blocks, **options)
 
 
-def test_without_momentum():
+def test_native_step_without_momentum():
     # Apart from zeros, whose sign torch's own lerp_ with a weight of 1 gives differently at the end of a tensor.
     grad = torch.randn(5000)
-    assert_equal_to_the_specification([operands(grad)], SAMPLED, betas=(0.0, 0.9))
+    assert_equal_to_the_specification([make_operands(grad)], SAMPLED, betas=(0.0, 0.9))
 
 
 @given(
@@ -132,34 +139,30 @@ def test_without_momentum():
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=200, deadline=None)
-def test_it_is_the_algorithm_entry_by_entry(n, fraction, score, decay, kind, seed):
+def test_native_step_matches_naive_float64(n, fraction, score, decay, kind, seed):
     generator = torch.Generator().manual_seed(seed)
-    param, grad, m, v = operands(patterned(kind, n, generator).clamp(-1e3, 1e3).float(), generator=generator)
-    options = OPTIONS | {"fraction": fraction, "score": score, "decay": decay}
-    lists = [tensor.double().tolist() for tensor in (param, grad, m, v)]
-    algorithm = {key: value for key, value in options.items() if key not in ("maximize", "rounding")}
+    operands = make_operands(patterned(kind, n, generator).clamp(-1e3, 1e3).float(), generator)
+    rule = replace(RULE, fraction=fraction, score=score, decay=decay)
+    lists = [tensor.double().tolist() for tensor in operands[:4]]
+    algorithm = {key: value for key, value in asdict(rule).items() if key not in ("maximize", "rounding")}
     expected, _, _, moved = naive_step(*lists, 4, **algorithm)
-    before, count = param.clone(), torch.tensor(3.0)
-    step = NativeStep()
-    step.add(param, grad, m, v, count, 0, **options)
-    step.run()
+    before = operands.param.clone()
+    native_step([operands], rule)
     if len({abs(x) for x in lists[1]}) == n:  # float32 may round different scores to equal ones
-        torch.testing.assert_close(param, torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(operands.param, torch.tensor(expected, dtype=torch.float32), rtol=1e-4, atol=1e-5)
     assert len(moved) == max(1, int(fraction * n + 1e-9))
-    assert decay == "all" or (param != before).sum() <= len(moved)
+    assert decay == "all" or (operands.param != before).sum() <= len(moved)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("path", ["default", "sampled", "no_memory_for_the_band"])
-def test_what_is_not_finite_always_moves(path, score, bad):
+def test_non_finite_entries_always_move(path, score, bad):
     generator = torch.Generator().manual_seed(2)
     for n, many in [(70, 5), (40_000, 3), (40_000, 30_000)]:
         grad = torch.randn(n, generator=generator)
         grad[torch.randperm(n, generator=generator)[:many]] = bad
-        assert_equal_to_the_specification(
-            [operands(grad, generator=generator)], PATHS[path], score=score, fraction=0.001
-        )
+        assert_equal_to_the_specification([make_operands(grad, generator)], PATHS[path], score=score, fraction=0.001)
 
 
 VIEWS = {
@@ -174,47 +177,46 @@ VIEWS = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_any_stride_of_any_operand(view, score, dtype):
+def test_native_step_with_any_strides_of_any_operand(view, score, dtype):
     generator = torch.Generator().manual_seed(3)
     shape = VIEWS[view](torch.zeros(60_000)).shape
     for strided, decay in itertools.product(range(16), ["selected", "all"]):
         grad = patterned("few_values", shape.numel(), generator).view(shape).to(dtype)
-        tensors = operands(grad, generator=generator)
-        for position in range(4):
+        operands = make_operands(grad, generator)
+        for position, name in enumerate(Operands._fields[:4]):
             if strided >> position & 1:
-                other = VIEWS[view](torch.zeros(60_000, dtype=tensors[position].dtype))
-                tensors[position] = other.copy_(tensors[position])
-        reference = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
-        counts, options = [torch.tensor(1.0), torch.tensor(1.0)], OPTIONS | {"score": score, "decay": decay}
-        update(*reference, counts[0], 0, **options)
-        step = NativeStep(Settings(**SAMPLED))
-        step.add(*tensors, counts[1], 0, **options)
-        step.run()
-        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(tensors, reference, strict=True))
+                other = VIEWS[view](torch.zeros(60_000, dtype=operands[position].dtype))
+                operands = operands._replace(**{name: other.copy_(operands[position])})
+        tensors = (tensor.clone(memory_format=torch.contiguous_format) for tensor in operands[:5])
+        reference, rule = Operands(*tensors, 0), replace(RULE, score=score, decay=decay)
+        update(reference, rule)
+        native_step([operands], rule, **SAMPLED)
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(operands[:4], reference[:4], strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_every_16_bit_number_is_read_and_rounded_as_by_torch(instruction_set, dtype):
+def test_16_bit_numbers_are_all_read_and_rounded_as_by_torch(instruction_set, dtype):
     every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
     moved = {"weight_decay": 0.37, "lr": 1.0, "decay": "all", "fraction": 1.0}
-    tensors = [operands(torch.randn(every.shape).to(dtype), start=every), operands(every, start=every.flip(0))]
-    for operand in tensors:
-        operand[2].zero_()
-        operand[3].zero_()
+    tensors = [make_operands(torch.randn(every.shape).to(dtype), start=every)]
+    tensors += [make_operands(every, start=every.flip(0))]
+    for operands in tensors:
+        operands.exp_avg.zero_()
+        operands.exp_avg_sq.zero_()
     assert_equal_to_the_specification(tensors, {"instruction_set": instruction_set}, steps=3, **moved)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "heavy", "sparse", "few_values", "one_huge"])
-def test_thirty_million_entries(kind):
+def test_native_step_of_thirty_million_entries(kind):
     generator = torch.Generator().manual_seed(4)
-    tensors = [operands(patterned(kind, 30_000_001, generator).float(), generator=generator)]
+    tensors = [make_operands(patterned(kind, 30_000_001, generator).float(), generator)]
     for threads in (1, 2):
         assert_equal_to_the_specification(tensors, {"threads": threads})
 
 
-def test_moving_every_entry_of_16_bits_is_torchs_fused_adamw_with_float32_moments():
+def test_fraction_one_of_16_bits_is_fused_adamw_with_float32_moments():
     start, grad = torch.randn(300, 32).bfloat16(), torch.randn(300, 32).bfloat16()
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.float())
     ours.grad, theirs.grad = grad, grad.float()
@@ -226,10 +228,10 @@ def test_moving_every_entry_of_16_bits_is_torchs_fused_adamw_with_float32_moment
         assert torch.equal(pair[0].state[ours][key], pair[1].state[theirs][key])
 
 
-def test_several_groups_are_one_call(monkeypatch):
+def test_groups_are_updated_in_one_call(monkeypatch):
     calls = []
-    step = native.Library.step
-    monkeypatch.setattr(native.Library, "step", lambda self, t, s: (calls.append(len(t)), step(self, t, s)))
+    step = library.Library.step
+    monkeypatch.setattr(library.Library, "step", lambda self, t, c: (calls.append(len(t)), step(self, t, c)))
     params = [torch.nn.Parameter(torch.randn(50, 40)) for _ in range(3)]
     optimizer = MoFO([{"params": params[:2], "fraction": 0.5}, {"params": params[2:], "score": "random"}], lr=0.1)
     before = [param.detach().clone() for param in params]
@@ -240,7 +242,25 @@ def test_several_groups_are_one_call(monkeypatch):
     assert [int((a != b).sum()) for a, b in zip(params, before, strict=True)] == [1000, 1000, 300]
 
 
-def test_float64_and_what_is_not_served_goes_to_plain_torch():
+def test_grad_scaler_leaves_unscaling_to_the_step():
+    generator = torch.Generator().manual_seed(12)
+    starts = [torch.randn(200, 300, generator=generator) for _ in range(4)]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    fused, plain = MoFO(ours, lr=0.1, fused=True), MoFO(theirs, lr=0.1, foreach=False)
+    for found in (0.0, 1.0, 0.0):
+        for p, q in zip(ours, theirs, strict=True):
+            q.grad = torch.randn(p.shape, generator=generator)
+            p.grad = q.grad * 1024
+        fused.found_inf, fused.grad_scale = torch.tensor(found), torch.tensor(1024.0)  # as torch.amp.GradScaler does
+        fused.step()
+        if not found:
+            plain.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+        assert fused.state[p]["step"] == 2
+
+
+def test_float64_and_other_unserved_tensors_go_to_plain_torch():
     double = torch.nn.Parameter(torch.randn(30, dtype=torch.float64))
     single = torch.nn.Parameter(torch.randn(30))
     optimizer = MoFO([double, single], lr=1.0, fraction=0.1)
@@ -251,8 +271,8 @@ def test_float64_and_what_is_not_served_goes_to_plain_torch():
     assert (double != before).sum() == 3
     with pytest.raises(RuntimeError, match=r"fused=True updates float32, bfloat16 and float16 .* got torch\.float64"):
         MoFO([double], fused=True)
-    assert not native.serves(single, torch.randn(30)._neg_view())
-    assert not native.serves(torch.randn(100).as_strided((10, 10), (5, 1)))
+    assert not library.can_update(single, torch.randn(30)._neg_view())
+    assert not library.can_update(torch.randn(100).as_strided((10, 10), (5, 1)))
 
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
@@ -265,7 +285,7 @@ def test_fused_refuses_a_gradient_that_it_cannot_read_and_writes_nothing(fractio
     assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
 
 
-def test_overlapping_tensors_are_refused_and_nothing_is_written():
+def test_overlapping_tensors_are_refused_and_not_written():
     storage = torch.randn(100)
     inside = [torch.nn.Parameter(storage[:60]), torch.nn.Parameter(storage[40:])]
     gradient = torch.nn.Parameter(torch.randn(50))
@@ -285,31 +305,26 @@ def test_overlapping_tensors_are_refused_and_nothing_is_written():
     MoFO(apart, fused=True).step()
 
 
-def test_a_step_without_memory_changes_nothing():
-    tensors, count = operands(torch.ones(100)), torch.tensor(0.0)
-    before = [tensor.clone() for tensor in tensors]
-    step = NativeStep(Settings(threads=1 << 45))
-    step.add(*tensors, count, 0, **OPTIONS)
-    large = torch.zeros(1 << 18)
-    step.add(large, large.clone(), large.clone(), large.clone(), torch.tensor(0.0), 0, **OPTIONS)
+def test_step_without_memory_changes_nothing():
+    tensors = [make_operands(torch.ones(100)), make_operands(torch.zeros(1 << 18))]
+    before = copied(tensors[0])
     with pytest.raises(MemoryError, match="nothing was changed"):
-        step.run()
-    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
-    assert count == 0
+        native_step(tensors, RULE, threads=1 << 45)
+    assert all(torch.equal(a, b) for a, b in zip(tensors[0][:5], before[:5], strict=True))
 
 
-def test_as_many_threads_as_torch(monkeypatch):
+def test_threads_are_as_many_as_torch_has(monkeypatch):
     seen = []
-    pack = native.SETTINGS.pack
+    pack = library.CONFIG.pack
 
     class Spy:
-        size = native.SETTINGS.size
+        size = library.CONFIG.size
 
         def pack(self, *values):
             seen.append(values[0])
             return pack(*values)
 
-    monkeypatch.setattr(native, "SETTINGS", Spy())
+    monkeypatch.setattr(library, "CONFIG", Spy())
     param = torch.nn.Parameter(torch.randn(100))
     param.grad = torch.ones(100)
     threads = torch.get_num_threads()
@@ -322,9 +337,9 @@ def test_as_many_threads_as_torch(monkeypatch):
     assert seen == [1, 3]
 
 
-def test_backends_says_what_there_is():
+def test_backends_names_the_library():
     assert mofo.backends()["cpu"].startswith("native (")
-    assert native.load().instruction_set in mofo.backends()["cpu"]
+    assert library.load().instruction_set in mofo.backends()["cpu"]
 
 
 WITHOUT = """
@@ -352,19 +367,19 @@ MoFO([param], foreach=True).step()
 """
 
 
-@pytest.mark.parametrize("library", ["missing", "broken"])
-def test_without_the_library_plain_torch_serves_and_says_so_once(library, tmp_path):
-    path = tmp_path / native.LIBRARY
-    if library == "broken":
+@pytest.mark.parametrize("file", ["missing", "broken"])
+def test_missing_library_warns_once_and_plain_torch_serves(file, tmp_path):
+    path = tmp_path / library.LIBRARY
+    if file == "broken":
         path.write_bytes(b"not a library")
     subprocess.run([sys.executable, "-c", WITHOUT, str(path)], check=True)
 
 
-def test_it_links_neither_torch_nor_openmp():
-    library = native.load()
+def test_library_links_neither_torch_nor_openmp():
+    loaded = library.load()
     if not sys.platform.startswith("linux"):
         pytest.skip("reads the file format of Linux")
     # names of libraries are strings of their own there; paths of sources in debug information are not
-    linked = re.findall(rb"(?<=\0)lib[^\0/]*\.so[^\0/]*(?=\0)", library.path.read_bytes())
+    linked = re.findall(rb"(?<=\0)lib[^\0/]*\.so[^\0/]*(?=\0)", loaded.path.read_bytes())
     assert any(name.startswith(b"libc.so") for name in linked)
     assert not [n for n in linked if n.startswith((b"libtorch", b"libc10", b"libgomp", b"libomp", b"libpython"))]

@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from mofo.optim.kernels.cpu import library as native
+from mofo.optim.kernels.cpu import library
 
 # MOFO_REQUIRE_NATIVE=1, as with make where there is a compiler: without the library they fail
 needs_native = pytest.mark.skipif(
-    isinstance(native.load(), str) and os.environ.get("MOFO_REQUIRE_NATIVE") != "1",
-    reason=f"no native library: {native.load()}",
+    isinstance(library.load(), str) and os.environ.get("MOFO_REQUIRE_NATIVE") != "1",
+    reason=f"no native library: {library.load()}",
 )
 
 BACK_ENDS = [

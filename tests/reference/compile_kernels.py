@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mofo.optim.kernels.triton import kernels
-from mofo.optim.kernels.triton.launch import LINE, SCORES, WARPS, Settings, _warps
+from mofo.optim.kernels.triton.launch import LINE, SCORE_NUMBERS, WARPS, TritonConfig, warps_for
 
 TYPES = dict.fromkeys(("tensors", "hash_keys", "blocks", "states"), "*i64")
 TYPES |= dict.fromkeys(("pending", "work", "bins", "pools"), "*i32")
@@ -29,30 +29,31 @@ def compile_kernel(kernel, target, warps, **constants):
     return triton.compile(source, target=target, options={"num_warps": warps, "enable_fp_fusion": False})
 
 
-def variants(settings):
+def variants(config):
     """Name, warps and constants of every launch."""
-    wide = [(width, _warps(width)) for width in settings.widths]
+    wide = [(width, warps_for(width)) for width in config.widths]
     yield from (("update_small_block", warps, {"WIDTH": width}) for width, warps in wide)
     yield "prepare", 1, {}
     yield "update_everything", WARPS, {}
-    yield "guess_bracket", _warps(2 * LINE * settings.sample_pairs), {}
+    yield "guess_bracket", warps_for(2 * LINE * config.sample_pairs), {}
     yield "update_moments_and_count", WARPS, {}
     yield from (("narrow_bracket", 4, {"ROUND": round_}) for round_ in (0, 1))
     yield "count_in_bins", WARPS, {"ROUND": 1}
     yield "move_above", WARPS, {}
-    yield "move_from_pool", _warps(settings.pool), {"WIDTH": settings.pool}
+    yield "move_from_pool", warps_for(config.pool), {"WIDTH": config.pool}
 
 
 def main():
     backend, processor = sys.argv[1].split(":")
     target = GPUTarget(backend, int(processor) if processor.isdigit() else processor, 32 if backend == "cuda" else 64)
-    settings = Settings()
-    sizes = {"CHUNK": settings.chunk, "BINS": settings.bins, "TILE": settings.tile, "PAIRS": settings.sample_pairs}
+    config = TritonConfig()
+    sizes = {"CHUNK": config.chunk, "BINS": config.bins, "TILE": config.tile, "PAIRS": config.sample_pairs}
     types = [(tl.bfloat16, True), (tl.float16, False), (tl.float32, False)]
     for score, (dtype, stochastic) in itertools.product(sys.argv[2:], types):
-        for name, warps, own in variants(settings):
-            kind = {"P": dtype, "G": dtype, "SCORE": SCORES[score], "STOCHASTIC": stochastic, "ALIGNED": stochastic}
-            constants = sizes | {"LINE": LINE, "SPREAD": settings.spread} | kind | own
+        for name, warps, own in variants(config):
+            variant = {"P": dtype, "G": dtype, "STOCHASTIC": stochastic, "ALIGNED": stochastic}
+            variant["SCORE"] = SCORE_NUMBERS[score]
+            constants = sizes | {"LINE": LINE, "SPREAD": config.spread} | variant | own
             compile_kernel(getattr(kernels, name), target, warps, **constants)
 
 

@@ -133,7 +133,7 @@ needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is No
 FSDP1 = ("--fsdp_version", 1, "--fsdp_reshard_after_forward", "FULL_SHARD")
 FSDP1 += ("--fsdp_cpu_ram_efficient_loading", "false", "--fsdp_sync_module_states", "false")  # which need a GPU
 FULL = ("--fsdp_state_dict_type", "FULL_STATE_DICT")
-ALLOWED = ("--on_flat", "per_shard")
+ALLOWED = ("--on_flat", "per_piece")
 
 
 @pytest.mark.processes
@@ -175,6 +175,7 @@ def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_pa
         "per_device_train_batch_size": 2,
         "learning_rate": 0.01,
         "max_grad_norm": 0,  # the norm of all gradients is summed up in another order
+        "use_cpu": False,  # the processes stand for GPUs
         "bf16": False,
         "report_to": "none",
     }
@@ -206,5 +207,5 @@ def test_flat_parameters_are_refused_in_one_sentence_that_names_the_way_out(make
     done = run.to_the_end(2)
     assert done.returncode != 0
     assert "NotImplementedError" in done.stderr
-    assert 'accept it with on_flat="per_shard"' in done.stderr
+    assert 'accept it with on_flat="per_piece"' in done.stderr
     assert not list(run.folder.glob("checkpoint-*"))

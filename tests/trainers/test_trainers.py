@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import mofo
 from mofo import CPUOffload, MoFO
-from mofo.optim.state import int8 as quantised
+from mofo.optim.state import int8
 
 FRACTION = 0.1
 
@@ -190,9 +190,9 @@ def test_resumed_run_equals_an_uninterrupted_one(workshop, tmp_path, dtype, scor
 
 
 def test_resumed_run_with_moments_in_8_bits_equals_an_uninterrupted_one(workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantised, "SMALLEST_TENSOR", 256)  # the model is tiny
-    monkeypatch.setattr(quantised, "SMALLEST_BLOCK", 16)
-    optimizer = (MoFO, {"lr": 0.01, "fraction": FRACTION, "state": "int8"})
+    monkeypatch.setattr(int8, "SMALLEST_TENSOR", 256)  # the model is tiny
+    monkeypatch.setattr(int8, "SMALLEST_BLOCK", 16)
+    optimizer = (MoFO, {"lr": 0.01, "fraction": FRACTION, "state_dtype": "int8"})
     more = {"optimizer": optimizer, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = workshop.trainer(**more)
     base = copies(whole.model)
@@ -202,7 +202,7 @@ def test_resumed_run_with_moments_in_8_bits_equals_an_uninterrupted_one(workshop
     resumed.train(resume_from_checkpoint=True)
     assert equal(copies(resumed.model), copies(whole.model))
     assert not equal(copies(resumed.model), base)
-    assert any(quantised.is_quantised(state["exp_avg"]) for state in resumed.optimizer.state.values())
+    assert any(int8.is_int8(state["exp_avg"]) for state in resumed.optimizer.state.values())
 
 
 def test_offloaded_optimizer_trains_to_the_bit_as_on_the_cpu_and_resumes(workshop, tmp_path):

@@ -32,7 +32,7 @@ def test_one_step_moves_k_entries_of_each_tensor_and_saves_a_model(settings, tin
 
 def test_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsys):
     more = {"weight_decay": 0.05, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6}
-    train(flags(settings, **more, score="momentum_over_rms", decay="all", state="int8"))
+    train(flags(settings, **more, score="momentum_over_rms", decay="all", state_dtype="int8"))
     optimizer = trainers[0].optimizer.optimizer
     assert type(optimizer) is MoFO
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
@@ -41,8 +41,11 @@ def test_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsys):
         assert group["betas"] == (0.8, 0.95)
         assert group["eps"] == 1e-6
         assert (group["fraction"], group["score"], group["decay"]) == (0.1, "momentum_over_rms", "all")
-        assert group["state"] == "int8"
-    assert "Trained with MoFO: fraction 0.1, score momentum_over_rms, decay all, state int8." in capsys.readouterr().out
+        assert group["state_dtype"] == "int8"
+    assert (
+        "Trained with MoFO: fraction 0.1, score momentum_over_rms, decay all, state_dtype int8."
+        in capsys.readouterr().out
+    )
 
 
 def test_logs_have_what_mofo_moves(settings, trainers):

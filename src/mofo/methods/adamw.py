@@ -30,4 +30,4 @@ class AdamW(OptimizerPart):
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         groups = mofo.param_groups(model, fraction=1.0, weight_decay=self.weight_decay)
-        return mofo.MoFO(groups, lr=self.learning_rate, state=self.state_dtype)
+        return mofo.MoFO(groups, lr=self.learning_rate, state_dtype=self.state_dtype)

@@ -31,7 +31,7 @@ class Lion(OptimizerPart):
             lr=self.learning_rate,
             betas=(self.beta1, self.beta2),
             weight_decay=self.weight_decay,
-            foreach=True,
+            foreach=False,  # the only one on a CPU that its next release keeps
             triton=False,
         )
 

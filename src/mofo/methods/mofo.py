@@ -31,4 +31,4 @@ class MoFO(OptimizerPart):
         import mofo
 
         groups = mofo.param_groups(model, fraction=self.fraction, weight_decay=self.weight_decay)
-        return mofo.MoFO(groups, lr=self.learning_rate, score=self.score, state=self.state_dtype)
+        return mofo.MoFO(groups, lr=self.learning_rate, score=self.score, state_dtype=self.state_dtype)

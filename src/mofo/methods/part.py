@@ -108,11 +108,15 @@ class Part(Settings):
         name: How a recipe calls the part.
         label: What readers call it.
         source: Where it was published.
+        cost: What it takes beyond plain training with AdamW, in memory and time.
+        compares_with_base: Whether its hooks read `Setup.base`.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     source: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    compares_with_base: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class _Pull(Part):
     """What L2 and L1 have in common."""
 
+    compares_with_base = True
+
     decoupled: bool = setting(False, "pull the weights back by η·λ after each step, instead of adding to the loss")
 
     def gradient(self, difference: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The optimizer; it needs torch alone and knows nothing of the workbench."""
+"""The optimizer: it needs torch alone and knows nothing of the workbench."""
 
 from mofo.optim.groups import param_groups
 from mofo.optim.kernels.dispatch import backends

@@ -1,4 +1,4 @@
-"""What cannot run is refused before anything is written."""
+"""Validation: every check runs before the first write."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 
 from mofo.optim.distributed.flat_params import OnFlat
 from mofo.optim.rule.blocks import block_size
-from mofo.optim.rule.rounding import Rounding
-from mofo.optim.rule.scores import Score
-from mofo.optim.rule.update import Decay
-from mofo.optim.state.int8 import State, check_torchao, quantisation_block
+from mofo.optim.rule.types import Decay, Rounding, Score
+from mofo.optim.state.int8 import StateDtype, check_torchao, quantisation_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +22,7 @@ CHOICES = {
     "score": get_args(Score),
     "decay": get_args(Decay),
     "rounding": get_args(Rounding),
-    "state": get_args(State),
+    "state_dtype": get_args(StateDtype),
     "on_flat": get_args(OnFlat),
 }
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -38,7 +36,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         ValueError: an option is outside its range, or NaN.
         RuntimeError: two options exclude each other.
         NotImplementedError: an option of torch's AdamW that MoFO does not have.
-        ImportError: ``state="int8"`` without torchao.
+        ImportError: `state_dtype="int8"` without torchao.
     """
     lr, betas = options["lr"], options["betas"]
     if isinstance(lr, torch.Tensor) and lr.numel() != 1:
@@ -58,45 +56,44 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, choices in CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {options[name]!r}")
-    if options["state"] == "int8":
+    if options["state_dtype"] == "int8":
         check_torchao()
     _check_back_end(options)
 
 
-def check_param(param: Tensor, blocks: int, state: State) -> None:
+def check_param(param: Tensor, blocks: int, state_dtype: StateDtype) -> None:
     """Check that a parameter can be cut into blocks and updated in place.
 
     Raises:
-        TypeError: its type is not float16, bfloat16, float32 or float64, or it is float64 and ``state`` is "int8".
+        TypeError: its type is not float16, bfloat16, float32 or float64, or it is float64 and `state_dtype` is "int8".
         NotImplementedError: it is sharded within a quantisation block.
         RuntimeError: several of its entries share one memory location.
-        ValueError: ``blocks`` does not divide its first dimension.
+        ValueError: `blocks` does not divide its first dimension.
     """
-    shape = tuple(param.shape)
     if param.dtype not in DTYPES:
-        raise TypeError(f"MoFO updates real floating-point parameters, got {param.dtype} of shape {shape}")
+        raise TypeError(f"MoFO updates real floating-point parameters, got {param.dtype} of shape {tuple(param.shape)}")
     if not param.is_contiguous() and 0 in (
-        stride for stride, size in zip(param.stride(), shape, strict=True) if size > 1
+        stride for stride, size in zip(param.stride(), param.shape, strict=True) if size > 1
     ):
         raise RuntimeError(
-            f"several entries of the parameter of shape {shape} share one memory location (expanded tensor): "
-            "clone() it before giving it to the optimizer"
+            f"several entries of the parameter of shape {tuple(param.shape)} share one memory location (expanded "
+            "tensor): clone() it before giving it to the optimizer"
         )
     block_size(param, blocks)
-    if state == "int8":
+    if state_dtype == "int8":
         if param.dtype is torch.float64:
             raise TypeError(
-                f"state='int8' computes in float32, got a float64 parameter of shape {shape}: use state='float32', "
-                "which keeps float64 moments for it"
+                f"state_dtype='int8' computes in float32, got a float64 parameter of shape {tuple(param.shape)}: use "
+                "state_dtype='float32', which keeps float64 moments for it"
             )
         quantisation_block(param)
 
 
 def check_rounding(param: Tensor, rounding: Rounding) -> None:
-    """Check that a parameter can be rounded in this way.
+    """Check that new values of a parameter can be rounded in this way.
 
     Raises:
-        TypeError: it is float16, and to be rounded at random.
+        TypeError: the parameter is float16, and `rounding` is "stochastic".
     """
     if rounding == "stochastic" and param.dtype is torch.float16:
         raise TypeError(
@@ -106,7 +103,7 @@ def check_rounding(param: Tensor, rounding: Rounding) -> None:
 
 
 def check_grad(grad: Tensor) -> None:
-    """Check that a gradient is dense; its type is that of its parameter.
+    """Check that a gradient is dense. Its type is that of its parameter, as torch makes it.
 
     Raises:
         RuntimeError: it is sparse.

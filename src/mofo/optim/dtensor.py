@@ -1,9 +1,9 @@
-"""`DTensor`, in which a sharded parameter comes, without importing torch's slow module of it."""
+"""`DTensor`, in which sharded parameters come, without importing torch's slow module of it."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 
 def is_dtensor(tensor: Tensor) -> TypeIs[DTensor]:
-    """Whether a tensor is a ``DTensor``; without importing that slow module, before which there is none."""
+    """Check whether a tensor is a `DTensor`; before that slow module is imported there is none."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def local(tensor: Any) -> Any:
-    """The shard of a ``DTensor`` that this process has; any other tensor itself."""
-    return tensor.to_local() if is_dtensor(tensor) else tensor
+def local(tensor: Tensor) -> Tensor:
+    """Return the shard of a `DTensor` that this process has; any other tensor itself."""
+    if not is_dtensor(tensor):
+        return tensor
+    shard: Tensor = tensor.to_local()
+    return shard

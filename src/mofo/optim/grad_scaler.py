@@ -1,8 +1,8 @@
-"""Gradients that ``torch.amp.GradScaler`` has scaled, which it leaves to a fused optimizer to undo.
+"""The protocol of `torch.amp.GradScaler`, which leaves unscaling to optimizers with `fused=True`.
 
-It sets two attributes of the optimizer before a step: ``found_inf``, not 0 where a gradient overflowed and the step is
-to be left out, and ``grad_scale``, by which gradients are to be divided, or None where they were. Kernels on a GPU read
-both there; the other back ends are told here.
+Before a step it sets two attributes of the optimizer: `found_inf`, not 0 where a gradient overflowed and the step is to
+be left out, and `grad_scale`, by which gradients are to be divided, or None where they have been. Kernels on a GPU read
+both there; for the other back ends it is done here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class GradScale:
-    """What the scaler says of this step."""
+    """What the scaler says of the gradients of this step."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
         self.grad_scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+        self.is_set = self.found_inf is not None or self.grad_scale is not None
 
     @functools.cached_property
     def overflowed(self) -> bool:
@@ -28,7 +29,7 @@ class GradScale:
         return self.found_inf is not None and bool(self.found_inf.item())
 
     def unscaled(self, grad: Tensor) -> Tensor:
-        """The gradient as it would be without the scaler; a copy of 32 bits at least, in which nothing underflows."""
+        """Return a gradient without the scale; a copy of at least 32 bits, in which nothing underflows."""
         if self.grad_scale is None:
             return grad
         wide = grad.double() if grad.element_size() == 8 else grad.float()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Names of the modules that hold the projections, and how the model's configuration calls the number of their heads.
+# By the name of a module that holds a projection, the name of the number of its heads in the model's configuration.
 PROJECTIONS = {
     "q_proj": "num_attention_heads",
     "k_proj": "num_key_value_heads",
@@ -29,24 +29,24 @@ def param_groups(
     heads_as_blocks: bool = False,
     experts_as_blocks: bool = False,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for :class:`mofo.MoFO` from a model: by default every tensor is a block (Algorithm 1).
+    """Make parameter groups for `mofo.MoFO` from a model: by default every tensor is a block (Algorithm 1).
 
     Frozen parameters are left out; tied ones come once. Norms and biases are the parameters of fewer than two
     dimensions.
 
     Args:
-        model: the model; its ``config`` (of transformers) is read for ``heads_as_blocks`` and ``experts_as_blocks``.
-        fraction: update fraction α of all that is filtered.
+        model: the model; its `config` (of transformers) is read for `heads_as_blocks` and `experts_as_blocks`.
+        fraction: update fraction α of the parameters that are filtered.
         weight_decay: decoupled weight decay.
         exempt_norms_and_biases: update norms and biases always and fully (fraction 1), as the official code does.
         decay_norms_and_biases: False takes them out of the weight decay.
         heads_as_blocks: each attention head of the query, key and value projections is a block (with grouped-query
             attention there are fewer for key and value). The output projection has its heads along the second
-            dimension and stays whole.
+            dimension and stays one block.
         experts_as_blocks: each expert of a 3-D tensor (experts, …, …) is a block.
 
     Returns:
-        Groups with ``params`` (name, tensor), ``fraction``, ``weight_decay`` and ``blocks``.
+        Groups with `params` (name, tensor), `fraction`, `weight_decay` and `blocks`.
 
     Raises:
         ValueError: no parameter is trainable, the model has no separate attention projections or no 3-D experts,
@@ -76,7 +76,7 @@ def param_groups(
 
 
 def _heads(model: nn.Module) -> dict[str, int]:
-    """Number of heads in each parameter of the query, key and value projections, by its name."""
+    """Return the number of heads in each parameter of the query, key and value projections, by its name."""
     config = _config(model)
     query_heads = config.num_attention_heads
     heads = {
@@ -103,7 +103,7 @@ def _heads(model: nn.Module) -> dict[str, int]:
 
 
 def _experts(model: nn.Module) -> dict[str, int]:
-    """Number of experts in each 3-D parameter that holds them, by its name."""
+    """Return the number of experts in each 3-D parameter that holds them, by its name."""
     config = _config(model)
     counts = [getattr(config, key, None) for key in EXPERTS]
     found = {name: len(p) for name, p in model.named_parameters() if _is_experts(p, counts)}
@@ -120,7 +120,7 @@ def _is_experts(param: Tensor, counts: list[int | None]) -> bool:
 
 
 def _config(model: nn.Module) -> Any:
-    """The configuration of the language model; that of a multi-modal model holds it as ``text_config``."""
+    """Return the configuration of the language model; that of a multi-modal model holds it as `text_config`."""
     config = getattr(model, "config", None)
     if config is None:
         raise ValueError("heads_as_blocks and experts_as_blocks need a transformers model: this one has no config")

@@ -27,17 +27,17 @@ BATCH = 1 << 28  # bytes of parameters that step together; what is computed over
 class CPUOffload(Optimizer):
     """An optimizer whose moments and step are on the CPU while the parameters are on a GPU.
 
-    Each gradient is copied to the CPU during the backward pass, as soon as it is there. ``step()`` updates a copy of
+    Each gradient is copied to the CPU during the backward pass, as soon as it is computed. `step()` updates a copy of
     the parameters on the CPU, with MoFO's native library, and copies them back. The GPU holds parameters, gradients
     and activations, the CPU parameters, gradients and moments. The parameters are those of the same optimizer on the
     CPU, bit for bit, and so are the checkpoints: each loads into the other.
 
-    ``step()`` takes gradients and parameters as they are when it is called. What has changed since the backward pass
+    `step()` takes gradients and parameters as they are when it is called. What has changed since the backward pass
     (gradients clipped or unscaled, weights loaded) is copied again then, without overlap with the backward pass; so are
-    all gradients where several processes reduce them after it. Changes made through ``.data`` are not noticed.
+    all gradients where several processes reduce them after it. Changes made through `.data` are not noticed.
 
-    Learning-rate schedulers, gradient accumulation, clipping, ``GradScaler`` and models on several GPUs of one process
-    work. Parameters on the CPU take the same path without streams. With FSDP2, use its ``CPUOffloadPolicy`` and MoFO
+    Learning-rate schedulers, gradient accumulation, clipping, `GradScaler` and models on several GPUs of one process
+    work. Parameters on the CPU take the same path without streams. With FSDP2, use its `CPUOffloadPolicy` and MoFO
     itself.
 
     Args:
@@ -47,7 +47,7 @@ class CPUOffload(Optimizer):
 
     Raises:
         NotImplementedError: a parameter is sharded, or neither on a CUDA device nor on the CPU.
-        Exception: what ``optimizer_class`` raises for such parameters on a CPU.
+        Exception: what `optimizer_class` raises for such parameters on a CPU.
 
     Example:
         >>> optimizer = CPUOffload(model.parameters(), MoFO, lr=1e-5, fraction=0.15)
@@ -63,7 +63,7 @@ class CPUOffload(Optimizer):
         self._share_options(source=self._optimizer, target=self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters with options of its own, as ``torch.optim.Optimizer`` does.
+        """Add a group of parameters with options of its own, as `torch.optim.Optimizer` does.
 
         Raises:
             NotImplementedError, Exception: as the class; nothing is added then.
@@ -95,11 +95,11 @@ class CPUOffload(Optimizer):
             closure: evaluates the model again and returns the loss.
 
         Returns:
-            What ``closure`` returned.
+            What `closure` returned.
 
         Raises:
             RuntimeError: a gradient is sparse, or parameters were replaced, moved or cast. None was written then.
-            Exception: what the step of ``optimizer_class`` raises. Parameters of earlier batches (256 MiB each) were
+            Exception: what the step of `optimizer_class` raises. Parameters of earlier batches (256 MiB each) were
                 written then.
         """
         assert self._optimizer is not None
@@ -134,7 +134,7 @@ class CPUOffload(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The checkpoint that the optimizer itself would write for the same parameters on the CPU."""
+        """Return the checkpoint that the optimizer itself would write for the same parameters on the CPU."""
         assert self._optimizer is not None
         self._share_options(source=self, target=self._optimizer)
         return self._optimizer.state_dict()
@@ -143,7 +143,7 @@ class CPUOffload(Optimizer):
         """Load a checkpoint of this class or of the optimizer itself.
 
         Raises:
-            Exception: as the optimizer itself; nothing is loaded then if that is so there.
+            Exception: as the optimizer itself, which decides whether anything is loaded then.
         """
         assert self._optimizer is not None
         self._share_options(source=self, target=self._optimizer)
@@ -155,7 +155,7 @@ class CPUOffload(Optimizer):
         raise TypeError("CPUOffload cannot be copied or pickled, it belongs to its parameters: save its state_dict()")
 
     def _on_cpu(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The group with copies of its parameters on the CPU."""
+        """Return the group with copies of its parameters on the CPU."""
         for param in group["params"]:
             _check_param(param)
         for param in group["params"]:
@@ -173,12 +173,12 @@ class CPUOffload(Optimizer):
         return self._copies[param]
 
     def _share_options(self, source: Optimizer, target: Optimizer) -> None:
-        """Schedulers and users change the options here, the step and checkpoints those of the optimizer."""
+        """Copy the options: schedulers and users change those here, the step and checkpoints those of the optimizer."""
         for given, taken in zip(source.param_groups, target.param_groups, strict=True):
             taken.update({key: value for key, value in given.items() if key != "params"})
 
     def _share_state(self) -> None:
-        """``state[param]`` is the very dictionary that the optimizer has for the copy of ``param``."""
+        """Let `state[param]` be the very dictionary that the optimizer has for the copy of `param`."""
         assert self._optimizer is not None
         for param, copy in self._copies.items():
             if copy.host in self._optimizer.state:
@@ -218,7 +218,7 @@ class _Copy:
 
     @torch.no_grad()
     def copy_early(self) -> None:
-        """In the backward pass: begin to copy the gradient, which is there now."""
+        """Begin to copy the gradient during the backward pass, which has just computed it."""
         grad = self._param.grad
         # Several processes may reduce gradients after this hook, in memory and unseen by their version.
         if grad is None or grad.layout is not torch.strided or (dist.is_available() and _several_processes()):
@@ -250,11 +250,18 @@ class _Copy:
             self._param_version = _version(param)
         grad = param.grad
         assert grad is not None
-        if self._grad_version is None or self._grad_version[0]() is not grad or self._grad_version[1] != grad._version:
+        if not self._has(grad):
             if self.host_grad is None:
                 self.host_grad = torch.empty_like(self.host, pin_memory=self._lane.is_asynchronous)
             self._event = self._lane.copy(self.host_grad, grad)
             self._grad_version = (TensorWeakRef(grad), grad._version)
+
+    def _has(self, grad: Tensor) -> bool:
+        """Check whether `host_grad` is a copy of this gradient as it is now."""
+        if self._grad_version is None:
+            return False
+        copied, version = self._grad_version
+        return copied() is grad and version == grad._version
 
     def wait(self) -> None:
         """Wait until all copies are done."""
@@ -276,7 +283,7 @@ class _Lane:
         self._stream = torch.cuda.Stream(device) if self.is_asynchronous else None
 
     def copy(self, target: Tensor, source: Tensor) -> torch.cuda.Event | None:
-        """Copy once the device has done what it was given so far; the event is the end of it."""
+        """Copy once the device has done the work it was given so far; the event marks the end of the copy."""
         if self._stream is None:
             target.copy_(source)
             return None
@@ -305,7 +312,7 @@ def _check_param(param: Tensor) -> None:
 
 
 def _version(tensor: Tensor) -> tuple[int, int]:
-    """What changes when the tensor's content does, except through ``.data``."""
+    """Return a value that changes when the tensor's content does, except through `.data`."""
     return tensor.data_ptr(), tensor._version
 
 
@@ -314,7 +321,7 @@ def _several_processes() -> bool:
 
 
 def _batches(copies: list[_Copy]) -> Iterator[list[_Copy]]:
-    """Consecutive copies, a batch of about ``BATCH`` bytes of parameters at a time."""
+    """Cut into batches of consecutive copies, of about `BATCH` bytes of parameters each."""
     batch, size = [], 0
     for copy in copies:
         batch.append(copy)

@@ -1,4 +1,4 @@
-"""The optimizer class: arguments, groups, state, step."""
+"""The optimizer class: arguments, groups, checkpoints, step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from mofo.optim.checks import check_grad, check_options, check_param, check_roun
 from mofo.optim.distributed.flat_params import check_flat
 from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.grad_scaler import GradScale
+from mofo.optim.kernels import Execution
 from mofo.optim.kernels.dispatch import check_capturable, check_fused
-from mofo.optim.rule.rounding import is_random
+from mofo.optim.rule.rounding import rounds_at_random
+from mofo.optim.rule.types import Operands, Rule
+from mofo.optim.state.int8 import has_int8_moments
 from mofo.optim.state.moments import new_seed, new_state, restored_group, restored_state, step_on_device
-from mofo.optim.step import make_step
+from mofo.optim.step import Task, make_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,10 +26,9 @@ if TYPE_CHECKING:
     from torch.optim.optimizer import ParamsT
 
     from mofo.optim.distributed.flat_params import OnFlat
-    from mofo.optim.rule.rounding import Rounding
-    from mofo.optim.rule.scores import Score
-    from mofo.optim.rule.update import Decay
-    from mofo.optim.state.int8 import State
+    from mofo.optim.kernels.triton.launch import Variant, Workspace
+    from mofo.optim.rule.types import Decay, Rounding, Score
+    from mofo.optim.state.int8 import StateDtype
 
 
 class MoFO(Optimizer):
@@ -35,63 +37,64 @@ class MoFO(Optimizer):
     Momentum-Filtered Optimizer, Algorithm 1 of Chen et al., "MoFO: Momentum-Filtered Optimizer for Mitigating
     Forgetting in LLM Fine-Tuning" (arXiv 2407.20999). At every step, in each block of n entries, exactly
     k = max(1, ⌊fraction · n⌋) entries are updated: those with the highest score, of equal scores the ones with
-    the lowest row-major index. All others keep every bit. The moments of all entries are updated always.
+    the lowest row-major index. All others keep every bit. The moments of all entries are always updated.
 
-    An entry whose momentum is not finite is always updated, beyond k where need be: a non-finite gradient shows
-    in the parameters as it does with AdamW.
+    An entry whose momentum is not finite is always updated, beyond k if necessary: a non-finite gradient shows in the
+    parameters as it does with AdamW.
 
-    Every argument but ``params`` can be set per parameter group.
+    Every argument but `params` can be set per parameter group.
 
     Args:
-        params: tensors, parameter groups or ``named_parameters()``.
+        params: tensors, parameter groups or `named_parameters()`.
         lr: learning rate η; a number or a tensor of one element.
-        fraction: update fraction α in (0, 1]. The paper recommends 0.05 to 0.20. 1 is ``torch.optim.AdamW`` with the
-            same ``foreach`` and ``fused``, bit for bit.
+        fraction: update fraction α in (0, 1]. The paper recommends 0.05 to 0.20. 1 is `torch.optim.AdamW` with the
+            same `foreach` and `fused`, bit for bit.
         betas: decay rates β1, β2 of the two moments, in [0, 1).
         eps: ε, added to √v̂.
         weight_decay: decoupled weight decay λ: θ ← (1 − η·λ)·θ.
-        blocks: into how many equal contiguous pieces along its first dimension a tensor is cut. Entries compete
+        blocks: number of equal contiguous pieces into which a tensor is cut along its first dimension. Entries compete
             within their piece. It must divide the first dimension.
-        score: what ranks the entries of a block: ``"momentum"`` |m| (the paper's method), ``"gradient"`` |g|,
-            ``"momentum_over_rms"`` |m̂|/√v̂, or ``"random"`` (each parameter draws from a seed that is kept in its
-            state and set at its first step from ``torch.initial_seed()``; torch's generators are not moved).
-        decay: which entries weight decay shrinks: ``"selected"`` ones, or ``"all"`` as the official code does.
+        score: what ranks the entries of a block: `"momentum"` |m| (the paper's method), `"gradient"` |g|,
+            `"momentum_over_rms"` |m̂|/√v̂, or `"random"` (each parameter draws from a seed that is kept in its state and
+            set at its first step from `torch.initial_seed()`; torch's generators are not advanced).
+        decay: which entries weight decay shrinks: the `"selected"` ones, or `"all"` as in the official code.
         maximize: ascend instead of descend.
-        rounding: how new values of bfloat16 parameters are rounded: to the ``"nearest"``, where small steps are lost,
-            or ``"stochastic"``, up or down at random so that the mean is right (from the seed that is kept in the
-            state), which does without a float32 copy. Only selected entries are rounded at random; the decay of the
-            others with ``decay="all"`` is rounded to the nearest. Wider parameters hold new values as they are,
-            float16 is refused.
-        state: how moments are kept between steps: ``"float32"``, or ``"int8"`` in blocks of 8 bits with a scale each,
+        rounding: how new values of bfloat16 parameters are rounded: to the `"nearest"`, where small steps are lost, or
+            `"stochastic"`, up or down at random so that the mean is right (from the seed that is kept in the state),
+            which makes a float32 copy unnecessary. Only selected entries are rounded at random; the decay of the others
+            with `decay="all"` is rounded to the nearest. Wider parameters hold new values as they are, float16 is
+            refused.
+        state_dtype: how moments are kept between steps: `"float32"`, or `"int8"` in blocks of 8 bits with a scale each,
             which takes a quarter of the memory and needs torchao. The step itself, selection too, is the float32 one
             on the values that the 8 bits stand for. Small tensors and those that cannot be cut into such blocks stay
-            float32 (:func:`mofo.optim.state.int8.quantisation_block`).
+            float32.
         foreach: True takes the fast path in plain torch, False the plain one, which needs more time and memory.
         fused: True takes the native library for CPU tensors and Triton's kernels for those on a GPU, of 16 and 32
-            bits, and refuses others; ``torch.amp.GradScaler`` then leaves it to them to unscale. If both are None it
-            is taken for tensors that it can update and ``foreach=True`` for the rest; :func:`mofo.backends` tells what
-            there is. On a CPU the results of all are the same to the bit.
+            bits, and refuses others; `torch.amp.GradScaler` then leaves unscaling to them. If both are None, `fused` is
+            used for the tensors that it can update and `foreach` for the rest; `mofo.backends()` says what is
+            available. On a CPU the results of all are the same to the bit.
         on_flat: what to do with the flat pieces that DeepSpeed ZeRO and FSDP1 put in the place of parameters:
-            ``"refuse"``, or ``"per_shard"``, which selects within each piece: an approximation, see "Large models" in
-            the docs.
-        capturable: the count of steps is kept on the GPU, and read there as a tensor ``lr`` is, so that a step can be
-            captured in a CUDA graph; needs Triton.
-        differentiable: refused; the choice of entries has no derivative.
+            `"refuse"`, or `"per_piece"`, which selects within each piece: an approximation, see "Large models" in the
+            docs.
+        capturable: count the steps on the GPU, and read a tensor `lr` there, so that a step can be captured in a CUDA
+            graph; needs Triton. Replays repeat the captured step with its fraction and its other options, whatever they
+            are set to afterwards: only a tensor `lr` can change. Capture again after changing another option.
+        differentiable: refused; the selection of entries has no derivative.
 
-    A sharded parameter (``DTensor``, as FSDP2 and tensor parallelism make it) is selected from as a whole, with the
-    results of one process to the bit. All processes must call :meth:`step`.
+    A sharded parameter (`DTensor`, as FSDP2 and tensor parallelism make it) is selected from as one tensor, with the
+    results of one process to the bit. All processes must call `step`.
 
     Moments are float32 for float16, bfloat16 and float32 parameters and float64 for float64 ones. The state has
-    the keys of AdamW (``step``, ``exp_avg``, ``exp_avg_sq``), whose checkpoints can be loaded, and ``seed`` with
-    ``score="random"`` or ``rounding="stochastic"``.
+    the keys of AdamW (`step`, `exp_avg`, `exp_avg_sq`), whose checkpoints can be loaded, and `seed` with
+    `score="random"` or `rounding="stochastic"`.
 
     Raises:
         TypeError: an argument or a parameter is of a type that is not supported.
-        ValueError: an argument is outside its range or NaN, or ``blocks`` does not divide a parameter.
-        RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or ``fused=True`` cannot serve.
-        NotImplementedError: ``differentiable`` is True, ``capturable`` where Triton cannot serve, or a parameter is
-            flat, or spread over processes as something else than shards or replicas.
-        ImportError: ``state="int8"`` without torchao.
+        ValueError: an argument is outside its range or NaN, or `blocks` does not divide a parameter.
+        RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or `fused=True` cannot serve.
+        NotImplementedError: `differentiable` is True, `capturable` where Triton cannot serve, or a parameter is flat,
+            or spread over processes as something else than shards or replicas.
+        ImportError: `state_dtype="int8"` without torchao.
 
     Example:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
@@ -111,7 +114,7 @@ class MoFO(Optimizer):
         decay: Decay = "selected",
         maximize: bool = False,
         rounding: Rounding = "nearest",
-        state: State = "float32",
+        state_dtype: StateDtype = "float32",
         foreach: bool | None = None,
         fused: bool | None = None,
         on_flat: OnFlat = "refuse",
@@ -129,7 +132,7 @@ class MoFO(Optimizer):
             "decay": decay,
             "maximize": maximize,
             "rounding": rounding,
-            "state": state,
+            "state_dtype": state_dtype,
             "foreach": foreach,
             "fused": fused,
             "on_flat": on_flat,
@@ -142,7 +145,7 @@ class MoFO(Optimizer):
         self._prepare()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters with options of its own, as ``torch.optim.Optimizer`` does.
+        """Add a group of parameters with options of its own, as `torch.optim.Optimizer` does.
 
         Raises:
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class; nothing is added then.
@@ -156,7 +159,7 @@ class MoFO(Optimizer):
                 if not param.requires_grad:  # one that is thawed later is checked at its first step
                     continue
                 check_flat(param, added, shapes)
-                check_param(param, added["blocks"], added["state"])
+                check_param(param, added["blocks"], added["state_dtype"])
                 check_rounding(param, added["rounding"])
                 if added["capturable"]:
                     check_capturable(param)
@@ -178,16 +181,16 @@ class MoFO(Optimizer):
         self._prepare()
 
     def _prepare(self) -> None:
-        """What is neither an option nor state."""
-        self._workspaces: dict[Any, Any] = {}  # of Triton's kernels
+        """Set up scratch that is never checkpointed, and the mark that `torch.amp.GradScaler` looks for."""
+        self.workspaces: dict[Variant, Workspace] = {}  # of Triton's kernels
         if self.defaults["fused"]:
-            self._step_supports_amp_scaling = True  # GradScaler asks for it
+            self._step_supports_amp_scaling = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of MoFO or of AdamW; moments keep their type whatever that of the parameters.
 
-        Options that the checkpoint does not have, ``foreach`` and ``state`` stay as they are: moments of a float32
-        checkpoint are rounded if they are to be kept in 8 bits, those of 8 bits become float32 without loss.
+        Options that the checkpoint lacks, `state_dtype` and those that choose a back end stay as they are: moments of a
+        float32 checkpoint are rounded if they are to be kept in 8 bits, those of 8 bits become float32 without loss.
 
         Raises:
             ValueError: the checkpoint does not fit the parameters, or is of AMSGrad; nothing is loaded then.
@@ -197,15 +200,15 @@ class MoFO(Optimizer):
         def prepare(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
             saved_groups, state = incoming["param_groups"], dict(incoming["state"])
             if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.param_groups]:
-                return incoming  # torch says what is wrong
+                return incoming  # torch raises an error that says what is wrong
             groups = [restored_group(own, saved) for own, saved in zip(self.param_groups, saved_groups, strict=True)]
             for group, own in zip(groups, self.param_groups, strict=True):
                 check_options(group)
                 for index, param in zip(group["params"], own["params"], strict=True):
                     if param.requires_grad:
-                        check_param(param, group["blocks"], group["state"])
+                        check_param(param, group["blocks"], group["state_dtype"])
                     if index in state:
-                        restored[param] = restored_state(param, state.pop(index), group["state"])
+                        restored[param] = restored_state(param, state.pop(index), group["state_dtype"])
             return {"state": state, "param_groups": groups}
 
         def restore(_: Optimizer) -> None:
@@ -236,11 +239,11 @@ class MoFO(Optimizer):
             closure: evaluates the model again and returns the loss.
 
         Returns:
-            What ``closure`` returned.
+            What `closure` returned.
 
         Raises:
             RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then, but with
-                ``state="int8"`` those before one that overlaps its own gradient were. Or not all processes have
+                `state_dtype="int8"` those before one that overlaps its own gradient were. Or not all processes have
                 gradients of the same sharded parameters.
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
                 were changed since. No tensor was written then.
@@ -250,38 +253,43 @@ class MoFO(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
+        self._check()
+        make_step(list(self._tasks()), GradScale(self), self.workspaces)
+        return loss
+
+    def _check(self) -> None:
+        """Check options, parameters and gradients, which may have changed since they were added."""
         for group in self.param_groups:
             check_options(group)
             for param in group["params"]:
                 if param.grad is not None:
                     check_flat(param, group, self._shapes)
-                    check_param(param, group["blocks"], group["state"])
+                    check_param(param, group["blocks"], group["state_dtype"])
                     check_rounding(param, group["rounding"])
                     check_grad(param.grad)
                     if group["fused"] and not is_dtensor(param):
                         check_fused(param, param.grad)
 
-        work = []
-        position = 0
+    def _tasks(self) -> Iterator[Task]:
+        """Yield the parameters that have a gradient, each with its state."""
+        position = 0  # of a parameter in the optimizer
         for group in self.param_groups:
-            work.append((group, list(self._tensors(group, position))))
-            position += len(group["params"])
-        make_step(work, GradScale(self), self._workspaces)
-        return loss
+            rule, execution, state_dtype = Rule.of(group), Execution.of(group), group["state_dtype"]
+            on_device = bool(execution.capturable or execution.fused or self.defaults["fused"])
+            for param in group["params"]:
+                if param.grad is not None:
+                    state = self._state_of(param, rule, state_dtype, position)
+                    state["step"] = step_on_device(state["step"], param, on_device)
+                    exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
+                    operands = Operands(param, param.grad, exp_avg, exp_avg_sq, state["step"], state.get("seed", 0))
+                    yield Task(operands, rule, execution, has_int8_moments(param, exp_avg, state_dtype))
+                position += 1
 
-    def _tensors(self, group: dict[str, Any], first: int) -> Iterator[tuple[Any, ...]]:
-        """Parameter, gradient, both moments, step and seed of each parameter with a gradient.
-
-        ``first`` is the place in the optimizer of the first parameter of the group.
-        """
-        for position, param in enumerate(group["params"], first):
-            if param.grad is None:
-                continue
-            state = self.state[param]
-            if "step" not in state:
-                state.update(new_state(param, group["state"]))
-            if "seed" not in state and (group["score"] == "random" or is_random(group["rounding"], param)):
-                state["seed"] = new_seed(param, position)
-            on_device = bool(group["capturable"] or group["fused"] or self.defaults["fused"])
-            state["step"] = step_on_device(state["step"], param, on_device)
-            yield param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], state.get("seed", 0)
+    def _state_of(self, param: Tensor, rule: Rule, state_dtype: StateDtype, position: int) -> dict[str, Any]:
+        """Return the state of a parameter; make it at its first step, and a seed when the rule first needs one."""
+        state: dict[str, Any] = self.state[param]
+        if "step" not in state:
+            state.update(new_state(param, state_dtype))
+        if "seed" not in state and (rule.score == "random" or rounds_at_random(rule.rounding, param)):
+            state["seed"] = new_seed(param, position)
+        return state

@@ -19,9 +19,11 @@ from mofo import MoFO
 from mofo.data.rows import Row, load_rows
 from mofo.errors import UserError, closest
 from mofo.files import cache_folder, write_jsonl
+from mofo.methods.method import Method, check_settings
 from mofo.models.load import resolve_model
-from mofo.optim.rule.scores import Score
-from mofo.optim.state.int8 import State
+from mofo.optim.rule.types import Score
+from mofo.optim.state.int8 import StateDtype
+from mofo.trainers.method import single_method
 
 FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 """Data files by suffix, and what `datasets` calls their kind."""
@@ -48,6 +50,10 @@ file or one of trl's names; --config takes a YAML file of any of these flags.
 """
 
 
+OPTIONS = ("fraction", "score", "decay", "state_dtype")
+"""Flags of MoFO that are arguments of the optimizer."""
+
+
 @dataclass
 class MoFOArguments:
     """What `mofo sft` adds to trl's flags, which give learning rate, betas, epsilon and weight decay as for AdamW."""
@@ -69,9 +75,20 @@ class MoFOArguments:
         default="selected",
         metadata={"help": "whether weight decay acts on the entries that are updated, or on all as in AdamW"},
     )
-    state: State = field(
+    state_dtype: StateDtype = field(
         default="float32",
         metadata={"help": "how moments are kept: int8 takes a quarter of the memory and needs torchao"},
+    )
+
+    method: str = field(
+        default="mofo",
+        metadata={
+            "help": "optimizer and extras joined by +, such as mofo+self-distill or adamw+l2; `mofo methods` lists them"
+        },
+    )
+    method_settings: str = field(
+        default="",
+        metadata={"help": "settings of the extras, separated by commas, such as self-distill.weight=0.3"},
     )
 
     def optimizer_settings(self, training: SFTConfig) -> dict[str, Any]:
@@ -80,8 +97,28 @@ class MoFOArguments:
             "lr": training.learning_rate,
             "betas": (training.adam_beta1, training.adam_beta2),
             "eps": training.adam_epsilon,
-            **vars(self),
+            **{name: getattr(self, name) for name in OPTIONS},
         }
+
+    def chosen_method(self) -> Method:
+        """Return the method that is to train.
+
+        Raises:
+            UserError: It is unknown or only for comparisons, or flags of MoFO are given for another optimizer.
+        """
+        words = [word.partition("=") for word in self.method_settings.split(",") if word]
+        for name, equals, value in words:
+            if not equals or not value:
+                raise UserError(
+                    f"--method_settings has {name!r}, expected NAME=VALUE, such as self-distill.weight=0.3."
+                )
+        settings = {name.strip(): value.strip() for name, _, value in words}
+        check_settings(settings)
+        method = single_method(self.method, settings)
+        changed = [name for name in OPTIONS if getattr(self, name) != getattr(type(self), name)]
+        if method.optimizer.name != "mofo" and changed:
+            raise UserError(f"--{changed[0]} is a flag of MoFO, and --method {self.method} does not train with it.")
+        return method
 
 
 class Arguments(NamedTuple):
@@ -108,6 +145,7 @@ def parse(argv: list[str]) -> Arguments:
     args = _parse_flags(argv)
     if args.training.optim_args or args.training.optim_target_modules:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
+    args.mofo.chosen_method()
     settings = args.mofo.optimizer_settings(args.training)
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)

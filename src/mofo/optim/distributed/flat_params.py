@@ -1,7 +1,7 @@
 """Flat parameters: what DeepSpeed ZeRO and FSDP1 hand to the optimizer in place of the model's tensors.
 
-They lay tensors end to end and cut the row into one piece per process. A piece does not say which entry belongs to
-which tensor, so the blocks within which entries compete are lost. FSDP2's ``DTensor`` keeps them: its shape is that of
+They lay tensors end to end and cut the row into one piece per process. A piece does not show which entry belongs to
+which tensor, so the blocks within which entries compete are lost. FSDP2's `DTensor` keeps them: its shape is that of
 the whole tensor.
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-OnFlat = Literal["refuse", "per_shard"]
+OnFlat = Literal["refuse", "per_piece"]
 
 
 def check_flat(param: Tensor, options: Mapping[str, Any], shapes: Collection[torch.Size]) -> None:
@@ -23,28 +23,28 @@ def check_flat(param: Tensor, options: Mapping[str, Any], shapes: Collection[tor
 
     Args:
         param: a parameter of the optimizer.
-        options: those of its group: ``on_flat`` and ``blocks``.
+        options: of its group; `on_flat` and `blocks` are read.
         shapes: of the parameters that the optimizer was constructed with. ZeRO 1 and 2 put their pieces in the place
             of these without a mark, but a piece has one of their shapes only by accident.
 
     Raises:
-        NotImplementedError: it is flat, and ``on_flat`` is "refuse".
-        ValueError: it is flat, and ``blocks`` would be cut out of it.
+        NotImplementedError: it is flat, and `on_flat` is "refuse".
+        ValueError: it is flat, and `blocks` would be cut out of it.
     """
-    shape = tuple(param.shape)
+    shape = param.shape
     if is_marked(param):
-        what = f"the parameter of shape {shape} is a flat piece of several tensors, of DeepSpeed ZeRO 3 or FSDP1"
-    elif param.shape not in shapes:
+        what = f"the parameter of shape {tuple(shape)} is a flat piece of several tensors, of DeepSpeed ZeRO 3 or FSDP1"
+    elif shape not in shapes:
         what = (
-            f"the optimizer was constructed with no parameter of shape {shape}: something, as DeepSpeed ZeRO 1 and 2 "
-            "do, has put a flat piece of several tensors in the place of those it was given"
+            f"the optimizer was constructed with no parameter of shape {tuple(shape)}: something, as DeepSpeed ZeRO 1 "
+            "and 2 do, has put a flat piece of several tensors in the place of those it was given"
         )
     else:
         return
     if options["on_flat"] == "refuse":
         raise NotImplementedError(
             f"{what}. MoFO would select within that piece and not within each tensor, which is another method. Shard "
-            'with FSDP2 (`fully_shard`; `fsdp_version: 2` in accelerate), or accept it with on_flat="per_shard". '
+            'with FSDP2 (`fully_shard`; `fsdp_version: 2` in accelerate), or accept it with on_flat="per_piece". '
             "(Parameters that you reshape or add yourself: construct the optimizer afterwards, or add_param_group.)"
         )
     if options["blocks"] != 1:
@@ -52,5 +52,5 @@ def check_flat(param: Tensor, options: Mapping[str, Any], shapes: Collection[tor
 
 
 def is_marked(param: Tensor) -> bool:
-    """Whether DeepSpeed ZeRO 3 or FSDP1 (with ``use_orig_params`` or without) has marked a parameter as its own."""
+    """Check whether DeepSpeed ZeRO 3 or FSDP1 (with `use_orig_params` or without) marked a parameter as its own."""
     return hasattr(param, "ds_id") or getattr(param, "_fsdp_flattened", False)

@@ -1,6 +1,6 @@
 """Where the entries of a sharded parameter lie: which of them this process has, and which blocks it shares with others.
 
-A ``DTensor`` is cut along its dimensions over the dimensions of a mesh of processes. What a process has of a dimension
+A `DTensor` is cut along its dimensions over the dimensions of a mesh of processes. What a process has of a dimension
 is some of its indices, in ascending order, so its entries have the order that they have in the whole tensor.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Consecutive blocks with equally many entries here, which lie one after the other in this process's shard."""
+class RowRange:
+    """Consecutive blocks of which this process has equally many rows, one after the other in its local tensor."""
 
     start: int  # first row of the local tensor,
     stop: int  # and the one behind the last
@@ -38,12 +38,12 @@ class Layout:
     mesh_dims: tuple[int, ...]  # of the mesh, over which entries of the tensor are spread
     indices: tuple[Tensor, ...]  # of each dimension of the tensor, those here; int64, ascending
     strides: tuple[int, ...]  # row-major, of the whole tensor
-    runs: tuple[Run, ...]  # of rows of the local tensor
+    ranges: tuple[RowRange, ...]  # of the local tensor
     shared: int  # number of blocks that several processes share
     size: int  # number of entries of the whole tensor
 
     def global_index(self, local: Tensor) -> Tensor:
-        """Row-major index in the whole tensor of the entries with these row-major indices here (int64)."""
+        """Return the row-major index in the whole tensor of entries, given that in the local tensor (int64)."""
         index = torch.zeros_like(local)
         for indices, stride in zip(reversed(self.indices), reversed(self.strides), strict=True):
             index += indices.to(local.device)[local % len(indices)] * stride
@@ -53,27 +53,27 @@ class Layout:
 
 @functools.lru_cache(maxsize=4096)
 def find_layout(
-    shape: tuple[int, ...], mesh: DeviceMesh, placements: tuple[Placement, ...], blocks: int, leave_whole: bool
+    shape: tuple[int, ...], mesh: DeviceMesh, placements: tuple[Placement, ...], blocks: int, *, share_all: bool
 ) -> Layout | None:
-    """The layout of a ``DTensor`` whose first dimension is cut into ``blocks``; None where this process has all of it.
+    """Return the layout of a `DTensor` whose first dimension is cut into blocks; None if this process has all of it.
 
     Args:
         shape: of the whole tensor.
         mesh: the processes.
-        placements: how it is spread over each dimension of the mesh.
-        blocks: into how many its first dimension is cut.
-        leave_whole: a block that one process has whole is not shared.
+        placements: how the tensor is spread over each dimension of the mesh.
+        blocks: into how many blocks its first dimension is cut.
+        share_all: whether a block that lies in one process counts as shared too.
 
     Raises:
-        NotImplementedError: it is not sharded or replicated, but for instance a partial sum.
+        NotImplementedError: the tensor is neither sharded nor replicated, but for instance a partial sum.
     """
-    cuts: list[list[tuple[int, int]]] = [[] for _ in shape]  # of each dimension: into how many, with which split factor
+    cuts: list[list[tuple[int, int]]] = [[] for _ in shape]  # of each dimension: number of parts, and split factor
     places = [0 for _ in shape]  # which of the parts of a dimension are here
     mesh_dims = []
     for mesh_dim, placement in enumerate(placements):
         if placement.is_replicate() or mesh.size(mesh_dim) == 1:
             continue
-        dim, factor = _shard(placement)
+        dim, factor = _sharded_dim(placement)
         size = mesh.size(mesh_dim)
         cuts[dim].append((size, factor))
         places[dim] = places[dim] * size + mesh.get_local_rank(mesh_dim)
@@ -81,47 +81,52 @@ def find_layout(
     if not mesh_dims or not math.prod(shape):
         return None
 
-    parts = [_parts(size, tuple(cut)) for size, cut in zip(shape, cuts, strict=True)]
+    parts = [parts_of_dimension(size, tuple(cut)) for size, cut in zip(shape, cuts, strict=True)]
     indices = tuple(part[place] for part, place in zip(parts, places, strict=True))
     strides = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
-    alone = torch.zeros(blocks, dtype=torch.bool)
-    if leave_whole and not any(cuts[1:]):
-        alone = _blocks_in_one_part(parts[0], shape[0], blocks)
-    runs = _runs(indices[0] // (shape[0] // blocks), alone)
-    return Layout(tuple(mesh_dims), indices, strides, runs, int((~alone).sum()), math.prod(shape))
+    in_one_part = torch.zeros(blocks, dtype=torch.bool)
+    if not share_all and not any(cuts[1:]):
+        in_one_part = _blocks_in_one_part(parts[0], shape[0], blocks)
+    ranges = _ranges(indices[0] // (shape[0] // blocks), in_one_part)
+    return Layout(tuple(mesh_dims), indices, strides, ranges, int((~in_one_part).sum()), math.prod(shape))
 
 
-def _shard(placement: Placement) -> tuple[int, int]:
-    """The dimension that a placement cuts, and into how many pieces it was cut before (FSDP over tensor parallel)."""
-    dim: Any = getattr(placement, "dim", None)  # of Shard and _StridedShard, which are not of one class
+@functools.lru_cache(maxsize=1024)
+def parts_of_dimension(size: int, cuts: tuple[tuple[int, int], ...]) -> list[Tensor]:
+    """Return the indices of a dimension that each of its parts has, in the order of the mesh.
+
+    Args:
+        size: of the dimension.
+        cuts: for each dimension of the mesh that cuts it, into how many parts, and its split factor.
+    """
+    parts = [torch.arange(size)]
+    for number, factor in cuts:
+        parts = [smaller for part in parts for smaller in _cut(part, number, factor)]
+    return parts
+
+
+def _sharded_dim(placement: Placement) -> tuple[int, int]:
+    """Return the dimension that a placement cuts, and into how many pieces it was cut before (FSDP over TP)."""
+    dim: int | None = getattr(placement, "dim", None)  # of Shard and _StridedShard, which are not of one class
     if dim is None:
         raise NotImplementedError(f"MoFO updates parameters that are sharded or replicated, got placement {placement}")
     return dim, getattr(placement, "split_factor", 1)
 
 
-@functools.lru_cache(maxsize=1024)
-def _parts(size: int, cuts: tuple[tuple[int, int], ...]) -> list[Tensor]:
-    """The indices of a dimension that each of its parts has, in the order of the mesh."""
-    parts = [torch.arange(size)]
-    for number, factor in cuts:
-        parts = [shard for part in parts for shard in _cut(part, number, factor)]
-    return parts
-
-
 def _cut(indices: Tensor, number: int, factor: int) -> list[Tensor]:
-    """Cut into ``factor`` pieces, each of these into ``number``; a part gets one from each."""
+    """Cut into `factor` pieces, each of these into `number`; a part gets one from each."""
     pieces = [_chunk(piece, number) for piece in _chunk(indices, factor)]
-    return [torch.cat(shard) for shard in zip(*pieces, strict=True)]
+    return [torch.cat(part) for part in zip(*pieces, strict=True)]
 
 
 def _chunk(indices: Tensor, number: int) -> list[Tensor]:
-    """As ``torch.chunk``, but with the empty ones."""
+    """Cut as `torch.chunk` does, but keep the empty chunks."""
     size = -(-len(indices) // number)
     return [indices[i * size : (i + 1) * size] for i in range(number)]
 
 
 def _blocks_in_one_part(parts: Sequence[Tensor], rows: int, blocks: int) -> Tensor:
-    """(blocks,) bool: whether one part has all rows of the block."""
+    """Check of each block whether one part has all its rows; (blocks,) bool."""
     owner = torch.empty(rows, dtype=torch.int64)
     for number, part in enumerate(parts):
         owner[part] = number
@@ -129,24 +134,24 @@ def _blocks_in_one_part(parts: Sequence[Tensor], rows: int, blocks: int) -> Tens
     return first == last
 
 
-def _runs(block_of_row: Tensor, alone: Tensor) -> tuple[Run, ...]:
-    """Cut the rows here, whose blocks are given, into runs."""
+def _ranges(block_of_row: Tensor, in_one_part: Tensor) -> tuple[RowRange, ...]:
+    """Cut the local rows, of each of which the block is given, into ranges."""
     block_ids, counts = block_of_row.unique_consecutive(return_counts=True)
-    shared_before = (~alone).cumsum(0) - (~alone).int()
-    runs: list[Run] = []
+    shared_before = (~in_one_part).cumsum(0) - (~in_one_part).int()
+    ranges: list[RowRange] = []
     start = 0
     for block, rows in zip(block_ids.tolist(), counts.tolist(), strict=True):
-        shared = None if alone[block] else int(shared_before[block])
-        last = runs[-1] if runs else None
+        shared = None if in_one_part[block] else int(shared_before[block])
+        last = ranges[-1] if ranges else None
         if last and (last.stop - last.start) // last.blocks == rows and _follows(last, shared):
-            runs[-1] = Run(last.start, start + rows, last.blocks + 1, last.shared)
+            ranges[-1] = RowRange(last.start, start + rows, last.blocks + 1, last.shared)
         else:
-            runs.append(Run(start, start + rows, 1, shared))
+            ranges.append(RowRange(start, start + rows, 1, shared))
         start += rows
-    return tuple(runs)
+    return tuple(ranges)
 
 
-def _follows(run: Run, shared: int | None) -> bool:
-    if run.shared is None or shared is None:
-        return run.shared is shared
-    return run.shared + run.blocks == shared
+def _follows(rows: RowRange, shared: int | None) -> bool:
+    if rows.shared is None or shared is None:
+        return rows.shared is shared
+    return rows.shared + rows.blocks == shared

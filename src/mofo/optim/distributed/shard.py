@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from mofo.optim.kernels.plain.threshold import INFINITY, INTEGER, SAMPLE
-from mofo.optim.rule.rounding import is_random, rounding_key
+from mofo.optim.rule.rounding import Dither, rounding_key, rounds_at_random
 from mofo.optim.rule.scores import noise, noise_key, scores
 from mofo.optim.rule.update import move, update_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from torch import Tensor
 
-    from mofo.optim.distributed.layout import Layout, Run
+    from mofo.optim.distributed.layout import Layout, RowRange
+    from mofo.optim.rule.types import Operands, Rule
 
 TILE = {"cpu": 1 << 18}  # entries handled at a time: few enough for the cache;
 LARGE_TILE = 1 << 24  # elsewhere few enough for scratch memory, and enough to outweigh the cost of a call
@@ -26,45 +27,45 @@ Tile = tuple[slice, slice]  # of blocks, and of the entries of each
 
 
 class Shard:
-    """A run of blocks of one tensor, of each of which this process has the same number of entries."""
+    """Consecutive blocks of one tensor that are shared, and this process's equally many entries of each.
 
-    def __init__(
-        self,
-        operands: tuple[Tensor, ...],  # θ, g, m, v: what the run has of the local tensors, (rows, …) each
-        t: int,  # number of this step, from 1
-        seed: int,
-        layout: Layout,
-        run: Run,
-        n: int,  # entries of a block in all processes
-        first: int,  # number of the first block
-        method: Mapping[str, Any],
-    ) -> None:
+    Args:
+        operands: what these blocks have of the local tensors, (rows, …) each.
+        rule: of the update; its blocks are those of the whole tensor.
+        layout: of the whole tensor.
+        rows: which rows of the local tensors the blocks are.
+        n: entries of a block in all processes.
+        first: number of the first block among the shared blocks of the step.
+    """
+
+    def __init__(self, operands: Operands, rule: Rule, layout: Layout, rows: RowRange, n: int, first: int) -> None:
+        t = int(operands.step) + 1
         self._t = t
         self._n = n
-        self._noise_key = noise_key(seed, t) if method["score"] == "random" else 0
-        self._rounding_key = rounding_key(seed, t) if is_random(method["rounding"], operands[0]) else None
+        self._rule = rule
         self._layout = layout
-        self._offset = run.start * (operands[0].numel() // (run.stop - run.start))  # flat index in the local tensor
-        self.blocks = slice(first, first + run.blocks)  # their numbers
-        self._method = method
-        self._operands = operands
+        self._noise_key = noise_key(operands.seed, t)
+        self._rounding_key = rounding_key(operands.seed, t)
+        self._rounds_at_random = rounds_at_random(rule.rounding, operands.param)
+        self._offset = rows.start * (operands.param.numel() // (rows.stop - rows.start))  # index in the local tensor
+        self.blocks = slice(first, first + rows.blocks)  # their numbers
+        self._originals = operands
         # (blocks, entries of each); copies of what is not contiguous
-        self._param, self._grad, self._exp_avg, self._exp_avg_sq = (
-            operand.contiguous().view(run.blocks, -1) for operand in operands
-        )
+        param, grad, exp_avg, exp_avg_sq = (x.contiguous().view(rows.blocks, -1) for x in operands[:4])
+        self._operands = operands._replace(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     def count_sample(self, shift: int, counts: Tensor) -> None:
-        """Add to ``counts`` (all blocks, bins) a sample of the keys, of small blocks all of them, by their top bits.
+        """Count the keys of a sample in bins, of small blocks all of them.
 
-        They are those that the entries will have once the moments are updated, but for their last bits.
+        They are the keys that the entries will have once the moments are updated, but for their last bits.
 
         Args:
-            shift: the bin of a key is ``key >> shift``.
-            counts: int64.
+            shift: the bin of a key is `key >> shift`.
+            counts: (all blocks, bins) int64, to which the counts are added.
         """
         counts, bins = counts[self.blocks], counts.shape[1]
         stride = max(1, min(self._n // SAMPLE[0], 64), self._n // SAMPLE[1])
-        while stride > 1 and math.gcd(stride, self._param.shape[1]) > 1:  # or it could see few of the columns
+        while stride > 1 and math.gcd(stride, self._operands.param.shape[1]) > 1:  # or it could see few of the columns
             stride += 1
         for blocks, entries in self._tiles():
             found = self._keys(blocks, slice(entries.start, entries.stop, stride), ahead=True) >> shift
@@ -72,66 +73,72 @@ class Shard:
             counts[blocks] += torch.bincount(found.view(-1), minlength=len(found) * bins).view(-1, bins)
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
-        """Update the moments of all entries. The keys from low to high (all blocks,) will be asked for."""
-        betas, maximize = self._method["betas"], self._method["maximize"]
-        update_moments(self._grad, self._exp_avg, self._exp_avg_sq, betas=betas, maximize=maximize)
+        """Update the moments of all entries. The keys from `low` to `high` (all blocks,) will be asked for."""
+        update_moments(self._operands, self._rule)
 
     def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
-        """Add to ``counts`` (all blocks, bins + 1) how many keys are in each bin, as :func:`count_bins` does.
+        """Add to `counts` (all blocks, bins + 1) how many keys are in each bin, as `count_bins` does.
 
-        The tensors are int64 and have a row for each block of the step. ``guessed``: all keys from low to high are
-        among those that :meth:`update_moments` was told of.
+        Args:
+            low: (all blocks,) int64.
+            high: (all blocks,) int64.
+            shift: (all blocks,) int64.
+            counts: int64.
+            guessed: all keys from low to high are among those that `update_moments` was given bounds of.
         """
         low, high, shift, counts = (x[self.blocks] for x in (low, high, shift, counts))
         for blocks, entries in self._tiles():
             count_bins(self._keys(blocks, entries), low[blocks], high[blocks], shift[blocks], counts[blocks])
 
     def tied_places(self, block: int, key: int) -> Tensor:
-        """Where in the whole tensor the entries of a block (by its number) with this key are; counted from its end."""
+        """Return where in the whole tensor the entries of a block with this key are, counted from the tensor's end."""
         row = block - self.blocks.start
         tied = [self._keys(*tile).eq(key).nonzero()[:, 1] + tile[1].start for tile in self._tiles(row)]
-        n = self._param.shape[1]
+        n = self._operands.param.shape[1]
         return self._layout.size - self._layout.global_index(torch.cat(tied) + (self._offset + row * n))
 
     def move(self, keys: Tensor, ties: Tensor) -> None:
-        """Update the entries with a higher key than their block's (blocks,), and the first ``ties`` equal ones."""
+        """Update the entries with a higher key than their block's in `keys`, and the first `ties` equal ones.
+
+        Both are (all blocks,) int64.
+        """
         keys, ties = keys[self.blocks], ties[self.blocks].clone()
-        options = {key: self._method[key] for key in ("lr", "betas", "eps", "weight_decay", "decay")}
         for blocks, entries in self._tiles():
             own = self._keys(blocks, entries)
             selected = own > keys[blocks, None]
             tied = own == keys[blocks, None]
             tied &= tied.cumsum(dim=1) <= ties[blocks, None]
             ties[blocks] -= tied.sum(dim=1)
-            param, exp_avg, exp_avg_sq = (x[blocks, entries] for x in (self._param, self._exp_avg, self._exp_avg_sq))
-            randomness = None
-            if self._rounding_key is not None:
-                randomness = self._index(blocks, entries), self._rounding_key
-            move(param, exp_avg, exp_avg_sq, selected | tied, self._t, randomness, **options)
+            dither = Dither(self._index(blocks, entries), self._rounding_key) if self._rounds_at_random else None
+            move(self._tile(blocks, entries), self._rule, selected | tied, self._t, dither)
 
     def finish(self) -> None:
         """Write back what was copied."""
-        copies = (self._param, self._grad, self._exp_avg, self._exp_avg_sq)
-        for original, copy in zip(self._operands, copies, strict=True):
+        for original, copy in zip(self._originals[:4], self._operands[:4], strict=True):
             if copy.data_ptr() != original.data_ptr():
                 original.copy_(copy.view(original.shape))
 
     def _tiles(self, row: int | None = None) -> Iterator[Tile]:
-        """Cut the blocks, or the one of a row, into pieces of a size that is handled at once."""
-        blocks, n = self._param.shape
-        size = TILE.get(self._param.device.type, LARGE_TILE)
+        """Cut the blocks, or the one of a row, into tiles that are handled at once."""
+        blocks, n = self._operands.param.shape
+        size = TILE.get(self._operands.param.device.type, LARGE_TILE)
         together = max(1, size // n)
         rows = [slice(i, min(i + together, blocks)) for i in range(0, blocks, together)]
-        for some in rows if row is None else [slice(row, row + 1)]:
+        for tile_rows in rows if row is None else [slice(row, row + 1)]:
             for start in range(0, n, size):
-                yield some, slice(start, min(start + size, n))
+                yield tile_rows, slice(start, min(start + size, n))
+
+    def _tile(self, blocks: slice, entries: slice) -> Operands:
+        param, grad, exp_avg, exp_avg_sq, step, seed = self._operands
+        tile = blocks, entries
+        return type(self._operands)(param[tile], grad[tile], exp_avg[tile], exp_avg_sq[tile], step, seed)
 
     def _keys(self, blocks: slice, entries: slice, *, ahead: bool = False) -> Tensor:
-        """What ranks the entries of a tile, as integers of the same order; ``ahead``: after the coming update."""
-        grad, exp_avg, exp_avg_sq = (x[blocks, entries] for x in (self._grad, self._exp_avg, self._exp_avg_sq))
-        score, (beta1, beta2) = self._method["score"], self._method["betas"]
+        """Return the scores of a tile as integers of the same order; `ahead` of the update of its moments."""
+        _, grad, exp_avg, exp_avg_sq, *_ = self._tile(blocks, entries)
+        score, (beta1, beta2) = self._rule.score, self._rule.betas
         if ahead:
-            grad = (-grad if self._method["maximize"] else grad).to(exp_avg.dtype)
+            grad = (-grad if self._rule.maximize else grad).to(exp_avg.dtype)
             exp_avg = torch.lerp(exp_avg, grad, 1 - beta1)
             if score == "momentum_over_rms":
                 exp_avg_sq = (exp_avg_sq * beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -144,21 +151,21 @@ class Shard:
         return scores(score, grad.to(exp_avg.dtype), exp_avg, exp_avg_sq, noises).view(integer)
 
     def _index(self, blocks: slice, entries: slice) -> Tensor:
-        """Row-major index in the whole tensor of the entries of a tile."""
-        n, device = self._param.shape[1], self._param.device
+        """Return the row-major index in the whole tensor of the entries of a tile."""
+        n, device = self._operands.param.shape[1], self._operands.param.device
         starts = torch.arange(blocks.start, blocks.stop, device=device)[:, None] * n + self._offset
         return self._layout.global_index(starts + torch.arange(*entries.indices(n), device=device))
 
 
 def count_bins(numbers: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
-    """Add to ``counts`` (rows, bins + 1) the numbers from low to high by bin, and in the last column those above.
+    """Count the numbers from low to high by bin, and in the last column those above.
 
     Args:
         numbers: (rows, n), integers.
-        low: (rows,), int64.
-        high: (rows,), int64.
-        shift: (rows,), int64; the bin of a number is ``(number - low) >> shift``.
-        counts: int64.
+        low: (rows,) int64.
+        high: (rows,) int64.
+        shift: (rows,) int64; the bin of a number is `(number - low) >> shift`.
+        counts: (rows, bins + 1) int64, to which the counts are added.
     """
     rows, columns = (numbers >= low[:, None].to(numbers.dtype)).nonzero(as_tuple=True)
     reached = numbers[rows, columns]

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from mofo.optim.distributed.shard import Shard
-from mofo.optim.kernels.cpu.library import Library, Settings, load, pack
+from mofo.optim.kernels.cpu.library import Library, NativeConfig, load, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mofo.optim.distributed.layout import Layout, RowRange
+    from mofo.optim.rule.types import Operands, Rule
+
+BAND_SHARE = 16  # the keys inside the bracket have memory for a large block's entries divided by this,
+SMALL = 1 << 12  # and for all of a block of at most this many
+
 
 class NativeShard(Shard):
-    """As :class:`mofo.optim.distributed.shard.Shard`, bit for bit."""
+    """A `Shard` whose entries the native library updates, to the bit as plain torch does."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        operands = (self._param, self._grad, self._exp_avg, self._exp_avg_sq)
-        method = {**self._method, "blocks": len(self._param)}
-        self._packed = pack(*operands, self._t, 0, **method)
+    def __init__(self, operands: Operands, rule: Rule, layout: Layout, rows: RowRange, n: int, first: int) -> None:
+        super().__init__(operands, rule, layout, rows, n, first)
+        self._packed = pack(self._operands, replace(rule, blocks=rows.blocks))
         library = load()
         assert isinstance(library, Library)
         self._library = library
-        self._settings = Settings()
+        self._config = NativeConfig()
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
-        """Update the moments of all entries, and collect the keys from low to high (all blocks,)."""
-        blocks, n = self._param.shape
+        """Update the moments of all entries, and collect the keys from `low` to `high` (all blocks,)."""
+        blocks, n = self._operands.param.shape
         low, high = low[self.blocks], high[self.blocks]
         self._collected = low.new_empty(blocks, 2)  # how many keys there are above, and from low to high
-        capacity = max(n // self._settings.band_share, min(n, self._settings.small))
-        self._band = torch.empty((blocks, capacity), dtype=torch.int32)
-        self._library.update_moments(self._packed, self._settings, low, high, self._collected, self._band)
+        self._band = torch.empty((blocks, max(n // BAND_SHARE, min(n, SMALL))), dtype=torch.int32)
+        self._library.update_moments(self._packed, self._config, low, high, self._collected, self._band)
         # equal keys are only counted
-        self._is_whole = bool(((self._collected[:, 1] <= self._band.shape[1]) & (low < high)).all())
+        self._band_is_complete = bool(((self._collected[:, 1] <= self._band.shape[1]) & (low < high)).all())
 
     def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
-        """Add to ``counts`` (all blocks, bins + 1) how many keys are in each bin."""
+        """Add to `counts` (all blocks, bins + 1) how many keys are in each bin."""
         own = (x[self.blocks] for x in (low, high, shift, counts))
-        if guessed and self._is_whole:
+        if guessed and self._band_is_complete:
             self._library.count_collected(self._collected, self._band, *own)
         else:
-            self._library.count_keys(self._packed, self._settings, *own)
+            self._library.count_keys(self._packed, self._config, *own)
 
     def move(self, keys: Tensor, ties: Tensor) -> None:
-        """Update the entries with a higher key than their block's (blocks,), and the first ``ties`` equal ones."""
-        self._library.move(self._packed, self._settings, keys[self.blocks], ties[self.blocks])
+        """Update the entries with a higher key than their block's in `keys`, and the first `ties` equal ones."""
+        self._library.move(self._packed, self._config, keys[self.blocks], ties[self.blocks])

@@ -1,4 +1,4 @@
-"""How a tensor is cut into blocks, and how many entries of a block move."""
+"""How a tensor is cut into blocks, and how many entries of a block are selected."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ if TYPE_CHECKING:
 
 
 def block_size(param: Tensor, blocks: int) -> int:
-    """Number of entries in each of the ``blocks`` equal pieces of ``param`` along its first dimension.
+    """Return n, the number of entries in each of `blocks` equal pieces of a parameter along its first dimension.
 
     Raises:
-        ValueError: ``blocks`` does not divide the first dimension.
+        ValueError: `blocks` does not divide the first dimension.
     """
+    if blocks == 1:
+        return param.numel()
     first = param.shape[0] if param.dim() else 1
     if first % blocks:
         raise ValueError(
@@ -24,10 +26,10 @@ def block_size(param: Tensor, blocks: int) -> int:
 
 
 def selected_count(fraction: float, n: int) -> int:
-    """How many of the ``n`` entries of a block move: k = max(1, ⌊fraction · n⌋), and 0 of none.
+    """Return k = max(1, ⌊fraction · n⌋), the number of selected entries in a block of `n`; 0 if the block is empty.
 
-    The product is taken of the number that was meant, not of its binary neighbour: 0.29 of 100 is 29 although
-    ``0.29 * 100 == 28.999…``, and 1/3 of 30 is 10. For that, k is the largest integer with ``k / n <= fraction``.
+    The floor is of the number that was meant, not of its binary neighbour: 0.29 of 100 is 29 although
+    `0.29 * 100 == 28.999…`, and 1/3 of 30 is 10. Therefore k is the largest integer with `k / n <= fraction`.
     """
     k = round(fraction * n)
     if n and k / n > fraction:
@@ -36,5 +38,5 @@ def selected_count(fraction: float, n: int) -> int:
 
 
 def as_blocks(tensor: Tensor, blocks: int) -> Tensor:
-    """``tensor`` as (blocks, entries of a block), row-major whatever its strides; a view where there is one."""
+    """Return a tensor as (blocks, n), row-major whatever its strides; a view where one exists."""
     return tensor.reshape(blocks, -1)

@@ -1,111 +1,105 @@
-"""The update rule for one tensor in plain torch: the specification that every other back end must equal."""
+"""Algorithm 1 of the paper for one tensor, in plain torch: the specification that every other back end must equal.
+
+With the parameter θ, its gradient g, and the moments m and v, all of one shape that is cut into B blocks of n entries:
+
+    t ← t + 1
+    m ← β1·m + (1 − β1)·g                     moments, of every entry
+    v ← β2·v + (1 − β2)·g∘g
+    m̂ ← m / (1 − β1^t)                        bias corrections
+    v̂ ← v / (1 − β2^t)
+    FLT_α(m) ← 1 for the k entries of each block with the highest score |m|, else 0;  k = max(1, ⌊α·n⌋)
+    θ ← θ − η·(λ·θ + m̂ / (√v̂ + ε)) ∘ FLT_α(m)
+
+Chen et al., "MoFO: Momentum-Filtered Optimizer for Mitigating Forgetting in LLM Fine-Tuning" (arXiv 2407.20999),
+section 3.2, with the decoupled weight decay λ of AdamW.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
-from mofo.optim.rule.blocks import as_blocks, block_size, selected_count
-from mofo.optim.rule.rounding import is_random, round_at_random, rounding_key, square_root
+from mofo.optim.rule.blocks import as_blocks
+from mofo.optim.rule.rounding import Dither, round_at_random, rounding_key, rounds_at_random, square_root
 from mofo.optim.rule.scores import noise, noise_key, scores, select_top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rule.rounding import Rounding
-    from mofo.optim.rule.scores import Score
-
-Decay = Literal["selected", "all"]
+    from mofo.optim.rule.types import Operands, Rule
 
 
-def update(
-    param: Tensor,  # θ: any floating type, any strides
-    grad: Tensor,  # g: as param
-    exp_avg: Tensor,  # m: shape of param, float32 or float64
-    exp_avg_sq: Tensor,  # v: as exp_avg
-    step: Tensor,  # t: scalar, number of steps before this one
-    seed: int,  # only for score="random" and rounding="stochastic"
-    *,
-    lr: float | Tensor,
-    fraction: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    blocks: int,
-    score: Score,
-    decay: Decay,
-    maximize: bool,
-    rounding: Rounding,
-) -> None:
-    """Algorithm 1 of the paper (section 3.2) with AdamW's decoupled weight decay; works in place.
+def update(operands: Operands, rule: Rule) -> None:
+    """Make one step of one tensor, in place.
 
-    With ``fraction=1`` these are the operations of ``torch.optim.AdamW(fused=True)`` on a CPU, to the bit but for the
-    last entries of a tensor, where torch's rounds otherwise.
+    With `fraction=1` these are the operations of `torch.optim.AdamW(fused=True)` on a CPU, to the bit but for the last
+    entries of a tensor, which torch rounds otherwise.
     """
-    step += 1
-    t = int(step)
-    grad = update_moments(grad, exp_avg, exp_avg_sq, betas=betas, maximize=maximize)
-
-    # Filter: in each block the k entries with the highest score
-    n = block_size(param, blocks)
-    k = selected_count(fraction, n)
-    if k < n:
-        noises = None
-        if score == "random":
-            noises = noise(_indices(param), noise_key(seed, t), exp_avg.dtype)
-        ranking = scores(score, grad, exp_avg, exp_avg_sq, noises)
-        selected = select_top_k(as_blocks(ranking, blocks), k).view(param.shape)
-    else:
-        selected = torch.ones_like(param, dtype=torch.bool)
-
-    randomness = None
-    if is_random(rounding, param):
-        randomness = _indices(param), rounding_key(seed, t)
-    move(
-        param, exp_avg, exp_avg_sq, selected, t, randomness,
-        lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay,
-    )  # fmt: skip
+    operands.step.add_(1)
+    t = int(operands.step)
+    grad = update_moments(operands, rule)
+    selected = select(operands, rule, grad, t)
+    dither = None
+    if rounds_at_random(rule.rounding, operands.param):
+        dither = Dither(_indices(operands.param), rounding_key(operands.seed, t))
+    move(operands, rule, selected, t, dither)
 
 
-def update_moments(
-    grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, betas: tuple[float, float], maximize: bool
-) -> Tensor:
-    """Moments, of every entry: m ← β1·m + (1−β1)·g, v ← β2·v + (1−β2)·g∘g. Returns g as it was used."""
-    beta1, beta2 = betas
-    grad = (-grad if maximize else grad).to(exp_avg.dtype)
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+def update_moments(operands: Operands, rule: Rule) -> Tensor:
+    """Update the moments of every entry: m ← β1·m + (1 − β1)·g and v ← β2·v + (1 − β2)·g∘g.
+
+    Returns:
+        g as it entered them: negated to maximize, in the type of the moments.
+    """
+    beta1, beta2 = rule.betas
+    grad = (-operands.grad if rule.maximize else operands.grad).to(operands.exp_avg.dtype)
+    operands.exp_avg.lerp_(grad, 1 - beta1)
+    operands.exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
     return grad
 
 
-def move(
-    param: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    selected: Tensor,  # bool, shape of param
-    t: int,  # number of this step, from 1
-    randomness: tuple[Tensor, int] | None,  # flat indices in the tensor and the key, to round at random
-    *,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decay: Decay,
-) -> None:
-    """Update of the selected: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), with m̂ = m/(1−β1^t) and v̂ = v/(1−β2^t)."""
-    beta1, beta2 = betas
-    shrink = float(1 - lr * weight_decay)
-    if decay == "all":
+def select(operands: Operands, rule: Rule, grad: Tensor, t: int) -> Tensor:
+    """Return FLT_α, the k entries of each block with the highest score: bool, shape of the parameter.
+
+    Args:
+        operands: with moments that are up to date.
+        rule: of the update.
+        grad: g as it entered the moments.
+        t: number of this step, from 1.
+    """
+    param, _, exp_avg, exp_avg_sq, _, seed = operands
+    n, k = rule.sizes(param)
+    if k == n:
+        return torch.ones_like(param, dtype=torch.bool)
+    noises = noise(_indices(param), noise_key(seed, t), exp_avg.dtype) if rule.score == "random" else None
+    ranking = scores(rule.score, grad, exp_avg, exp_avg_sq, noises)
+    return select_top_k(as_blocks(ranking, rule.blocks), k).view(param.shape)
+
+
+def move(operands: Operands, rule: Rule, selected: Tensor, t: int, dither: Dither | None) -> None:
+    """Update the selected entries: θ ← (1 − η·λ)·θ − η·m̂ / (√v̂ + ε), with m̂ = m/(1 − β1^t) and v̂ = v/(1 − β2^t).
+
+    Args:
+        operands: with moments that are up to date.
+        rule: of the update. With `decay="all"` the factor (1 − η·λ) acts on every entry.
+        selected: bool, shape of the parameter.
+        t: number of this step, from 1.
+        dither: to round new values at random; None rounds them to the nearest.
+    """
+    param, _, exp_avg, exp_avg_sq, *_ = operands
+    beta1, beta2 = rule.betas
+    shrink = float(1 - rule.lr * rule.weight_decay)
+    if rule.decay == "all":
         param.mul_(shrink)
         shrink = 1.0
     old = param.to(exp_avg.dtype)
-    denominator = (square_root(exp_avg_sq) / (1 - beta2**t) ** 0.5).add_(eps)
-    moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(lr / (1 - beta1**t)))
-    new = moved.to(param.dtype) if randomness is None else round_at_random(moved, *randomness)
+    denominator = (square_root(exp_avg_sq) / (1 - beta2**t) ** 0.5).add_(rule.eps)
+    moved = (old * shrink).addcdiv_(exp_avg, denominator, value=-float(rule.lr / (1 - beta1**t)))
+    new = moved.to(param.dtype) if dither is None else round_at_random(moved, dither)
     param.copy_(torch.where(selected, new, param))
 
 
 def _indices(param: Tensor) -> Tensor:
-    """The flat index of each entry; int64, shape of param."""
+    """Return the row-major index of each entry; int64, shape of param."""
     return torch.arange(param.numel(), device=param.device).view(param.shape)

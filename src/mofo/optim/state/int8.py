@@ -1,9 +1,9 @@
 """Moments in 8 bits: how they are kept, and how a step reads and writes them.
 
-They are kept as torchao's ``OptimState8bit``: a code of one byte for each entry and a float32 scale for each
-quantisation block, the dynamic map of Dettmers et al., "8-bit Optimizers via Block-wise Quantization" (arXiv
-2110.02861). A step works on float32 values: :func:`dequantise` reads a moment, :func:`quantise_` writes it. Both also
-take moments that are not quantised, and the ``DTensor`` of a sharded parameter, of which they see the local shard.
+They are kept as torchao's `OptimState8bit`: a code of one byte for each entry and a float32 scale for each quantisation
+block, the dynamic map of Dettmers et al., "8-bit Optimizers via Block-wise Quantization" (arXiv 2110.02861). A step
+works on float32 values: `dequantise` reads a moment, `quantise_` writes it. Both also take moments that are not in
+8 bits, and the `DTensor` of a sharded parameter, of which they see the local shard.
 """
 
 from __future__ import annotations
@@ -22,124 +22,148 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
+    from torchao.optim.subclass_8bit import OptimState8bit
+    from typing_extensions import TypeIs
 
-State = Literal["float32", "int8"]
+    from mofo.optim.rule.types import Operands
 
-LARGEST_BLOCK, SMALLEST_BLOCK = 256, 64  # entries; smaller ones would spend more than half a bit an entry on scales
+StateDtype = Literal["float32", "int8"]
+
+SUBCLASS = "torchao.optim.subclass_8bit"  # module of the class of such moments; before it is imported there are none
+# Entries of a quantisation block; smaller ones would spend more than half a bit an entry on scales.
+LARGEST_BLOCK, SMALLEST_BLOCK = 256, 64
 SMALLEST_TENSOR = 4096  # entries; below it bytes saved are not worth the error, as in torchao and bitsandbytes
 PIECE = {"cpu": 1 << 16}  # entries quantised at a time: on a CPU they stay in the cache,
 PIECE_ELSEWHERE = 1 << 24  # elsewhere each piece costs kernel launches
 
 
 def check_torchao() -> None:
-    """Check that the library is there that keeps moments in 8 bits.
+    """Check that torchao, whose class keeps moments in 8 bits, is installed.
 
     Raises:
         ImportError: it is not.
     """
     try:
-        _moment_class()
+        moment_class()
     except ImportError as error:
-        raise ImportError(f"state='int8' needs torchao ({error}): pip install 'mofo[int8]'") from error
+        raise ImportError(f"state_dtype='int8' needs torchao ({error}): pip install 'mofo[int8]'") from error
 
 
 def quantisation_block(param: Tensor) -> int | None:
-    """Entries in each quantisation block of a moment of ``param``; None if its moments stay float32.
+    """Return the size of the quantisation blocks of a parameter's moments, in entries; None if they stay float32.
 
-    Blocks lie within the rows (the entries of one index of the first dimension): the largest power of two up to 256
-    that divides them. So a shard along the first dimension, as FSDP2 cuts, holds whole blocks, and how many ranks
-    there are changes neither what is quantised nor any value. Tensors of fewer than 4096 entries, and those whose rows
+    Quantisation blocks lie within the rows (the entries of one index of the first dimension): the largest power of two
+    up to 256 that divides them. So a shard along the first dimension, as FSDP2 cuts, holds whole ones, and the number
+    of ranks changes neither what is quantised nor any value. Tensors of fewer than 4096 entries, and those whose rows
     64 does not divide (all vectors, convolutions with small kernels), stay float32.
 
     Raises:
-        NotImplementedError: the parameter is sharded within its rows, and a shard cuts a block.
+        NotImplementedError: the parameter is sharded within its rows, and a shard cuts a quantisation block.
     """
     entries = param.numel()  # of a DTensor: of all shards
     if entries < SMALLEST_TENSOR or param.dim() < 2:
         return None
-    block = math.gcd(entries // param.shape[0], LARGEST_BLOCK)
-    if block < SMALLEST_BLOCK:
+    size = math.gcd(entries // param.shape[0], LARGEST_BLOCK)
+    if size < SMALLEST_BLOCK:
         return None
-    _check_shards_hold_blocks(param, block)
-    return block
+    _check_shards_hold_blocks(param, size)
+    return size
 
 
-def quantised_zeros(param: Tensor, block: int, *, signed: bool) -> Tensor:
-    """A moment of zeros for ``param``, in 8 bits; a ``DTensor`` if the parameter is.
+def int8_zeros(param: Tensor, block_size: int, *, signed: bool) -> Tensor:
+    """Make a moment of zeros in 8 bits for a parameter; a `DTensor` if the parameter is one.
 
     Args:
         param: the parameter.
-        block: :func:`quantisation_block` of it.
-        signed: whether values can be negative: those of the first moment, not of the second.
+        block_size: its `quantisation_block`.
+        signed: whether values can be negative: those of the first moment can, those of the second cannot.
     """
     shard = local(param)
     if shard.numel():
-        zeros = _moment_class().zeros(shard.shape, signed, block, shard.device, dtype=torch.float32)
+        zeros: Tensor = moment_class().zeros(shard.shape, signed, block_size, shard.device, dtype=torch.float32)
     else:
         zeros = torch.zeros_like(shard, dtype=torch.float32)  # a rank without a share of the tensor
     return _sharded_like(param, zeros)
 
 
-def is_quantised(moment: Tensor) -> bool:
-    """Whether a moment is kept in 8 bits; of a ``DTensor``, whether its local shard is."""
-    module = sys.modules.get("torchao.optim.subclass_8bit")  # without it there is no such moment
-    return module is not None and isinstance(local(moment), module.OptimState8bit)
+def is_int8(moment: Tensor) -> bool:
+    """Check whether a moment is kept in 8 bits; of a `DTensor`, whether its local shard is."""
+    return _is_int8(local(moment))
+
+
+def has_int8_moments(param: Tensor, exp_avg: Tensor, state_dtype: StateDtype) -> bool:
+    """Check whether a parameter's moments are kept in 8 bits, with the same answer in all processes.
+
+    In a process that has no entry of a sharded parameter they are empty and float32, so that its shape decides.
+    """
+    if SUBCLASS not in sys.modules:
+        return False
+    if is_dtensor(param) and local(param).numel() == 0:
+        return state_dtype == "int8" and quantisation_block(param) is not None
+    return is_int8(exp_avg)
 
 
 def dequantise(moment: Tensor) -> Tensor:
-    """A moment's values as a plain local tensor: new and float32 if it is quantised, else its own memory."""
+    """Return a moment's values as a plain local tensor: new and float32 if it is in 8 bits, else its own memory."""
     moment = local(moment)
-    if not is_quantised(moment):
+    if not _is_int8(moment):
         return moment
-    state: Any = moment
-    values = torch.empty(state.shape, dtype=torch.float32, device=state.device)
-    flat, codes = values.view(-1), state.codes.view(-1)
-    for piece, scales in _pieces(state):
-        found = state.qmap.index_select(0, codes[piece].int())
-        torch.mul(_blocks(found, state), state.scale[scales, None], out=_blocks(flat[piece], state))
+    values = torch.empty(moment.shape, dtype=torch.float32, device=moment.device)
+    flat, codes = values.view(-1), moment.codes.view(-1)
+    for piece, scales in _pieces(moment):
+        found = moment.qmap.index_select(0, codes[piece].int())
+        torch.mul(_blocks(found, moment), moment.scale[scales, None], out=_blocks(flat[piece], moment))
     return values
 
 
 def quantise_(moment: Tensor, values: Tensor) -> None:
-    """Set a moment to ``values``, which :func:`dequantise` gave and a step has changed; works in place.
+    """Set a moment in place to `values`, which `dequantise` returned and a step has changed.
 
-    The codes and scales are those of torchao's ``moment.copy_(values)``, bit for bit, on a CPU in about a tenth of its
+    The codes and scales are those of torchao's `moment.copy_(values)`, bit for bit, on a CPU in about a tenth of its
     time, and with less temporary memory. A NaN or infinity makes its whole quantisation block NaN.
     """
     moment = local(moment)
-    if not is_quantised(moment):
+    if not _is_int8(moment):
         return  # the values are its own memory
-    state: Any = moment
-    cells, bounds = _tables(state.signed, state.device)
-    flat, codes = values.reshape(-1), state.codes.view(-1)
-    for piece, scales in _pieces(state):
-        part = _blocks(flat[piece], state)
+    cells, bounds = code_tables(moment.signed, moment.device)
+    flat, codes = values.reshape(-1), moment.codes.view(-1)
+    for piece, scales in _pieces(moment):
+        part = _blocks(flat[piece], moment)
         scale = part.abs().amax(1).clip_(min=1e-12)
         part = (part / scale[:, None]).view(-1)
         code = cells.index_select(0, (part.view(torch.int32) >> 16).add_(1 << 15))
         codes[piece] = code.add_(part >= bounds.index_select(0, code.int()))
-        state.scale[scales] = scale
+        moment.scale[scales] = scale
 
 
 @contextlib.contextmanager
-def float32_moments(tensors: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The tuple of tensors of a step with its quantised moments as float32; what they become is quantised again."""
-    param, grad, exp_avg, exp_avg_sq, *rest = tensors
-    m, v = dequantise(exp_avg), dequantise(exp_avg_sq)
-    yield param, grad, m, v, *rest
-    quantise_(exp_avg, m)
-    quantise_(exp_avg_sq, v)
+def float32_moments(operands: Operands) -> Iterator[Operands]:
+    """Widen the moments of a tensor from 8 bits to float32, and at the end narrow what they have become."""
+    m, v = dequantise(operands.exp_avg), dequantise(operands.exp_avg_sq)
+    yield operands._replace(exp_avg=m, exp_avg_sq=v)
+    quantise_(operands.exp_avg, m)
+    quantise_(operands.exp_avg_sq, v)
 
 
-def as_quantised(param: Tensor, saved: Tensor, block: int, *, signed: bool) -> Tensor:
-    """A moment out of a checkpoint as one in 8 bits: the same codes if it was one, else its values are rounded.
+def as_int8(param: Tensor, saved: Tensor, block_size: int, *, signed: bool) -> Tensor:
+    """Return a moment out of a checkpoint in 8 bits: the same codes if it was so, else its values rounded.
+
+    Args:
+        param: the parameter.
+        saved: its moment in the checkpoint.
+        block_size: its `quantisation_block`.
+        signed: whether values can be negative.
 
     Raises:
-        ValueError: it is sharded otherwise than ``param``.
+        ValueError: the saved moment is sharded otherwise than the parameter.
     """
-    moment = quantised_zeros(param, block, signed=signed)
+    moment = int8_zeros(param, block_size, signed=signed)
     target, source = _same_shards(param, moment, saved)
-    if is_quantised(source) and source.block_size == target.block_size and source.signed == target.signed:
+    if (
+        _is_int8(source)
+        and _is_int8(target)
+        and (source.block_size, source.signed) == (target.block_size, target.signed)
+    ):
         target.copy_(source)
     else:
         quantise_(target, dequantise(source).to(target.device, torch.float32))
@@ -147,10 +171,10 @@ def as_quantised(param: Tensor, saved: Tensor, block: int, *, signed: bool) -> T
 
 
 def as_values(param: Tensor, saved: Tensor, dtype: torch.dtype) -> Tensor:
-    """A quantised moment out of a checkpoint as a tensor of ``dtype``; the values are exact.
+    """Return a moment out of a checkpoint in 8 bits as a tensor of `dtype`; the values are exact.
 
     Raises:
-        ValueError: it is sharded otherwise than ``param``.
+        ValueError: the saved moment is sharded otherwise than the parameter.
     """
     moment = torch.zeros_like(param, dtype=dtype)
     target, source = _same_shards(param, moment, saved)
@@ -159,8 +183,8 @@ def as_values(param: Tensor, saved: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @functools.cache
-def _moment_class() -> Any:
-    """Torchao's class, which learns here to be copied: ``copy.deepcopy`` of an optimizer clones its state."""
+def moment_class() -> type[OptimState8bit]:
+    """Return torchao's class, taught to be cloned: `copy.deepcopy` of an optimizer clones its state."""
     from torchao.optim.subclass_8bit import OptimState8bit
 
     @OptimState8bit.implements(torch.ops.aten.clone.default)  # type: ignore[untyped-decorator]
@@ -169,10 +193,17 @@ def _moment_class() -> Any:
         copies = (state.codes.clone(), state.scale.clone(), state.qmap.clone())
         return OptimState8bit(*copies, state.signed, dtype=state.dtype)
 
-    return OptimState8bit
+    moment_class: type[OptimState8bit] = OptimState8bit
+    return moment_class
 
 
-def _sharded_like(param: Any, shard: Tensor) -> Tensor:
+def _is_int8(moment: Tensor) -> TypeIs[OptimState8bit]:
+    module = sys.modules.get(SUBCLASS)
+    return module is not None and isinstance(moment, module.OptimState8bit)
+
+
+def _sharded_like(param: Tensor, shard: Tensor) -> Tensor:
+    """Return a local tensor as the shard of a `DTensor` spread as the parameter is; itself if that is not sharded."""
     if not is_dtensor(param):
         return shard
     from torch.distributed.tensor import DTensor
@@ -184,7 +215,8 @@ def _sharded_like(param: Any, shard: Tensor) -> Tensor:
     return made if made.device == param.device else made.to(param.device)
 
 
-def _same_shards(param: Tensor, moment: Tensor, saved: Tensor) -> tuple[Any, Any]:
+def _same_shards(param: Tensor, moment: Tensor, saved: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the local shards of a new and of a saved moment, and check that they have one shape."""
     target, source = local(moment), local(saved)
     if target.shape != source.shape:
         raise ValueError(
@@ -194,7 +226,7 @@ def _same_shards(param: Tensor, moment: Tensor, saved: Tensor) -> tuple[Any, Any
     return target, source
 
 
-def _check_shards_hold_blocks(param: Any, block: int) -> None:
+def _check_shards_hold_blocks(param: Tensor, block_size: int) -> None:
     if not is_dtensor(param):
         return
     sizes = list(param.shape)
@@ -202,30 +234,31 @@ def _check_shards_hold_blocks(param: Any, block: int) -> None:
         dim: int = getattr(placement, "dim", 0)  # replicas have none
         if dim > 0:
             sizes[dim] = -(-sizes[dim] // param.device_mesh.size(axis))
-            if sizes[dim] * math.prod(sizes[dim + 1 :]) % block:
+            if sizes[dim] * math.prod(sizes[dim + 1 :]) % block_size:
                 raise NotImplementedError(
                     f"the parameter of shape {tuple(param.shape)} is sharded along dimension {dim} into pieces of "
-                    f"{sizes[dim]}, which cut its quantisation blocks of {block} entries: put it into a parameter "
-                    "group with state='float32', or shard it along the first dimension"
+                    f"{sizes[dim]}, which cut its quantisation blocks of {block_size} entries: put it into a parameter "
+                    "group with state_dtype='float32', or shard it along the first dimension"
                 )
 
 
-def _pieces(state: Any) -> Iterator[tuple[slice, slice]]:
-    """Which entries to work on at a time, and which scales are theirs."""
-    entries, block = state.codes.numel(), state.block_size
-    size = PIECE.get(state.device.type, PIECE_ELSEWHERE)
+def _pieces(moment: OptimState8bit) -> Iterator[tuple[slice, slice]]:
+    """Cut the entries of a moment into pieces that are worked on at a time, each with the slice of its scales."""
+    entries, block_size = moment.codes.numel(), moment.block_size
+    size = PIECE.get(moment.device.type, PIECE_ELSEWHERE)
     for start in range(0, entries, size):
         end = min(start + size, entries)
-        yield slice(start, end), slice(start // block, end // block)
+        yield slice(start, end), slice(start // block_size, end // block_size)
 
 
-def _blocks(flat: Tensor, state: Any) -> Tensor:
-    return flat.view(-1, state.block_size)
+def _blocks(flat: Tensor, moment: OptimState8bit) -> Tensor:
+    """Return a flat piece as (quantisation blocks, entries of each)."""
+    return flat.view(-1, moment.block_size)
 
 
 @functools.cache
-def _tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What finds the code of a float32 number y in [−1, 1] without a search.
+def code_tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return two tables that find the code of a float32 number y in [−1, 1] without a search.
 
     Returns:
         The code of the smallest y whose upper 16 bits are given, by these bits as an integer plus 2¹⁵; and for each

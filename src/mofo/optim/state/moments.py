@@ -1,4 +1,4 @@
-"""What the optimizer remembers of a parameter, and how that survives a checkpoint."""
+"""The state of a parameter between steps, and how it survives a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ import torch
 import torch.distributed as dist
 
 from mofo.optim.dtensor import is_dtensor
-from mofo.optim.state.int8 import as_quantised, as_values, is_quantised, quantisation_block, quantised_zeros
+from mofo.optim.state.int8 import as_int8, as_values, int8_zeros, is_int8, quantisation_block
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from mofo.optim.state.int8 import State
+    from mofo.optim.state.int8 import StateDtype
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def moment_dtype(param: Tensor) -> torch.dtype:
-    """Moments are float32 also for half-precision parameters, as in the official code; float64 for float64."""
+    """Return float32 also for half-precision parameters, as in the official code; float64 for float64."""
     return torch.promote_types(param.dtype, torch.float32)
 
 
 def step_on_device(step: Tensor, param: Tensor, on_device: bool) -> Tensor:
-    """The count of steps where it belongs: on the CPU, or with the parameter where the host is not to know of it."""
+    """Move the step counter to the CPU, or to the parameter's device when its kernels count the steps."""
     return step.to(param.device if on_device else "cpu")
 
 
-def new_state(param: Tensor, kind: State) -> dict[str, Any]:
-    """Zero moments under AdamW's keys; the step is a float32 scalar on the CPU, as torch has it."""
+def new_state(param: Tensor, state_dtype: StateDtype) -> dict[str, Any]:
+    """Make zero moments under AdamW's keys, and a step counter: a float32 scalar on the CPU, as torch has it."""
     state: dict[str, Any] = {"step": torch.tensor(0.0, dtype=torch.float32)}
-    block = quantisation_block(param) if kind == "int8" else None
+    block_size = quantisation_block(param) if state_dtype == "int8" else None
     for key in MOMENTS:
-        if block:
-            state[key] = quantised_zeros(param, block, signed=key == "exp_avg")
+        if block_size:
+            state[key] = int8_zeros(param, block_size, signed=key == "exp_avg")
         else:
             state[key] = torch.zeros_like(param, dtype=moment_dtype(param), memory_format=torch.preserve_format)
     return state
 
 
 def new_seed(param: Tensor, position: int) -> int:
-    """A seed for what is random: from torch's seed, which is read but not moved, and the parameter's place.
+    """Derive a parameter's random seed from `torch.initial_seed()` and its position in the optimizer.
 
-    It is a plain integer: torch casts tensors in a state to the type of the parameter. The processes that a parameter
-    is spread over take the least of theirs.
+    torch's generator is not advanced. The seed is a plain integer, because torch casts tensors in a state to the type
+    of the parameter. The processes that a parameter is spread over take the least of theirs.
     """
     seed = (torch.initial_seed() + position) % 2**63
     if not is_dtensor(param):
@@ -57,8 +57,8 @@ def new_seed(param: Tensor, position: int) -> int:
     return int(agreed)
 
 
-def restored_state(param: Tensor, saved: Mapping[str, Any], kind: State) -> dict[str, Any]:
-    """The state of ``param`` out of a checkpoint, moments in the type of ``kind`` and not cast to the parameter's.
+def restored_state(param: Tensor, saved: Mapping[str, Any], state_dtype: StateDtype) -> dict[str, Any]:
+    """Return a parameter's state out of a checkpoint, with moments of `state_dtype` whatever the parameter's type.
 
     Raises:
         ValueError: a moment is missing or of another shape than the parameter.
@@ -67,14 +67,14 @@ def restored_state(param: Tensor, saved: Mapping[str, Any], kind: State) -> dict
     missing = [key for key in ("step", *MOMENTS) if key not in saved]
     if missing:
         raise ValueError(f"the loaded state has no {', '.join(missing)} for a parameter of shape {shape}")
-    block = quantisation_block(param) if kind == "int8" else None
+    block_size = quantisation_block(param) if state_dtype == "int8" else None
     state = {"step": torch.as_tensor(saved["step"], dtype=torch.float32, device="cpu").clone()}
     for key in MOMENTS:
         if saved[key].shape != param.shape:
             raise ValueError(f"the loaded {key} has shape {tuple(saved[key].shape)}, its parameter {shape}")
-        if block:
-            state[key] = as_quantised(param, saved[key], block, signed=key == "exp_avg")
-        elif is_quantised(saved[key]):
+        if block_size:
+            state[key] = as_int8(param, saved[key], block_size, signed=key == "exp_avg")
+        elif is_int8(saved[key]):
             state[key] = as_values(param, saved[key], moment_dtype(param))
         else:
             moment = saved[key].to(device=param.device, dtype=moment_dtype(param))
@@ -83,10 +83,10 @@ def restored_state(param: Tensor, saved: Mapping[str, Any], kind: State) -> dict
 
 
 def sharded_like(moment: Tensor, param: Tensor) -> Tensor:
-    """The moment as a ``DTensor`` that is spread as its parameter is; what it is already, if that is not sharded.
+    """Return a moment as a `DTensor` spread as its parameter is; as it is, if the parameter is not sharded.
 
     Raises:
-        ValueError: it is spread otherwise.
+        ValueError: the moment is spread otherwise.
     """
     if not is_dtensor(param):
         if is_dtensor(moment):
@@ -105,11 +105,11 @@ def sharded_like(moment: Tensor, param: Tensor) -> Tensor:
 
 
 def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter group out of a checkpoint; what an AdamW checkpoint does not say stays as it was constructed.
+    """Return a parameter group out of a checkpoint; options that an AdamW checkpoint lacks stay as constructed.
 
-    How the step is computed (``foreach``, ``fused``, ``capturable``, ``differentiable``, ``on_flat``) and how moments
-    are kept (``state``) is not for a checkpoint to say, so that one of a fused AdamW can be loaded, any of them into 8
-    bits, and none allows an approximation.
+    A checkpoint does not decide how steps are made (`foreach`, `fused`, `capturable`, `differentiable`, `on_flat`) nor
+    how moments are kept (`state_dtype`): one of a fused AdamW can be loaded, any into 8 bits, and none allows an
+    approximation.
 
     Raises:
         ValueError: the checkpoint is of AMSGrad, whose running maximum MoFO does not have.
@@ -117,5 +117,5 @@ def restored_group(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str
     if saved.get("amsgrad"):
         raise ValueError("the loaded state is of AdamW with amsgrad=True, from which MoFO cannot go on")
     computed = ("foreach", "fused", "capturable", "differentiable", "on_flat")
-    dropped = ("amsgrad", "decoupled_weight_decay", "state", *computed)
+    dropped = ("amsgrad", "decoupled_weight_decay", "state_dtype", *computed)
     return {**own, **{key: value for key, value in saved.items() if key not in dropped}}

@@ -1,7 +1,7 @@
-"""The fast back end for CPU tensors: a library in C++, which takes all tensors of a step in one call.
+"""The native library for CPU tensors: found, loaded and called through `ctypes`.
 
-The library has a plain C interface and is called through ``ctypes``: it knows neither Python's nor torch's own C++
-interfaces, so that one build serves every version of both.
+It has a plain C interface (`step.h`) and knows neither Python's nor torch's own C++ interfaces, so that one build
+serves every version of both.
 """
 
 from __future__ import annotations
@@ -11,48 +11,47 @@ import functools
 import os
 import struct
 import sys
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
 from mofo.optim.kernels import cpu
-from mofo.optim.rule.blocks import block_size, selected_count
-from mofo.optim.rule.rounding import is_random, rounding_key
-from mofo.optim.rule.scores import Score, noise_key
+from mofo.optim.kernels.memory import holds_its_data, may_overlap_itself
+from mofo.optim.rule.rounding import rounding_key, rounds_at_random
+from mofo.optim.rule.scores import SCORES, noise_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rule.rounding import Rounding
-    from mofo.optim.rule.update import Decay
+    from mofo.optim.rule.types import Operands, Rule
 
 LIBRARY = {"win32": "mofo_cpu.dll", "darwin": "libmofo_cpu.dylib"}.get(sys.platform, "libmofo_cpu.so")
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")  # the best first; NEON is the baseline of its processors
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # enum Dtype of kernel.h
-SCORES = {score: number for number, score in enumerate(get_args(Score))}  # enum Score
+MOMENT_DTYPES = (torch.float32,)
+STRIDED = torch.strided
+SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}  # enum Score of kernel.h
 MAX_DIMS = 64
-PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 TENSOR = struct.Struct("=16Q7d")  # struct Tensor of kernel.h
-SETTINGS = struct.Struct("=8Q1d")  # struct Settings of step.h
+CONFIG = struct.Struct("=8Q1d")  # struct Config of step.h
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a step is computed. None of it changes a result; the defaults are the fastest, the tests try others."""
+class NativeConfig:
+    """How the library makes a step. Nothing here changes a result; the defaults are the fastest, tests try others."""
 
-    threads: int | None = None  # None: as many as torch
-    instruction_set: str | None = None  # None: the best there is
-    own_threads: bool = False  # not those of torch's OpenMP
-    small: int = 1 << 12  # blocks of at most so many entries are not sampled
-    sample_rate: int = 32  # one cache line in so many is sampled,
-    max_lines: int = 1 << 13  # but no more than these
-    band_share: int = 16  # one entry in so many fits into the memory for those inside the bracket
-    journal_share: int = 12  # of the bytes of the largest block, one in so many is memory for journals
+    threads: int | None = None  # None: torch's number
+    instruction_set: str | None = None  # None: the best that the processor has
+    own_threads: bool = False  # instead of those of torch's OpenMP
+    small: int = 1 << 12  # blocks of at most this many entries are not sampled
+    sample_rate: int = 32  # of a larger block one cache line in every `sample_rate` is sampled
+    max_lines: int = 1 << 13  # at most this many lines of a block are sampled
+    band_share: int = 16  # the keys inside the bracket have memory for a block's entries divided by `band_share`
+    journal_share: int = 12  # journals have memory for the bytes of the largest block divided by `journal_share`
     spread: float = 2.0  # half-width of the bracket around the sampled threshold, in standard deviations
 
 
@@ -60,7 +59,7 @@ class Library:
     """The loaded library.
 
     Raises:
-        OSError: it is not there, or is built from other sources than this file.
+        OSError: the file is missing, or was built from other sources than this one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +67,7 @@ class Library:
         self._library = ctypes.CDLL(str(path))
         self._library.mofo_cpu_kernel.restype = ctypes.c_void_p
         self._library.mofo_cpu_sizes.restype = ctypes.c_int64
-        if self._library.mofo_cpu_sizes() != TENSOR.size << 32 | SETTINGS.size:
+        if self._library.mofo_cpu_sizes() != TENSOR.size << 32 | CONFIG.size:
             raise OSError(f"{path} was built from other sources than {__file__}: install mofo again")
         found = {name: self._library.mofo_cpu_kernel(name.encode()) for name in INSTRUCTION_SETS}
         self.kernels: dict[str, int] = {name: kernel for name, kernel in found.items() if kernel}
@@ -76,20 +75,20 @@ class Library:
 
     @property
     def instruction_set(self) -> str:
-        """The best one that this processor has."""
+        """The best instruction set that this processor has."""
         return next(iter(self.kernels))
 
     def __str__(self) -> str:
         return f"native ({self.instruction_set}, on {'torch' if self.openmp else 'its own'}'s threads)"
 
-    def step(self, tensors: list[bytes], settings: Settings) -> None:
-        """One step of the tensors that ``NativeStep`` has packed.
+    def step(self, tensors: list[bytes], config: NativeConfig) -> None:
+        """Make one step of tensors that `pack` has packed.
 
         Raises:
             RuntimeError: tensors may overlap in memory; nothing was written.
             MemoryError: there is no scratch memory; nothing was written.
         """
-        error = self._library.mofo_cpu_step(b"".join(tensors), ctypes.c_int64(len(tensors)), self._pack(settings))
+        error = self._library.mofo_cpu_step(b"".join(tensors), ctypes.c_int64(len(tensors)), self._pack(config))
         if error == 1:
             raise RuntimeError(
                 "parameters, gradients or moments overlap in memory, or lie in between each other: clone() them before "
@@ -99,184 +98,129 @@ class Library:
             raise MemoryError("no scratch memory for the step; nothing was changed")
 
     def update_moments(
-        self, tensor: bytes, settings: Settings, low: Tensor, high: Tensor, counts: Tensor, band: Tensor
+        self, tensor: bytes, config: NativeConfig, low: Tensor, high: Tensor, counts: Tensor, band: Tensor
     ) -> None:
-        """The first phase of a step for a tensor that is sharded: the moments of all entries.
+        """Update the moments of all entries of a shard, and collect keys: phase 1 of a sharded step.
 
         Args:
-            tensor: of :func:`pack`.
-            settings: how it is computed.
-            low: (blocks,), int64, as high: from which key to which the keys of a block are collected.
-            high: (blocks,).
-            counts: (blocks, 2), int64, set to the number of keys above, and of those from low to high.
-            band: (blocks, capacity), int32, set to the latter as far as they fit.
+            tensor: packed by `pack`.
+            config: how it is computed.
+            low: (blocks,) int64: the lowest key of each block to be collected.
+            high: (blocks,) int64: the highest.
+            counts: (blocks, 2) int64, set to the number of keys above `high`, and of those from `low` to `high`.
+            band: (blocks, capacity) int32, set to the latter while there is room.
         """
         arrays = map(_address, (low, high, counts, band))
-        self._library.mofo_cpu_moments(tensor, self._pack(settings), *arrays, ctypes.c_int64(band.shape[1]))
+        self._library.mofo_cpu_moments(tensor, self._pack(config), *arrays, ctypes.c_int64(band.shape[1]))
 
     def count_keys(
-        self, tensor: bytes, settings: Settings, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
+        self, tensor: bytes, config: NativeConfig, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
     ) -> None:
-        """The second: count the keys, as `count_bins` in distributed/shard.py does; all arguments contiguous int64.
+        """Count the keys of a shard per bin: phase 2 of a sharded step, as `count_bins` in distributed/shard.py.
+
+        All tensors are contiguous int64.
 
         Raises:
             MemoryError: there is no scratch memory.
         """
         bins = ctypes.c_int64(counts.shape[1] - 1)
         arrays = map(_address, (low, high, shift, counts))
-        if self._library.mofo_cpu_count(tensor, self._pack(settings), *arrays, bins):
+        if self._library.mofo_cpu_count(tensor, self._pack(config), *arrays, bins):
             raise MemoryError("no scratch memory for the step")
 
     def count_collected(
         self, collected: Tensor, band: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
     ) -> None:
-        """The same of the keys that :meth:`update_moments` has collected, all of which must fit into the band."""
+        """Count as `count_keys`, among the keys that `update_moments` collected, all of which must fit into the band.
+
+        `collected` is what `update_moments` set `counts` to.
+        """
         blocks, capacity, bins = (ctypes.c_int64(x) for x in (*band.shape, counts.shape[1] - 1))
         limits = map(_address, (low, high, shift, counts))
         self._library.mofo_cpu_count_collected(blocks, _address(collected), _address(band), capacity, *limits, bins)
 
-    def move(self, tensor: bytes, settings: Settings, keys: Tensor, ties: Tensor) -> None:
-        """The last: update the entries with a higher key than ``keys`` (blocks,), and the first ``ties`` equal ones.
+    def move(self, tensor: bytes, config: NativeConfig, keys: Tensor, ties: Tensor) -> None:
+        """Update the selected entries of a shard: phase 3 of a sharded step.
 
-        Both are contiguous int64.
+        Those with a higher key than `keys` (blocks,) are selected, and the first `ties` (blocks,) equal ones; both are
+        contiguous int64.
 
         Raises:
             MemoryError: there is no scratch memory.
         """
-        if self._library.mofo_cpu_move(tensor, self._pack(settings), _address(keys), _address(ties)):
+        if self._library.mofo_cpu_move(tensor, self._pack(config), _address(keys), _address(ties)):
             raise MemoryError("no scratch memory for the step")
 
-    def _pack(self, settings: Settings) -> bytes:
-        return SETTINGS.pack(
-            settings.threads or torch.get_num_threads(),
-            0 if settings.own_threads else self.openmp,
-            self.kernels[settings.instruction_set or self.instruction_set],
-            settings.small,
-            settings.sample_rate,
-            settings.max_lines,
-            settings.band_share,
-            settings.journal_share,
-            settings.spread,
+    def _pack(self, config: NativeConfig) -> bytes:
+        return CONFIG.pack(
+            config.threads or torch.get_num_threads(),
+            0 if config.own_threads else self.openmp,
+            self.kernels[config.instruction_set or self.instruction_set],
+            config.small,
+            config.sample_rate,
+            config.max_lines,
+            config.band_share,
+            config.journal_share,
+            config.spread,
         )
 
 
-def pack(
-    param: Tensor,  # float32, bfloat16 or float16, any strides
-    grad: Tensor,  # of these types, shape of param
-    exp_avg: Tensor,  # shape of param, float32
-    exp_avg_sq: Tensor,  # as exp_avg
-    t: int,  # number of this step, from 1
-    seed: int,
-    layout: int = 0,  # address of sizes and strides of tensors that are not contiguous
-    *,
-    lr: float | Tensor,
-    fraction: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    blocks: int,
-    score: Score,
-    decay: Decay,
-    maximize: bool,
-    rounding: Rounding,
-) -> bytes:
-    """A tensor of a step as the library reads it, from the arguments of :func:`mofo.optim.rule.update.update`."""
-    beta1, beta2 = betas
-    n = block_size(param, blocks)
+def pack(operands: Operands, rule: Rule, strides: int = 0) -> bytes:
+    """Pack a tensor of a step as the library reads it: the update of `operands` by `rule`.
+
+    `strides` is the address of the sizes and strides of tensors that are not contiguous, as kernel.h has them.
+    """
+    param, grad, exp_avg, exp_avg_sq, step, seed = operands
+    t = int(step) + 1
+    beta1, beta2 = rule.betas
+    n, k = rule.sizes(param)
+    at_random = rounds_at_random(rule.rounding, param)
     return TENSOR.pack(
         param.data_ptr(),
         grad.data_ptr(),
         exp_avg.data_ptr(),
         exp_avg_sq.data_ptr(),
-        layout,
+        strides,
         DTYPES[param.dtype],
         DTYPES[grad.dtype],
-        blocks,
+        rule.blocks,
         n,
-        selected_count(fraction, n),
-        SCORES[score],
-        noise_key(seed, t) if score == "random" else 0,
-        is_random(rounding, param),
-        rounding_key(seed, t) if is_random(rounding, param) else 0,
-        maximize,
-        decay == "all",
+        k,
+        SCORE_NUMBERS[rule.score],
+        noise_key(seed, t) if rule.score == "random" else 0,
+        at_random,
+        rounding_key(seed, t) if at_random else 0,
+        rule.maximize,
+        rule.decay == "all",
         1 - beta1,
         beta2,
         1 - beta2,
         (1 - beta2**t) ** 0.5,
-        eps,
-        float(1 - lr * weight_decay),
-        float(lr / (1 - beta1**t)),
+        rule.eps,
+        float(1 - rule.lr * rule.weight_decay),
+        float(rule.lr / (1 - beta1**t)),
     )
 
 
-class NativeStep:
-    """The tensors of one step, of all groups."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._settings = settings or Settings()
-        self._tensors: list[bytes] = []
-        self._layouts: list[array[int]] = []  # kept until the call
-        self._steps: list[Tensor] = []
-
-    def add(
-        self,
-        param: Tensor,
-        grad: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        step: Tensor,
-        seed: int,
-        **method: Any,
-    ) -> None:
-        """Take the arguments of :func:`mofo.optim.rule.update.update`, for tensors that :func:`serves`."""
-        operands = (param, grad, exp_avg, exp_avg_sq)
-        contiguous = (
-            param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
-        )
-        self._steps.append(step)
-        self._tensors.append(
-            pack(*operands, int(step) + 1, seed, 0 if contiguous else self._layout(operands), **method)
-        )
-
-    def run(self) -> None:
-        """Update the tensors that were added.
-
-        Raises:
-            RuntimeError, MemoryError: as :meth:`Library.step`; nothing was written then.
-        """
-        if not self._tensors:
-            return
-        library = load()
-        assert isinstance(library, Library)
-        library.step(self._tensors, self._settings)
-        torch._foreach_add_(self._steps, 1)
-
-    def _layout(self, operands: tuple[Tensor, ...]) -> int:
-        shape = operands[0].shape
-        strides = [stride for operand in operands for stride in operand.stride()]
-        self._layouts.append(array("q", [len(shape), *shape, *strides]))
-        return self._layouts[-1].buffer_info()[0]
-
-
-def serves(*operands: Tensor) -> bool:
-    """Whether the library can update a parameter, alone or with its gradient and moments."""
-    shape = operands[0].shape
-    for position, operand in enumerate(operands):
-        if not operand.is_cpu or operand.dtype not in DTYPES or operand.layout is not torch.strided:
+def can_update(*tensors: Tensor) -> bool:
+    """Check whether the library can update a parameter, given alone or with its gradient and moments."""
+    shape = tensors[0].shape
+    for position, tensor in enumerate(tensors):
+        if not tensor.is_cpu or tensor.dtype not in (DTYPES if position < 2 else MOMENT_DTYPES):
             return False
-        if position >= 2 and operand.dtype is not torch.float32:
+        if tensor.layout is not STRIDED or tensor.shape != shape or tensor.is_neg() or not holds_its_data(tensor):
             return False
-        if operand.shape != shape or operand.is_neg() or not holds_its_data(operand):
-            return False
-        if not operand.is_contiguous() and (len(shape) > MAX_DIMS or (position != 1 and _may_overlap_itself(operand))):
+        if not tensor.is_contiguous() and (len(shape) > MAX_DIMS or (position != 1 and may_overlap_itself(tensor))):
             return False
     return True
 
 
 @functools.cache
 def load() -> Library | str:
-    """The library; or why there is none. ``MOFO_CPU_LIBRARY`` is the path of another build of it."""
+    """Return the loaded library, or the reason it is unavailable.
+
+    `MOFO_CPU_LIBRARY` in the environment is the path of another build of it.
+    """
     # In an editable install the package has two folders: one with the sources, one with what was built.
     candidates = [Path(folder, LIBRARY) for folder in cpu.__path__]
     if "MOFO_CPU_LIBRARY" in os.environ:
@@ -295,7 +239,7 @@ def _address(tensor: Tensor) -> ctypes.c_void_p:
 
 
 def _find_openmp() -> int:
-    """Address of the entry point of the OpenMP runtime that torch has loaded, or 0."""
+    """Return the address of the entry point of the OpenMP runtime that torch has loaded, or 0."""
     candidates: list[str | None] = [None] if os.name == "posix" else []
     candidates += map(str, Path(torch.__file__).parent.glob("lib/libomp.dylib"))
     for path in candidates:
@@ -305,19 +249,3 @@ def _find_openmp() -> int:
             continue
         return ctypes.cast(entry, ctypes.c_void_p).value or 0
     return 0
-
-
-def holds_its_data(tensor: Tensor) -> bool:
-    """Whether its entries are in its memory, and not those of tensors that a subclass wraps."""
-    kind = type(tensor)
-    return kind in PLAIN or kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-
-
-def _may_overlap_itself(tensor: Tensor) -> bool:
-    """Whether two entries may lie in one place; never of a tensor that is a permuted or sliced contiguous one."""
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride <= reach:
-            return True
-        reach += stride * (size - 1)
-    return False

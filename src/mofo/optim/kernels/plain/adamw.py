@@ -1,31 +1,52 @@
-"""The step with ``fraction=1``, where every entry moves: AdamW."""
+"""The step with `fraction=1`, where every entry moves: torch's own AdamW."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.optim.adamw import adamw
 
+from mofo.optim.kernels.dispatch import check_fused
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from mofo.optim.kernels import Execution
+    from mofo.optim.rule.types import Operands, Rule
 
 
-def is_whole(group: Mapping[str, Any], tensors: tuple[Any, ...]) -> bool:
-    """Whether torch's AdamW can make this step: all entries move, and the moments are of the parameter's type."""
-    param, _, exp_avg, *_ = tensors
-    return bool(group["fraction"] == 1 and param.dtype == exp_avg.dtype)
+class AdamWStep:
+    """The tensors of one step of which every entry moves, so that the results are those of AdamW to the bit."""
+
+    unscales = False
+
+    def __init__(self) -> None:
+        self._batches: dict[tuple[Rule, Execution], list[Operands]] = {}
+
+    def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
+        """Check that every entry moves, and that the moments are of the parameter's type, as torch has them.
+
+        Raises:
+            RuntimeError: `fused=True` cannot serve.
+        """
+        if rule.fraction != 1 or operands.param.dtype != operands.exp_avg.dtype:
+            return False
+        if execution.fused:
+            check_fused(*operands[:4])
+        return True
+
+    def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
+        """Take a tensor; those of one rule are updated together."""
+        self._batches.setdefault((rule, execution), []).append(operands)
+
+    def run(self) -> None:
+        """Update the tensors that were added."""
+        for (rule, execution), batch in self._batches.items():
+            _adamw(batch, rule, execution)
 
 
-def update_whole(
-    tensors: list[tuple[Any, ...]], foreach: bool | None, fused: bool | None, capturable: bool, **options: Any
-) -> None:
-    """Leave the tuples of tensors to torch's own step, so that the results are those of AdamW to the bit.
-
-    The moments must be of the type of the parameters.
-    """
-    params, grads, exp_avgs, exp_avg_sqs, steps, _ = map(list, zip(*tensors, strict=True))
-    by_tensor = isinstance(options["lr"], torch.Tensor)  # for which torch has no multi-tensor step
+def _adamw(batch: list[Operands], rule: Rule, execution: Execution) -> None:
+    params, grads, exp_avgs, exp_avg_sqs, steps, _ = map(list, zip(*batch, strict=True))
+    by_tensor = isinstance(rule.lr, torch.Tensor)  # for which torch has no multi-tensor step
     adamw(
         params,
         grads,
@@ -33,14 +54,14 @@ def update_whole(
         exp_avg_sqs,
         [],
         steps,
-        foreach=foreach is not False and not fused and not by_tensor,
-        fused=bool(fused),
-        capturable=capturable,
+        foreach=execution.foreach is not False and not execution.fused and not by_tensor,
+        fused=bool(execution.fused),
+        capturable=execution.capturable,
         amsgrad=False,
-        beta1=options["betas"][0],
-        beta2=options["betas"][1],
-        lr=options["lr"],
-        weight_decay=options["weight_decay"],
-        eps=options["eps"],
-        maximize=options["maximize"],
+        beta1=rule.betas[0],
+        beta2=rule.betas[1],
+        lr=rule.lr,
+        weight_decay=rule.weight_decay,
+        eps=rule.eps,
+        maximize=rule.maximize,
     )

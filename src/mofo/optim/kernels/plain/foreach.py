@@ -1,128 +1,156 @@
-"""The fast path in plain torch: the results of ``update.py`` for many tensors, in less time and memory.
+"""The fast path in plain torch, for every device: the results of the specification in less time and memory.
 
-The moments are updated as there. The rest is done in pieces that stay in the cache, in scratch memory that the tensors
-share.
+Moments are updated as there. The rest of a large block is done in pieces that stay in the cache, in scratch memory that
+all tensors of a step share.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from mofo.optim.kernels.plain.threshold import CHUNK, INTEGER, chunks, find_threshold
-from mofo.optim.rule.blocks import block_size, selected_count
-from mofo.optim.rule.rounding import is_random, round_at_random, rounding_key, square_root
+from mofo.optim.rule.rounding import Dither, round_at_random, rounding_key, rounds_at_random, square_root
 from mofo.optim.rule.scores import noise, noise_key, scores
-from mofo.optim.rule.update import update
+from mofo.optim.rule.update import update, update_moments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rule.rounding import Rounding
-    from mofo.optim.rule.scores import Score
-    from mofo.optim.rule.update import Decay
+    from mofo.optim.kernels import Execution
+    from mofo.optim.rule.types import Operands, Rule
 
-SMALL = 4096  # entries of a block, below which the plain update costs no more
-
-
-def multi_tensor_update(tensors: list[tuple[Any, ...]], **options: Any) -> None:
-    """:func:`mofo.optim.rule.update.update` of each of the tuples of tensors, bit for bit; works in place."""
-    scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-    for operands in tensors:
-        param, _, exp_avg, exp_avg_sq, *_ = operands
-        n = block_size(param, options["blocks"])
-        k = selected_count(options["fraction"], n)
-        in_order = all(tensor.is_contiguous() for tensor in (param, exp_avg, exp_avg_sq))
-        if k < n and n >= SMALL and in_order:
-            kind = (param.device, exp_avg.dtype)
-            if kind not in scratch:
-                scratch[kind] = torch.empty((3, CHUNK), dtype=exp_avg.dtype, device=param.device)
-            _update(*operands, n=n, k=k, scratch=scratch[kind], **options)
-        else:
-            update(*operands, **options)
+SMALL = 4096  # entries of a block, below which the specification costs no more
 
 
-def _update(
-    param: Tensor,  # θ: any floating type, contiguous
-    grad: Tensor,  # g: as param, any strides
-    exp_avg: Tensor,  # m: shape of param, float32 or float64, contiguous
-    exp_avg_sq: Tensor,  # v: as exp_avg
-    step: Tensor,  # t: scalar, number of steps before this one
-    seed: int,  # only for score="random" and rounding="stochastic"
-    *,
-    n: int,  # entries of a block
-    k: int,  # how many of them move
-    scratch: Tensor,  # (3, CHUNK), type of exp_avg
-    lr: float | Tensor,
-    fraction: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    blocks: int,
-    score: Score,
-    decay: Decay,
-    maximize: bool,
-    rounding: Rounding,
-) -> None:
-    beta1, beta2 = betas
-    step += 1
-    t = step.item()
-    grad = (-grad if maximize else grad).to(exp_avg.dtype)
+class ForeachStep:
+    """The tensors of one step that the fast path in plain torch updates."""
 
-    # Moments, of every entry
-    exp_avg.lerp_(grad, 1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    unscales = False
 
-    key = noise_key(seed, int(t)) if score == "random" else 0
-    shrink = float(1 - lr * weight_decay)
-    correction = (1 - beta2**t) ** 0.5
-    step_size = float(lr / (1 - beta1**t))
-    if decay == "all":
-        param.mul_(shrink)
-        shrink = 1.0
-    tensors = [tensor.reshape(blocks, n) for tensor in (param, grad, exp_avg, exp_avg_sq)]
-    for block, (theta, g, m, v) in enumerate(zip(*tensors, strict=True)):
+    def __init__(self) -> None:
+        self._added: list[tuple[Operands, Rule]] = []
+        self._scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-        def keys(piece: slice, first: int = block * n, g: Tensor = g, m: Tensor = m, v: Tensor = v) -> Tensor:
-            part = m[piece]
-            out = scratch[0, : part.numel()]
-            if score == "momentum":
-                torch.abs(part, out=out)  # a NaN keeps the highest rank by itself
+    def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
+        """Check that the group does not forbid it with `foreach=False`."""
+        return execution.foreach is not False
+
+    def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
+        """Take a tensor."""
+        self._added.append((operands, rule))
+
+    def run(self) -> None:
+        """Update the tensors that were added."""
+        for operands, rule in self._added:
+            if _has_large_blocks(operands, rule):
+                _update_large_blocks(operands, rule, self._scratch_for(operands.exp_avg))
             else:
-                noises = None
-                if score == "random":
-                    noises = noise(_indices(piece, first, part.device), key, part.dtype)
-                out.copy_(scores(score, g[piece], part, v[piece], noises))
-            return out.view(INTEGER[out.itemsize])
+                update(operands, rule)
 
-        # Filter: the k entries with the highest score
-        threshold = find_threshold(keys, n, k)
+    def _scratch_for(self, moment: Tensor) -> Tensor:
+        key = moment.device, moment.dtype
+        if key not in self._scratch:
+            self._scratch[key] = moment.new_empty((3, CHUNK))
+        return self._scratch[key]
 
-        # Update of the selected
+
+def _has_large_blocks(operands: Operands, rule: Rule) -> bool:
+    n, k = rule.sizes(operands.param)
+    in_order = (operands.param, operands.exp_avg, operands.exp_avg_sq)
+    return k < n and n >= SMALL and all(tensor.is_contiguous() for tensor in in_order)
+
+
+def _update_large_blocks(operands: Operands, rule: Rule, scratch: Tensor) -> None:
+    """Update a tensor with large blocks, contiguous but for its gradient; `scratch` is (3, CHUNK), as its moments."""
+    operands.step.add_(1)
+    numbers = _Numbers(operands, rule)
+    grad = update_moments(operands, rule)
+    if rule.decay == "all":
+        operands.param.mul_(numbers.shrink_all)
+    tensors = (operands.param, grad, operands.exp_avg, operands.exp_avg_sq)
+    rows = zip(*(tensor.reshape(rule.blocks, numbers.n) for tensor in tensors), strict=True)
+    for block, (param, g, m, v) in enumerate(rows):
+        _Block(param, g, m, v, block * numbers.n, numbers, scratch).update()
+
+
+class _Numbers:
+    """What the blocks of a tensor have in common in a step."""
+
+    def __init__(self, operands: Operands, rule: Rule) -> None:
+        t = int(operands.step)
+        beta1, beta2 = rule.betas
+        self.n, self.k = rule.sizes(operands.param)
+        self.score = rule.score
+        self.noise_key = noise_key(operands.seed, t)
+        self.rounding_key = rounding_key(operands.seed, t)
+        self.rounds_at_random = rounds_at_random(rule.rounding, operands.param)
+        self.shrink_all = float(1 - rule.lr * rule.weight_decay)
+        self.shrink = 1.0 if rule.decay == "all" else self.shrink_all  # of the selected
+        self.correction = (1 - beta2**t) ** 0.5
+        self.eps = rule.eps
+        self.step_size = float(rule.lr / (1 - beta1**t))
+
+
+@dataclass
+class _Block:
+    """A block whose moments are up to date."""
+
+    param: Tensor  # (n,)
+    grad: Tensor  # (n,), as it entered the moments
+    exp_avg: Tensor  # (n,)
+    exp_avg_sq: Tensor  # (n,)
+    first: int  # row-major index in the tensor of its first entry
+    numbers: _Numbers
+    scratch: Tensor  # (3, CHUNK), of the type of the moments
+
+    def update(self) -> None:
+        """Update the k entries with the highest score."""
+        n, k = self.numbers.n, self.numbers.k
+        threshold = find_threshold(self._keys, n, k)
         for piece in chunks(n):
-            selected = threshold.mark_(keys(piece), piece.start)
-            old = theta[piece]
-            denominator, moved = scratch[1:, : old.numel()]
-            square_root(v[piece], out=denominator).div_(correction).add_(eps)
-            decayed = old
-            if shrink != 1 or old.dtype != moved.dtype:
-                decayed = moved.copy_(old).mul_(shrink)
-            torch.addcdiv(decayed, m[piece], denominator, value=-step_size, out=moved)
-            if is_random(rounding, param):
-                index = _indices(piece, block * n, moved.device)
-                new = round_at_random(moved, index, rounding_key(seed, int(t)))
-            else:
-                new = moved.to(old.dtype)
-            _write(old, new, selected)
+            self._move(piece, threshold.mark_(self._keys(piece), piece.start))
 
+    def _keys(self, piece: slice) -> Tensor:
+        """Return the scores of a piece as integers of the same order, in scratch memory."""
+        exp_avg = self.exp_avg[piece]
+        out = self.scratch[0, : exp_avg.numel()]
+        score = self.numbers.score
+        if score == "momentum":
+            torch.abs(exp_avg, out=out)  # a NaN keeps the highest rank by itself
+        else:
+            noises = None
+            if score == "random":
+                noises = noise(self._indices(piece), self.numbers.noise_key, exp_avg.dtype)
+            out.copy_(scores(score, self.grad[piece], exp_avg, self.exp_avg_sq[piece], noises))
+        return out.view(INTEGER[out.itemsize])
 
-def _indices(piece: slice, first: int, device: torch.device) -> Tensor:
-    return torch.arange(first + piece.start, first + piece.stop, piece.step or 1, device=device)
+    def _move(self, piece: slice, selected: Tensor) -> None:
+        """Update the entries of a piece where `selected` is −1."""
+        numbers = self.numbers
+        old = self.param[piece]
+        denominator, moved = self.scratch[1:, : old.numel()]
+        square_root(self.exp_avg_sq[piece], out=denominator).div_(numbers.correction).add_(numbers.eps)
+        decayed = old
+        if numbers.shrink != 1 or old.dtype != moved.dtype:
+            decayed = moved.copy_(old).mul_(numbers.shrink)
+        torch.addcdiv(decayed, self.exp_avg[piece], denominator, value=-numbers.step_size, out=moved)
+        if numbers.rounds_at_random:
+            new = round_at_random(moved, Dither(self._indices(piece), numbers.rounding_key))
+        else:
+            new = moved.to(old.dtype)
+        _write(old, new, selected)
+
+    def _indices(self, piece: slice) -> Tensor:
+        """Return the row-major index in the tensor of the entries of a piece."""
+        start, stop, stride = piece.indices(self.numbers.n)
+        return torch.arange(self.first + start, self.first + stop, stride, device=self.param.device)
 
 
 def _write(old: Tensor, new: Tensor, selected: Tensor) -> None:
-    """Set old to new where ``selected`` is −1; where it is 0 every bit stays. On a CPU faster than ``torch.where``."""
+    """Set old to new where `selected` is −1; where it is 0 every bit stays. On a CPU faster than `torch.where`."""
     integer = INTEGER[old.itemsize]
     bits = old.view(integer)
     bits.bitwise_xor_(new.view(integer).bitwise_xor_(bits).bitwise_and_(selected.to(integer)))

@@ -26,10 +26,10 @@ class Threshold(NamedTuple):
     """Which entries of a block are selected."""
 
     key: int  # those with a greater key,
-    last: int  # and of those with this very key the ones up to this flat index
+    last: int  # and of those with this very key the ones up to this position in the block
 
     def mark_(self, keys: Tensor, start: int) -> Tensor:
-        """Overwrite the keys of the entries from flat index ``start`` on with −1 (selected) and 0 (others)."""
+        """Overwrite the keys of the entries from position `start` on with −1 (selected) and 0 (others)."""
         ties = min(max(self.last + 1 - start, 0), keys.numel())
         keys[:ties].ge_(self.key)
         keys[ties:].gt_(self.key)
@@ -37,7 +37,7 @@ class Threshold(NamedTuple):
 
 
 def chunks(n: int) -> Iterator[slice]:
-    """Cut the flat indices 0 … n−1 into slices of at most ``CHUNK``."""
+    """Cut the positions 0 … n−1 into slices of at most `CHUNK`."""
     for start in range(0, n, CHUNK):
         yield slice(start, min(start + CHUNK, n))
 
@@ -45,19 +45,19 @@ def chunks(n: int) -> Iterator[slice]:
 def find_threshold(keys: Callable[[slice], Tensor], n: int, k: int) -> Threshold:
     """Find what separates the k highest keys, of equal ones the first, and all infinite and NaN ones from the rest.
 
-    A sample tells between which two keys the k-th highest probably lies. One pass over the block counts the keys above
-    this bracket and collects those inside, among which the k-th highest is found. If the sample misled, the counts show
-    it and a wider bracket is tried.
+    A sample brackets the k-th highest key. One pass over the block counts the keys above the bracket and collects those
+    inside, among which the k-th highest is found. If the sample misled, the counts show it and a wider bracket is
+    tried.
 
     Args:
-        keys: gives the keys (1-D, non-negative integers) of a slice of flat indices, in memory that the next call
-            may overwrite.
+        keys: returns the keys (1-D, non-negative integers) of a slice of positions, in memory that the next call may
+            overwrite.
         n: number of entries of the block.
         k: how many are selected, 1 <= k <= n.
     """
-    spread = 3.0  # standard deviations of the quantile of a sample
+    spread = 3.0
     while True:
-        low, high = _bracket(keys, n, k, spread)
+        low, high = guess_bracket(keys, n, k, spread)
         above, inside, band = _scan(keys, n, low, high)
         rank = k - above  # of the k-th highest key among those inside the bracket
         if 1 <= rank <= inside:
@@ -75,8 +75,11 @@ def find_threshold(keys: Callable[[slice], Tensor], n: int, k: int) -> Threshold
     return Threshold(key, n - 1 if rank == inside else _position(keys, n, key, rank))
 
 
-def _bracket(keys: Callable[[slice], Tensor], n: int, k: int, spread: float) -> tuple[int, int]:
-    """Two keys between which the k-th highest probably lies, from an evenly spread sample."""
+def guess_bracket(keys: Callable[[slice], Tensor], n: int, k: int, spread: float) -> tuple[int, int]:
+    """Return two keys between which the k-th highest probably lies, from an evenly spread sample.
+
+    `spread` is the half-width of the bracket in standard deviations of the quantile of a sample.
+    """
     stride = max(1, n // min(max(n // 64, SAMPLE[0]), SAMPLE[1]))
     while math.gcd(stride, n) > 1:  # a stride that shared a factor with the row length would see few columns
         stride += 1
@@ -91,7 +94,7 @@ def _bracket(keys: Callable[[slice], Tensor], n: int, k: int, spread: float) -> 
 
 
 def _scan(keys: Callable[[slice], Tensor], n: int, low: int, high: int) -> tuple[int, int, Tensor]:
-    """How many keys are > high, how many in [low, high], and the latter themselves unless they are all equal."""
+    """Count the keys > high and those in [low, high], and collect the latter unless they are all equal."""
     above = inside = 0
     band = []
     for piece in chunks(n):
@@ -105,7 +108,7 @@ def _scan(keys: Callable[[slice], Tensor], n: int, low: int, high: int) -> tuple
 
 
 def _position(keys: Callable[[slice], Tensor], n: int, key: int, count: int) -> int:
-    """Flat index of the ``count``-th entry that has this key; there are at least as many."""
+    """Return the position of the `count`-th entry that has this key; there are at least that many."""
     for piece in chunks(n):
         equal = _mark(torch.eq, keys(piece), key)
         found = _count(equal)
@@ -117,7 +120,7 @@ def _position(keys: Callable[[slice], Tensor], n: int, key: int, count: int) -> 
 
 
 def _mark(relation: Callable[..., Tensor], keys: Tensor, bound: int) -> Tensor:
-    """The comparison as bytes 1 and 0, three times as fast as torch's bool, padded with 0 to a multiple of 8."""
+    """Compare into bytes 1 and 0, three times as fast as torch's bool, padded with 0 to a multiple of 8."""
     n = keys.numel()
     marks = keys.new_empty(-(-n // 8) * 8, dtype=torch.uint8)
     marks[n:] = 0
@@ -130,7 +133,7 @@ def _count(marks: Tensor) -> int:
 
 
 def _positions(marks: Tensor) -> Tensor:
-    """Indices of the bytes that are not 0, ascending; fast where they are few, as most groups of 8 are then empty."""
-    some = marks.view(torch.int64).nonzero().squeeze(1)
-    hits = marks.view(-1, 8).index_select(0, some).view(-1).nonzero().squeeze(1)
-    return some.index_select(0, hits >> 3).mul_(8).add_(hits & 7)
+    """Return the indices of the bytes that are not 0, ascending; fast for few, as most groups of 8 are then empty."""
+    occupied = marks.view(torch.int64).nonzero().squeeze(1)
+    hits = marks.view(-1, 8).index_select(0, occupied).view(-1).nonzero().squeeze(1)
+    return occupied.index_select(0, hits >> 3).mul_(8).add_(hits & 7)

@@ -6,25 +6,23 @@ import contextlib
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton.language as tl
 
-from mofo.optim.kernels.cpu.library import holds_its_data
+from mofo.optim.kernels.memory import holds_its_data
 from mofo.optim.kernels.triton import kernels, tables
-from mofo.optim.rule.blocks import block_size, selected_count
-from mofo.optim.rule.rounding import is_random
-from mofo.optim.rule.scores import Score
+from mofo.optim.rule.rounding import rounds_at_random
+from mofo.optim.rule.scores import SCORES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mofo.optim.rule.rounding import Rounding
-    from mofo.optim.rule.update import Decay
+    from mofo.optim.rule.types import Operands, Rule, Score
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-SCORES = {score: number for number, score in enumerate(get_args(Score))}
+SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}
 ALIGNMENT = 16  # bytes that a thread reads at once, and entries whose bytes are a multiple of that in every type
 MAX_ENTRIES = 2**31 - 1  # positions are 32-bit integers
 LINE = 8  # entries that are sampled together: what a GPU reads at least of float32
@@ -36,26 +34,30 @@ ROW = struct.Struct("=12q6d")  # of the table of tensors, see tables.py
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a step is computed. None of it changes a result; the tests try others, to make small blocks large."""
+class TritonConfig:
+    """How the kernels make a step. Nothing here changes a result; tests try other values, to make small blocks large.
+
+    Raises:
+        ValueError: chunk is too large.
+    """
 
     widths: tuple[int, ...] = (1024, 8192, 32768)  # blocks up to these sizes are small: one program for each
     sample_pairs: int = 1024  # pairs of lines that are sampled of a large block
     spread: float = 3.0  # half-width of the bracket around the sampled threshold, in standard deviations
     chunk: int = 4096  # entries of a large block for one program
     bins: int = 2048
-    pool: int = 8192  # entries that the pool of a block holds at most,
-    pool_share: int = 1024  # and one entry in so many of a smaller block,
-    least_pool: int = 64  # but no fewer than these
+    pool: int = 8192  # largest number of entries that the pool of a block holds
+    pool_share: int = 1024  # the pool of a smaller block holds its entries divided by `pool_share`
+    least_pool: int = 64  # smallest number of entries that a pool holds
     programs: int | None = None  # that share all chunks in the later phases; None: four for each multiprocessor
-    tile: int = 256  # of the entries that reach the bracket, so many are moved together
+    tile: int = 256  # entries that reach the bracket are moved this many at a time
 
     def __post_init__(self) -> None:
         if self.chunk > 1 << 14:
             raise ValueError(f"chunk must be at most {1 << 14}, got {self.chunk}")
 
 
-class Kind(NamedTuple):
+class Variant(NamedTuple):
     """Tensors for which the same machine code serves."""
 
     device: torch.device
@@ -66,98 +68,84 @@ class Kind(NamedTuple):
     aligned: bool
 
 
-class Shape(NamedTuple):
-    """How the entries of a tensor compete."""
+class Partition(NamedTuple):
+    """The blocks of a tensor."""
 
     blocks: int
-    n: int
-    whole: bool  # all entries move: then the tensor is one block
+    n: int  # entries of a block
+    all_move: bool  # every entry is updated: then the tensor is one block
 
 
-class TritonStep:
+class Launch:
     """The tensors of one step, of all groups.
 
     Args:
-        workspaces: tables and scratch memory, kept from step to step by the caller. They are no state: what they hold
-            is made again at every step, and memory is taken only where the tensors are others than the step before.
+        workspaces: tables and scratch memory, kept from step to step by the caller. They are no state: their content is
+            made again at every step, and memory is taken only where the tensors differ from those of the step before.
+        config: how the kernels work.
         found_inf: scalar on a device; if it is not 0, the step changes nothing.
         grad_scale: scalar on a device, by which gradients are divided.
     """
 
     def __init__(
         self,
-        workspaces: dict[Kind, Workspace],
-        settings: Settings | None = None,
+        workspaces: dict[Variant, Workspace],
+        config: TritonConfig | None = None,
         found_inf: Tensor | None = None,
         grad_scale: Tensor | None = None,
     ) -> None:
         self._workspaces = workspaces
-        self._settings = settings or Settings()
+        self._config = config or TritonConfig()
         self._found_inf = found_inf
         self._grad_scale = grad_scale
-        self._rows: dict[Kind, list[bytes]] = {}
-        self._shapes: dict[Kind, list[Shape]] = {}
-        self._operands: dict[Kind, list[tuple[Tensor, ...]]] = {}
+        self._rows: dict[Variant, list[bytes]] = {}
+        self._partitions: dict[Variant, list[Partition]] = {}
+        self._tensors: dict[Variant, list[tuple[Tensor, ...]]] = {}  # kept until the step is launched
         self._steps: list[Tensor] = []  # those on the host
+        self._empty: list[Tensor] = []  # steps of tensors without entries
 
-    def add(
-        self,
-        param: Tensor,  # float32, bfloat16 or float16, contiguous
-        grad: Tensor,  # of these types, shape of param, contiguous
-        exp_avg: Tensor,  # shape of param, float32, contiguous
-        exp_avg_sq: Tensor,  # as exp_avg
-        step: Tensor,  # float32 scalar, number of steps before this one; on the host or on the device of param
-        seed: int,
-        *,
-        lr: float | Tensor,  # a tensor on a device is read there
-        fraction: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        blocks: int,
-        score: Score,
-        decay: Decay,
-        maximize: bool,
-        rounding: Rounding,
-    ) -> None:
-        """Take the arguments of :func:`mofo.optim.rule.update.update`, for tensors that :func:`serves`."""
+    def add(self, operands: Operands, rule: Rule) -> None:
+        """Take a tensor that `can_update` accepts.
+
+        Its step may be on the host or on the tensor's device, where it is read and counted then. So is `rule.lr` read
+        if it is a tensor there.
+        """
+        param, grad, exp_avg, exp_avg_sq, step, seed = operands
         if param.numel() == 0:
-            torch._foreach_add_([step], 1)
+            self._empty.append(step)
             return
-        n = block_size(param, blocks)
-        k = selected_count(fraction, n)
-        shape = Shape(1, param.numel(), True) if k == n else Shape(blocks, n, False)
-        operands: tuple[Tensor, ...] = (param, grad, exp_avg, exp_avg_sq)
-        addresses = [operand.data_ptr() for operand in operands]
-        aligned = not any(address % ALIGNMENT for address in addresses) and shape.n % ALIGNMENT == 0
-        kind = Kind(param.device, param.dtype, grad.dtype, score, is_random(rounding, param), aligned)
+        n, k = rule.sizes(param)
+        partition = Partition(1, param.numel(), True) if k == n else Partition(rule.blocks, n, False)
+        tensors: tuple[Tensor, ...] = (param, grad, exp_avg, exp_avg_sq)
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        aligned = not any(address % ALIGNMENT for address in addresses) and partition.n % ALIGNMENT == 0
+        stochastic = rounds_at_random(rule.rounding, param)
+        variant = Variant(param.device, param.dtype, grad.dtype, rule.score, stochastic, aligned)
         on_device = step.device != HOST
         if not on_device:
             self._steps.append(step)
         rate = None
-        if isinstance(lr, torch.Tensor) and lr.device != HOST:
-            rate = lr.to(device=param.device, dtype=torch.float32)
-            operands = (*operands, rate)
-        beta1, beta2 = betas
-        self._operands.setdefault(kind, []).append(operands)
-        self._shapes.setdefault(kind, []).append(shape)
-        self._rows.setdefault(kind, []).append(
+        if isinstance(rule.lr, torch.Tensor) and rule.lr.device != HOST:
+            rate = rule.lr.to(device=param.device, dtype=torch.float32)
+            tensors = (*tensors, rate)
+        self._tensors.setdefault(variant, []).append(tensors)
+        self._partitions.setdefault(variant, []).append(partition)
+        self._rows.setdefault(variant, []).append(
             ROW.pack(
                 *addresses,
                 step.data_ptr() if on_device else 0,
                 0 if rate is None else rate.data_ptr(),
-                shape.n,
-                (shape.n - 1).bit_length(),
+                partition.n,
+                (partition.n - 1).bit_length(),
                 k,
                 seed,
-                maximize,
-                decay == "all",
+                rule.maximize,
+                rule.decay == "all",
                 0.0 if on_device else float(step),
-                float(lr) if rate is None else 0.0,
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
+                float(rule.lr) if rate is None else 0.0,
+                *rule.betas,
+                rule.eps,
+                rule.weight_decay,
             )
         )
 
@@ -168,187 +156,211 @@ class TritonStep:
             RuntimeError: tensors overlap in memory, or a graph is captured that would not know of this step's numbers;
                 nothing was written then.
         """
-        others = [kind for kind in self._shapes if not self._has_workspace(kind)]
+        others = [variant for variant in self._partitions if not self._has_workspace(variant)]
         if others:
-            _check_overlap([operands for of_kind in self._operands.values() for operands in of_kind])
-        for kind in others:
-            _check_capture(kind, "the tensors are others than in the step before it: make a step first")
-            self._workspaces[kind] = Workspace(kind, self._shapes[kind], self._settings)
-        for kind, rows in self._rows.items():
+            _check_overlap([tensors for of_variant in self._tensors.values() for tensors in of_variant])
+        for variant in others:
+            _check_capture(variant, "the tensors differ from those of the step before it: make a step first")
+            self._workspaces[variant] = Workspace(variant, self._partitions[variant], self._config)
+        for variant, rows in self._rows.items():
             if self._steps:
-                _check_capture(kind, "the steps are counted on the host: capturable=True keeps the count on the device")
-            self._workspaces[kind].run(b"".join(rows), self._found_inf, self._grad_scale)
-        if self._steps:
-            torch._foreach_add_(self._steps, 1)
+                _check_capture(variant, "the steps are counted on the host: capturable=True counts them on the device")
+            self._workspaces[variant].run(b"".join(rows), self._found_inf, self._grad_scale)
+        for steps in (self._steps, self._empty):
+            if steps:
+                torch._foreach_add_(steps, 1)
 
-    def _has_workspace(self, kind: Kind) -> bool:
-        workspace = self._workspaces.get(kind)
-        return workspace is not None and workspace.fits(self._shapes[kind], self._settings)
+    def _has_workspace(self, variant: Variant) -> bool:
+        workspace = self._workspaces.get(variant)
+        return workspace is not None and workspace.fits(self._partitions[variant], self._config)
 
 
-class Workspace:
-    """Tables and scratch memory on the device for tensors of one kind.
+class Tables:
+    """A row for each tensor of a step, in tables on the device that all kernels read."""
 
-    Args:
-        kind: of all the tensors.
-        shapes: of each.
-        settings: how the step is computed.
-    """
-
-    def __init__(self, kind: Kind, shapes: list[Shape], settings: Settings) -> None:
-        self._kind, self._shapes, self._settings = kind, list(shapes), settings
-        device = kind.device
-        self._whole = _work(
-            [(tensor, shape.n) for tensor, shape in enumerate(shapes) if shape.whole], settings.chunk, device
-        )
-        self._small: list[tuple[int, Tensor]] = []
-        for low, width in zip((0, *settings.widths), settings.widths, strict=False):
-            chosen = [(i, s.blocks) for i, s in enumerate(shapes) if not s.whole and low < s.n <= width]
-            if chosen:
-                self._small.append((width, _work(chosen, 1, device)))
-        large = [
-            (tensor, number, shape.n)
-            for tensor, shape in enumerate(shapes)
-            if not shape.whole and shape.n > settings.widths[-1]
-            for number in range(shape.blocks)
-        ]
-        self._large = _work([(block, n) for block, (_, _, n) in enumerate(large)], settings.chunk, device)
-        capacities = [min(max(n // settings.pool_share, settings.least_pool), settings.pool) for _, _, n in large]
-        starts = [0]
-        for capacity in capacities:
-            starts.append(starts[-1] + capacity)
-        blocks = [[t, number, starts[i], capacities[i]] for i, (t, number, _) in enumerate(large)]
-        self._blocks = torch.tensor(blocks, dtype=torch.int64).view(-1, tables.BLOCK.value).to(device)
-        self._states = torch.zeros((len(large), tables.STATE.value), dtype=torch.int64, device=device)
-        self._bins = torch.zeros((len(large), settings.bins), dtype=torch.int32, device=device)
-        self._pools = torch.empty(starts[-1], dtype=torch.int32, device=device)
-        # The first round may do no more than show that the sample misled. Each later one leaves one bin of a bracket.
-        bits = [
-            KEY_BITS + (n - 1).bit_length() - math.log2(capacity)
-            for (_, _, n), capacity in zip(large, capacities, strict=True)
-        ]
-        self._rounds = 1 + math.ceil(max(bits, default=0) / math.log2(settings.bins))
-        self._programs = min(settings.programs or _programs(device), len(self._large))
-        self._lists = torch.empty((self._programs, settings.chunk), dtype=torch.int16, device=device)
-        self._pending = torch.zeros(tables.MAX_ROUNDS.value, dtype=torch.int32, device=device)
-
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.device = device
+        self.tensors = torch.empty((count, tables.COLUMNS.value), dtype=torch.int64, device=device)
+        self.numbers = torch.empty((count, tables.NUMBERS.value), dtype=torch.float32, device=device)
+        self.hash_keys = torch.empty((count, 2), dtype=torch.int64, device=device)
+        self.pending = torch.zeros(tables.MAX_ROUNDS.value, dtype=torch.int32, device=device)
         self._rows = b""
-        self._tensors = torch.empty((len(shapes), tables.COLUMNS.value), dtype=torch.int64, device=device)
-        self._numbers = torch.empty((len(shapes), tables.NUMBERS.value), dtype=torch.float32, device=device)
-        self._hash_keys = torch.empty((len(shapes), 2), dtype=torch.int64, device=device)
-        self._zero = torch.zeros((), device=device)
-        self._one = torch.ones((), device=device)
         # Memory that the device reads without the host's help. A graph keeps it, and copies from it at every replay.
         self._staging: Tensor | None = self._new_staging()
         self._captured: list[Tensor] = []
 
-    def fits(self, shapes: list[Shape], settings: Settings) -> bool:
-        """Whether it was made for these tensors."""
-        return self._shapes == shapes and self._settings == settings
-
     @property
-    def nbytes(self) -> int:
-        """Bytes of device memory that it holds."""
-        held = [self._whole, *(work for _, work in self._small), self._large, self._blocks, self._states, self._bins]
-        held += [self._pools, self._lists, self._pending, self._tensors, self._numbers, self._hash_keys]
-        return sum(tensor.nbytes for tensor in held)
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The tables with a row for each tensor, as every kernel takes them first."""
+        return self.tensors, self.numbers, self.hash_keys
 
-    def run(self, rows: bytes, found_inf: Tensor | None, grad_scale: Tensor | None) -> None:
-        """One step of the tensors whose rows these are."""
-        with _current(self._kind.device):
-            self._upload(rows)
-            device = self._kind.device
-            self._launch(
-                self._zero if found_inf is None else found_inf.to(device, non_blocking=True),
-                self._one if grad_scale is None else grad_scale.to(device, non_blocking=True),
-            )
-
-    def _upload(self, rows: bytes) -> None:
+    def upload(self, rows: bytes) -> None:
+        """Copy the rows of the table `tensors` to the device, unless it has them."""
         if rows == self._rows:
             return
         self._rows = rows
         staging = self._new_staging() if self._staging is None else self._staging
         staging.copy_(torch.frombuffer(bytearray(rows), dtype=torch.int64).view_as(staging))
-        self._tensors.copy_(staging, non_blocking=True)
-        if _is_capturing(self._kind.device):  # when no memory may be taken
+        self.tensors.copy_(staging, non_blocking=True)
+        if _is_capturing(self.device):  # when no memory may be taken
             self._captured.append(staging)
             self._staging = None
         else:  # torch gives the memory to others only when the copy is done
             self._staging = self._new_staging()
 
     def _new_staging(self) -> Tensor:
-        return torch.empty(self._tensors.shape, dtype=torch.int64, pin_memory=self._kind.device.type != "cpu")
+        return torch.empty(self.tensors.shape, dtype=torch.int64, pin_memory=self.device.type != "cpu")
+
+
+class LargeBlocks:
+    """Tables and scratch memory on the device for blocks that are too large for one program."""
+
+    def __init__(self, partitions: list[Partition], config: TritonConfig, device: torch.device) -> None:
+        large = [
+            (tensor, number, partition.n)
+            for tensor, partition in enumerate(partitions)
+            if not partition.all_move and partition.n > config.widths[-1]
+            for number in range(partition.blocks)
+        ]
+        self.work = _work([(block, n) for block, (_, _, n) in enumerate(large)], config.chunk, device)
+        capacities = [min(max(n // config.pool_share, config.least_pool), config.pool) for _, _, n in large]
+        starts = [0]
+        for capacity in capacities:
+            starts.append(starts[-1] + capacity)
+        blocks = [[t, number, starts[i], capacities[i]] for i, (t, number, _) in enumerate(large)]
+        self.blocks = torch.tensor(blocks, dtype=torch.int64).view(-1, tables.BLOCK.value).to(device)
+        self.states = torch.zeros((len(large), tables.STATE.value), dtype=torch.int64, device=device)
+        self.bins = torch.zeros((len(large), config.bins), dtype=torch.int32, device=device)
+        self.pools = torch.empty(starts[-1], dtype=torch.int32, device=device)
+        # The first round may do no more than show that the sample misled. Each later one leaves one bin of a bracket.
+        bits = [
+            KEY_BITS + (n - 1).bit_length() - math.log2(capacity)
+            for (_, _, n), capacity in zip(large, capacities, strict=True)
+        ]
+        self.rounds = 1 + math.ceil(max(bits, default=0) / math.log2(config.bins))
+        self.programs = min(config.programs or _programs(device), len(self.work))
+        self.lists = torch.empty((self.programs, config.chunk), dtype=torch.int16, device=device)
+
+
+class Workspace:
+    """Tables and scratch memory on the device for tensors of one variant.
+
+    Args:
+        variant: of all the tensors.
+        partitions: of each.
+        config: how the kernels work.
+    """
+
+    def __init__(self, variant: Variant, partitions: list[Partition], config: TritonConfig) -> None:
+        self._variant, self._partitions, self._config = variant, list(partitions), config
+        device = variant.device
+        self._all_moving = _work([(i, p.n) for i, p in enumerate(partitions) if p.all_move], config.chunk, device)
+        self._small: list[tuple[int, Tensor]] = []
+        for low, width in zip((0, *config.widths), config.widths, strict=False):
+            chosen = [(i, p.blocks) for i, p in enumerate(partitions) if not p.all_move and low < p.n <= width]
+            if chosen:
+                self._small.append((width, _work(chosen, 1, device)))
+        self._large = LargeBlocks(partitions, config, device)
+        self._tables = Tables(len(partitions), device)
+        self._zero = torch.zeros((), device=device)
+        self._one = torch.ones((), device=device)
+
+    def fits(self, partitions: list[Partition], config: TritonConfig) -> bool:
+        """Check whether it was made for such tensors."""
+        return self._partitions == partitions and self._config == config
+
+    @property
+    def held(self) -> list[Tensor]:
+        """The tensors on the device that it keeps from step to step."""
+        parts = (vars(self), vars(self._tables), vars(self._large))
+        own = [value for part in parts for name, value in part.items() if name != "_staging"]  # that is on the host
+        return [tensor for tensor in (*own, *(work for _, work in self._small)) if isinstance(tensor, torch.Tensor)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory that it keeps from step to step."""
+        return sum(tensor.nbytes for tensor in self.held)
+
+    def run(self, rows: bytes, found_inf: Tensor | None, grad_scale: Tensor | None) -> None:
+        """Make one step of the tensors whose rows these are."""
+        device = self._variant.device
+        with _current(device):
+            self._tables.upload(rows)
+            self._launch(
+                self._zero if found_inf is None else found_inf.to(device, non_blocking=True),
+                self._one if grad_scale is None else grad_scale.to(device, non_blocking=True),
+            )
 
     def _launch(self, found_inf: Tensor, grad_scale: Tensor) -> None:
-        """The phases of a step. A phase is one launch for all tensors."""
-        settings, kind = self._settings, self._kind
-        tensors, numbers, hash_keys = self._tensors, self._numbers, self._hash_keys
-        blocks, states, bins, pools, pending = self._blocks, self._states, self._bins, self._pools, self._pending
-        of_grad: dict[str, Any] = {"G": DTYPES[kind.grad], "enable_fp_fusion": False}
-        of_param = {**of_grad, "P": DTYPES[kind.param], "STOCHASTIC": kind.stochastic}
-        score, aligned = {"SCORE": SCORES[kind.score]}, {"ALIGNED": kind.aligned}
-        chunk, bin_count = {"CHUNK": settings.chunk}, {"BINS": settings.bins}
+        """Launch the phases of a step. A phase is one launch for all tensors."""
+        variant, config, rows = self._variant, self._config, self._tables.rows
+        of_grad: dict[str, Any] = {"G": DTYPES[variant.grad], "enable_fp_fusion": False}
+        of_param = {**of_grad, "P": DTYPES[variant.param], "STOCHASTIC": variant.stochastic}
+        score, aligned = {"SCORE": SCORE_NUMBERS[variant.score]}, {"ALIGNED": variant.aligned}
 
-        kernels.prepare[(len(tensors),)](tensors, numbers, hash_keys, pending, found_inf, grad_scale, num_warps=1)
-        if len(self._whole):
-            kernels.update_everything[(len(self._whole),)](
-                tensors, numbers, hash_keys, self._whole, **of_param, **aligned, **chunk, num_warps=WARPS
+        kernels.prepare[(len(self._partitions),)](*rows, self._tables.pending, found_inf, grad_scale, num_warps=1)
+        if len(self._all_moving):
+            kernels.update_everything[(len(self._all_moving),)](
+                *rows, self._all_moving, **of_param, **aligned, CHUNK=config.chunk, num_warps=WARPS
             )
         for width, work in self._small:
             kernels.update_small_block[(len(work),)](
-                tensors, numbers, hash_keys, work, **of_param, **score, **aligned, WIDTH=width, num_warps=_warps(width)
+                *rows, work, **of_param, **score, **aligned, WIDTH=width, num_warps=warps_for(width)
             )
-        if not len(blocks):
-            return
-        each_block, each_chunk, some_chunks = (len(blocks),), (len(self._large),), (self._programs,)
-        stride = (len(self._large), self._programs)
-        sample = {"PAIRS": settings.sample_pairs, "LINE": LINE, "SPREAD": settings.spread}
+        if len(self._large.blocks):
+            self._launch_large(of_grad | score, of_param | score, aligned)
+
+    def _launch_large(self, of_grad: dict[str, Any], of_param: dict[str, Any], aligned: dict[str, Any]) -> None:
+        """Launch the phases of blocks that are too large for one program."""
+        config, large, rows, pending = self._config, self._large, self._tables.rows, self._tables.pending
+        blocks, states, bins, pools = large.blocks, large.states, large.bins, large.pools
+        chunk, bin_count = {"CHUNK": config.chunk, "num_warps": WARPS}, {"BINS": config.bins}
+        sample = {"PAIRS": config.sample_pairs, "LINE": LINE, "SPREAD": config.spread}
+        each_block, each_chunk, shared_chunks = (len(blocks),), (len(large.work),), (large.programs,)
+        stride = (len(large.work), large.programs)
+
         kernels.guess_bracket[each_block](
-            tensors, numbers, hash_keys, blocks, states, bins, **of_grad, **score, **sample, **bin_count,
-            num_warps=_warps(2 * LINE * settings.sample_pairs),
+            *rows, blocks, states, bins, **of_grad, **sample, **bin_count,
+            num_warps=warps_for(2 * LINE * config.sample_pairs),
         )  # fmt: skip
         kernels.update_moments_and_count[each_chunk](
-            tensors, numbers, hash_keys, blocks, states, bins, self._large, **of_grad, **score, **aligned, **chunk,
-            **bin_count, num_warps=WARPS,
-        )  # fmt: skip
-        for round_ in range(self._rounds):
+            *rows, blocks, states, bins, large.work, **of_grad, **aligned, **chunk, **bin_count
+        )
+        for round_ in range(large.rounds):
             if round_:
-                kernels.count_in_bins[some_chunks](
-                    tensors, numbers, hash_keys, blocks, states, bins, pending, self._large, *stride,
-                    **of_grad, **score, **aligned, **chunk, **bin_count, ROUND=round_, num_warps=WARPS,
+                kernels.count_in_bins[shared_chunks](
+                    *rows, blocks, states, bins, pending, large.work, *stride,
+                    **of_grad, **aligned, **chunk, **bin_count, ROUND=round_,
                 )  # fmt: skip
-            kernels.narrow_bracket[each_block](
-                tensors, numbers, blocks, states, bins, pending, **bin_count, ROUND=round_
-            )
-        kernels.move_above[some_chunks](
-            tensors, numbers, hash_keys, blocks, states, pools, self._lists, self._large, *stride,
-            **of_param, **score, **aligned, **chunk, TILE=settings.tile, num_warps=WARPS,
+            kernels.narrow_bracket[each_block](*rows[:2], blocks, states, bins, pending, **bin_count, ROUND=round_)
+        kernels.move_above[shared_chunks](
+            *rows, blocks, states, pools, large.lists, large.work, *stride,
+            **of_param, **aligned, **chunk, TILE=config.tile,
         )  # fmt: skip
         kernels.move_from_pool[each_block](
-            tensors, numbers, hash_keys, blocks, states, pools, **of_param, **score, WIDTH=settings.pool,
-            num_warps=_warps(settings.pool),
-        )  # fmt: skip
+            *rows, blocks, states, pools, **of_param, WIDTH=config.pool, num_warps=warps_for(config.pool)
+        )
 
 
-def serves(*operands: Tensor) -> bool:
-    """Whether the kernels can update a parameter, alone or with its gradient and moments."""
-    first = operands[0]
+def can_update(*tensors: Tensor) -> bool:
+    """Check whether the kernels can update a parameter, given alone or with its gradient and moments."""
+    first = tensors[0]
     if first.numel() > MAX_ENTRIES:
         return False
-    for position, operand in enumerate(operands):
-        if operand.device != first.device or operand.dtype not in DTYPES or operand.layout is not torch.strided:
+    for position, tensor in enumerate(tensors):
+        if tensor.device != first.device or tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
             return False
-        if position >= 2 and operand.dtype is not torch.float32:
+        if position >= 2 and tensor.dtype is not torch.float32:
             return False
-        if operand.shape != first.shape or operand.is_neg() or not holds_its_data(operand):
+        if tensor.shape != first.shape or tensor.is_neg() or not holds_its_data(tensor):
             return False
-        if not operand.is_contiguous():
+        if not tensor.is_contiguous():
             return False
     return True
 
 
 def _work(parts: list[tuple[int, int]], size: int, device: torch.device) -> Tensor:
-    """Which program does what: (programs, 2) int32, for each (i, n) the rows (i, 0) … (i, ⌈n / size⌉ − 1)."""
+    """Return which program does what: (programs, 2) int32, for each (i, n) the rows (i, 0) … (i, ⌈n / size⌉ − 1)."""
     counts = torch.tensor([math.ceil(n / size) for _, n in parts], dtype=torch.int64)
     owners = torch.tensor([i for i, _ in parts], dtype=torch.int32).repeat_interleave(counts)
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -356,18 +368,18 @@ def _work(parts: list[tuple[int, int]], size: int, device: torch.device) -> Tens
     return torch.stack([owners, numbers], dim=1).contiguous().to(device)
 
 
-def _warps(width: int) -> int:
-    """So that a thread has 32 entries at most, as far as a program may have so many threads."""
+def warps_for(width: int) -> int:
+    """Return how many warps keep at most 32 of `width` entries per thread, capped at 32."""
     return min(max(width // 1024, 4), 32)
 
 
 def _programs(device: torch.device) -> int:
-    """As many as run at the same time: each takes many chunks, and none waits for a second turn."""
+    """Return how many programs run at the same time: each takes many chunks, and none waits for a second turn."""
     return 4 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 512
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Launches go to the current device."""
+    """Make a device the current one, to which launches go."""
     if device.type == "cpu":  # Triton's interpreter
         return contextlib.nullcontext()
     current: contextlib.AbstractContextManager[Any] = getattr(torch, device.type).device(device)
@@ -378,18 +390,18 @@ def _is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _check_capture(kind: Kind, reason: str) -> None:
-    if _is_capturing(kind.device):
+def _check_capture(variant: Variant, reason: str) -> None:
+    if _is_capturing(variant.device):
         raise RuntimeError(f"this step cannot be captured in a CUDA graph, because {reason}")
 
 
-def _check_overlap(tensors: list[tuple[Tensor, ...]]) -> None:
-    """Programs run in any order: what one writes no other may use."""
+def _check_overlap(added: list[tuple[Tensor, ...]]) -> None:
+    """Check that no memory that is written is used twice, because programs run in any order."""
     extents = []
-    for operands in tensors:
-        for position, operand in enumerate(operands[:4]):
-            start = operand.data_ptr()
-            extents.append((start, start + operand.nbytes, position != 1))
+    for tensors in added:
+        for position, tensor in enumerate(tensors[:4]):
+            start = tensor.data_ptr()
+            extents.append((start, start + tensor.nbytes, position != 1))
     used = written = 0
     for start, end, is_written in sorted(extents):
         if start < (used if is_written else written):

@@ -1,6 +1,6 @@
-"""How far ``on_flat="per_shard"`` is from MoFO: which entries it selects, and how many of each tensor.
+"""How far ``on_flat="per_piece"`` is from MoFO: which entries it selects, and how many of each tensor.
 
-Usage: python benchmarks/per_shard.py [--model smollm2-135m] [--batches 8] [--output FILE]
+Usage: python benchmarks/per_piece.py [--model smollm2-135m] [--batches 8] [--output FILE]
 
 As DeepSpeed ZeRO does, all matrices are laid end to end and cut into 2, 4 or 8 pieces, and so are all vectors; the
 entries with the highest momentum of each piece are selected, and compared with those of each tensor. The momentum is
@@ -48,7 +48,7 @@ def selected(pieces, fraction):
     return [param.detach() != 0 for param in params]
 
 
-def per_shard(moments, fraction, shards):
+def per_piece(moments, fraction, shards):
     """Which entries of each tensor are selected from flat pieces, matrices and vectors apart as trainers group them."""
     masks = [torch.zeros_like(moment, dtype=torch.bool) for moment in moments]
     for matrices in (True, False):
@@ -79,7 +79,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "per_shard-cpu.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "per_piece-cpu.json")
     arguments = parser.parse_args()
     moments = momentum(arguments.model, arguments.batches)
     rows = []
@@ -87,7 +87,7 @@ def main():
     for fraction in FRACTIONS:
         exact = selected(moments, fraction)
         for shards in SHARDS:
-            row = compare(exact, per_shard(moments, fraction, shards), fraction)
+            row = compare(exact, per_piece(moments, fraction, shards), fraction)
             rows.append({"fraction": fraction, "shards": shards, **row})
             spread = "{least:.3f}  {median:.3f}  {most:.3f}".format(**row["fraction_of_a_tensor_over_fraction"])
             none = row["tensors_without_a_selected_entry"]

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,20 +13,19 @@ from torchao.optim import AdamW8bit
 from torchao.optim.subclass_8bit import OptimState8bit
 
 from mofo import MoFO
+from mofo.optim.rule.types import Operands
 from mofo.optim.rule.update import update
-from mofo.optim.state import int8 as quantised
-from mofo.optim.state.int8 import dequantise, is_quantised, quantisation_block, quantise_, quantised_zeros
+from mofo.optim.state import int8
+from mofo.optim.state.int8 import dequantise, int8_zeros, is_int8, quantisation_block, quantise_
 from mofo.optim.state.moments import MOMENTS, new_state
 from reference.back_ends import BACK_ENDS
-from reference.operands import OPTIONS, through_a_file
-
-METHOD = OPTIONS | {"fraction": 0.1}
+from reference.operands import RULE, through_a_file
 
 
 def make(dtype=torch.float32, shapes=((64, 128), (48, 192), (70,)), **options):
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in shapes]
-    return params, MoFO(params, **({"lr": 1e-2, "fraction": 0.1, "state": "int8"} | options))
+    return params, MoFO(params, **({"lr": 1e-2, "fraction": 0.1, "state_dtype": "int8"} | options))
 
 
 def train(params, optimizer, steps):
@@ -37,8 +37,8 @@ def train(params, optimizer, steps):
 
 
 def assert_same_moments(a, b):
-    assert is_quantised(a) == is_quantised(b)
-    if is_quantised(a):
+    assert is_int8(a) == is_int8(b)
+    if is_int8(a):
         assert torch.equal(a.codes, b.codes)
         assert torch.equal(a.scale, b.scale)
         assert torch.equal(a.qmap, b.qmap)
@@ -58,7 +58,7 @@ def assert_same(params, optimizer, others, other):
 @pytest.mark.parametrize("implementation", BACK_ENDS)
 @pytest.mark.parametrize("score", ["momentum", "gradient", "momentum_over_rms", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_step_is_the_specification_on_dequantised_moments_quantised_again(implementation, score, dtype):
+def test_int8_step_is_the_specification_between_dequantise_and_quantise(implementation, score, dtype):
     params, optimizer = make(dtype, score=score, weight_decay=0.1, **implementation)
     train(params, optimizer, range(3))
     for step in range(3, 6):
@@ -67,13 +67,14 @@ def test_a_step_is_the_specification_on_dequantised_moments_quantised_again(impl
         for param, result in zip(params, expected, strict=True):
             state = optimizer.state[param]
             values = [
-                state[key].dequantize() if is_quantised(state[key]) else state[key].clone()  # torchao's own
+                state[key].dequantize() if is_int8(state[key]) else state[key].clone()  # torchao's own
                 for key in MOMENTS
             ]
             generator = torch.Generator().manual_seed(step)
             for earlier in params[: len(moments) + 1]:
                 grad = torch.randn(earlier.shape, generator=generator).to(dtype)
-            update(result, grad, *values, state["step"].clone(), state.get("seed", 0), **METHOD | {"score": score})
+            operands = Operands(result, grad, *values, state["step"].clone(), state.get("seed", 0))
+            update(operands, replace(RULE, fraction=0.1, score=score))
             kept = [copy.deepcopy(state[key]) for key in MOMENTS]
             for target, value in zip(kept, values, strict=True):
                 target.copy_(value)  # torchao quantises
@@ -83,7 +84,7 @@ def test_a_step_is_the_specification_on_dequantised_moments_quantised_again(impl
             assert torch.equal(param, result)
             for key, moment in zip(MOMENTS, kept, strict=True):
                 assert_same_moments(optimizer.state[param][key], moment)
-    assert [is_quantised(optimizer.state[param]["exp_avg"]) for param in params] == [True, True, False]
+    assert [is_int8(optimizer.state[param]["exp_avg"]) for param in params] == [True, True, False]
 
 
 @settings(max_examples=60, deadline=None)
@@ -95,14 +96,14 @@ def test_a_step_is_the_specification_on_dequantised_moments_quantised_again(impl
     st.floats(0.1, 6.0),
     st.integers(64, 100),
 )
-def test_codes_scales_and_values_are_those_of_torchao_to_the_bit(seed, signed, block, exponent, spread, rows):
+def test_quantise_equals_torchao_to_the_bit(seed, signed, block, exponent, spread, rows):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(rows, block, generator=generator)
     values *= torch.randn(rows, block, generator=generator).mul_(spread).exp_()
     values *= 2.0**exponent
     values[torch.rand(rows, block, generator=generator) < 0.1] = 0
     values = values if signed else values.square()
-    own, theirs = (quantised_zeros(torch.empty(rows, block), block, signed=signed) for _ in range(2))
+    own, theirs = (int8_zeros(torch.empty(rows, block), block, signed=signed) for _ in range(2))
     quantise_(own, values)
     theirs.copy_(values)
     assert_same_moments(own, theirs)
@@ -114,30 +115,30 @@ def test_codes_scales_and_values_are_those_of_torchao_to_the_bit(seed, signed, b
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_every_boundary_between_two_codes_is_torchaos(signed):
-    _, bounds = quantised._tables(signed, torch.device("cpu"))
+def test_quantise_has_torchaos_boundary_between_any_two_codes(signed):
+    _, bounds = int8.code_tables(signed, torch.device("cpu"))
     near = (bounds[:-1].view(torch.int32)[:, None] + torch.arange(-40, 41)).int().view(torch.float32)
     values = torch.zeros(255, 128)
     values[:, :81] = near.clamp(-1, 1)
     values[:, 127] = 1  # so that the scale is 1
-    own, theirs = (quantised_zeros(values, 128, signed=signed) for _ in range(2))
+    own, theirs = (int8_zeros(values, 128, signed=signed) for _ in range(2))
     quantise_(own, values)
     theirs.copy_(values)
     assert_same_moments(own, theirs)
     assert set(range(256)) - set(own.codes.view(-1).tolist()) == set()
 
 
-def test_pieces_do_not_change_a_result(monkeypatch):
+def test_quantise_in_pieces_gives_the_same_codes(monkeypatch):
     values = torch.randn(100, 192)
-    whole, cut = (quantised_zeros(values, 64, signed=True) for _ in range(2))
+    whole, cut = (int8_zeros(values, 64, signed=True) for _ in range(2))
     quantise_(whole, values)
-    monkeypatch.setattr(quantised, "PIECE", {"cpu": 64 * 7})
+    monkeypatch.setattr(int8, "PIECE", {"cpu": 64 * 7})
     quantise_(cut, values)
     assert_same_moments(whole, cut)
     assert torch.equal(dequantise(cut), whole.dequantize())
 
 
-def test_a_column_major_parameter_is_updated_like_a_row_major_one():
+def test_column_major_parameter_is_updated_like_a_row_major_one():
     params, optimizer = make(shapes=[(64, 128)])
     others, other = make(shapes=[(64, 128)])
     others[0].data = others[0].data.t().contiguous().t()
@@ -147,7 +148,7 @@ def test_a_column_major_parameter_is_updated_like_a_row_major_one():
     assert_same(params, optimizer, others, other)
 
 
-def test_a_number_that_is_not_finite_shows_in_its_whole_quantisation_block_and_nowhere_else():
+def test_non_finite_value_shows_in_its_quantisation_block_alone():
     params, optimizer = make(shapes=[(64, 128)])
     train(params, optimizer, range(1))
     params[0].grad = torch.ones(64, 128)
@@ -159,7 +160,7 @@ def test_a_number_that_is_not_finite_shows_in_its_whole_quantisation_block_and_n
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_fraction_1_it_is_close_to_the_adamw_of_torchao(dtype):
+def test_fraction_one_is_close_to_torchaos_adamw(dtype):
     """Not to the bit: its order of operations is another, and a value between two codes may go either way."""
     shapes = [(64, 256), (16, 512)]
     params, optimizer = make(dtype, shapes, fraction=1.0, weight_decay=0.1)
@@ -170,12 +171,12 @@ def test_with_fraction_1_it_is_close_to_the_adamw_of_torchao(dtype):
             train(params, optimizer, [step])
             train(others, other, [step])
     for a, b in zip(params, others, strict=True):
-        assert is_quantised(optimizer.state[a]["exp_avg"])
-        assert is_quantised(other.state[b]["exp_avg"])
+        assert is_int8(optimizer.state[a]["exp_avg"])
+        assert is_int8(other.state[b]["exp_avg"])
         close = torch.isclose(a, b, rtol=1e-2 if dtype is torch.bfloat16 else 1e-4, atol=1e-5)
         assert close.float().mean() > 0.99
         torch.testing.assert_close(a, b, rtol=0.02, atol=2e-3)
-    loaded = MoFO([param.detach().clone().requires_grad_() for param in others], state="int8")
+    loaded = MoFO([param.detach().clone().requires_grad_() for param in others], state_dtype="int8")
     loaded.load_state_dict(through_a_file(other.state_dict()))  # its checkpoints load
     for a, b in zip(loaded.param_groups[0]["params"], others, strict=True):
         assert torch.equal(loaded.state[a]["exp_avg"].codes, other.state[b]["exp_avg"].codes)
@@ -184,7 +185,7 @@ def test_with_fraction_1_it_is_close_to_the_adamw_of_torchao(dtype):
 @pytest.mark.parametrize("implementation", BACK_ENDS)
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_resuming_equals_not_having_stopped_to_the_bit(implementation, fraction, dtype):
+def test_resumed_run_equals_uninterrupted_run_to_the_bit(implementation, fraction, dtype):
     whole, optimizer = make(dtype, fraction=fraction, **implementation)
     train(whole, optimizer, range(6))
 
@@ -200,7 +201,7 @@ def test_resuming_equals_not_having_stopped_to_the_bit(implementation, fraction,
     assert_same(whole, optimizer, second, resumed)
 
 
-def test_a_copy_by_state_dict_goes_on_alike_and_does_not_share_memory():
+def test_state_dict_copy_continues_alike_and_shares_no_memory():
     params, optimizer = make()
     train(params, optimizer, range(2))
     others, other = make()
@@ -215,7 +216,7 @@ def test_a_copy_by_state_dict_goes_on_alike_and_does_not_share_memory():
     assert_same(params, optimizer, others, other)
 
 
-def test_a_deep_copy_goes_on_alike():
+def test_deep_copy_continues_alike():
     params, optimizer = make()
     train(params, optimizer, range(2))
     others, other = copy.deepcopy((params, optimizer))
@@ -224,28 +225,28 @@ def test_a_deep_copy_goes_on_alike():
     assert_same(params, optimizer, others, other)
 
 
-def test_a_float32_checkpoint_is_rounded_and_one_of_8_bits_becomes_float32_without_loss():
-    params, optimizer = make(state="float32")
+def test_checkpoints_convert_between_float32_and_int8():
+    params, optimizer = make(state_dtype="float32")
     train(params, optimizer, range(3))
-    rounded = MoFO(params, state="int8")
+    rounded = MoFO(params, state_dtype="int8")
     rounded.load_state_dict(through_a_file(optimizer.state_dict()))
-    back = MoFO(params, state="float32")
+    back = MoFO(params, state_dtype="float32")
     back.load_state_dict(through_a_file(rounded.state_dict()))
-    assert [o.param_groups[0]["state"] for o in (optimizer, rounded, back)] == ["float32", "int8", "float32"]
+    assert [o.param_groups[0]["state_dtype"] for o in (optimizer, rounded, back)] == ["float32", "int8", "float32"]
     for param in params:
         for key in MOMENTS:
             kept, moment = optimizer.state[param][key], rounded.state[param][key]
-            if is_quantised(moment):
+            if is_int8(moment):
                 expected = OptimState8bit.zeros(param.shape, key == "exp_avg", moment.block_size)
                 expected.copy_(kept)
                 assert torch.equal(moment.codes, expected.codes)
                 assert torch.equal(moment.scale, expected.scale)
             assert back.state[param][key].dtype == torch.float32
-            assert not is_quantised(back.state[param][key])
+            assert not is_int8(back.state[param][key])
             assert torch.equal(back.state[param][key], dequantise(moment))
 
 
-def test_adamw_continues_from_a_checkpoint_through_float32():
+def test_adamw_continues_from_an_int8_checkpoint_through_float32():
     params, optimizer = make()
     train(params, optimizer, range(2))
     float32 = MoFO(params)
@@ -271,11 +272,11 @@ def test_adamw_continues_from_a_checkpoint_through_float32():
         ((4096, 0), None),
     ],
 )
-def test_blocks_lie_within_rows(shape, block):
+def test_quantisation_blocks_lie_within_rows(shape, block):
     assert quantisation_block(torch.empty(shape, device="meta")) == block
 
 
-def test_every_entry_takes_2_bytes_and_its_share_of_the_scales():
+def test_int8_moments_take_2_bytes_an_entry_and_the_scales():
     params, optimizer = make(shapes=[(1024, 1024), (1024, 576)])
     train(params, optimizer, range(1))
     for param, block in zip(params, (256, 64), strict=True):
@@ -284,33 +285,33 @@ def test_every_entry_takes_2_bytes_and_its_share_of_the_scales():
         assert held == param.numel() * (2 + 2 * 4 / block) + 2 * 256 * 4
 
 
-def test_groups_can_differ():
+def test_state_dtype_of_groups_can_differ():
     params, _ = make(shapes=[(64, 128), (64, 128)])
-    optimizer = MoFO([{"params": params[:1], "state": "int8"}, {"params": params[1:]}], fraction=0.1)
+    optimizer = MoFO([{"params": params[:1], "state_dtype": "int8"}, {"params": params[1:]}], fraction=0.1)
     train(params, optimizer, range(2))
-    assert [is_quantised(optimizer.state[param]["exp_avg"]) for param in params] == [True, False]
+    assert [is_int8(optimizer.state[param]["exp_avg"]) for param in params] == [True, False]
 
 
-def test_bad_values_are_refused(monkeypatch):
+def test_state_dtype_refuses_bad_values(monkeypatch):
     params, _ = make()
-    with pytest.raises(ValueError, match=r"state must be one of \('float32', 'int8'\), got 'int4'"):
-        MoFO(params, state="int4")
+    with pytest.raises(ValueError, match=r"state_dtype must be one of \('float32', 'int8'\), got 'int4'"):
+        MoFO(params, state_dtype="int4")
     double = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.float64))
     with pytest.raises(TypeError, match="float64"):
-        MoFO([double], state="int8")
-    optimizer = MoFO(params, state="int8")
+        MoFO([double], state_dtype="int8")
+    optimizer = MoFO(params, state_dtype="int8")
     with pytest.raises(TypeError, match="float64"):
         optimizer.add_param_group({"params": double})
     assert len(optimizer.param_groups) == 1
-    optimizer.add_param_group({"params": double, "state": "float32"})
-    quantised._moment_class.cache_clear()
+    optimizer.add_param_group({"params": double, "state_dtype": "float32"})
+    int8.moment_class.cache_clear()
     monkeypatch.setitem(sys.modules, "torchao.optim.subclass_8bit", None)
     with pytest.raises(ImportError, match=r"pip install 'mofo\[int8\]'"):
-        MoFO(params, state="int8")
+        MoFO(params, state_dtype="int8")
     MoFO(params)
 
 
-def test_a_refused_step_writes_nothing():
+def test_refused_step_writes_nothing():
     params, optimizer = make()
     train(params, optimizer, range(1))
     before = [param.detach().clone() for param in params]
@@ -355,10 +356,10 @@ def _save_sharded(rank, world, folder):
             assert isinstance(state[key], DTensor)
             assert state[key].shape == param.shape
             assert state[key].placements == param.placements
-            assert is_quantised(state[key]) == (name != "small" and param.to_local().numel() > 0)
+            assert is_int8(state[key]) == (name != "small" and param.to_local().numel() > 0)
             values = distribute_tensor(_values(name, key), mesh, [Shard(0)]).to_local()
             assert dequantise(state[key]).shape == values.shape
-            if is_quantised(state[key]):
+            if is_int8(state[key]):
                 quantise_(state[key], values)
             else:
                 dequantise(state[key]).copy_(values)
@@ -386,7 +387,7 @@ def _load_sharded(rank, world, folder):
         for key, moment in new_state(whole, "int8").items():
             if key == "step":
                 continue
-            if is_quantised(moment):
+            if is_int8(moment):
                 quantise_(moment, _values(name, key))
             else:
                 moment.copy_(_values(name, key))
@@ -419,13 +420,13 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch wa
     ("saving", "loading"),
     [(1, 1), *(pytest.param(*worlds, marks=pytest.mark.slow) for worlds in [(2, 2), (2, 1), (1, 2)])],
 )
-def test_a_sharded_state_survives_a_checkpoint_on_any_number_of_ranks(saving, loading, tmp_path):
+def test_sharded_state_survives_a_checkpoint_on_any_number_of_ranks(saving, loading, tmp_path):
     _run(saving, _save_sharded, tmp_path / "checkpoint", tmp_path)
     _run(loading, _load_sharded, tmp_path / "checkpoint", tmp_path)
 
 
 @needs_distributed
-def test_a_shard_that_would_cut_a_quantisation_block_is_refused():
+def test_shard_that_cuts_a_quantisation_block_is_refused():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.testing._internal.distributed.fake_pg import FakeStore

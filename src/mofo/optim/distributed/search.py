@@ -1,0 +1,200 @@
+"""The search for the k-th highest score of blocks that several processes share.
+
+All that the processes must agree on is the k-th highest score of each block, and that takes counts only. Scores are
+compared as the integers that have their bits, the keys (`kernels/plain/threshold.py`). A sample brackets the k-th
+highest key. Each process counts its keys in 2048 bins of the bracket, and an all-reduce adds the counts up: everyone
+then knows in which bin the k-th highest is, or that the sample misled. That is repeated with the bin as the bracket,
+until a bin has one key only. Of equal scores the first ones in the whole tensor are selected; where not all of them
+fit, the place of the last one that does is found likewise.
+
+With one process it is the same code without the all-reduce. How much is sent depends on the number of the tensors, not
+on their size.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from mofo.optim.distributed.shard import count_bins
+from mofo.optim.kernels.plain.threshold import INFINITY, INTEGER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from mofo.optim.distributed.layout import Layout
+    from mofo.optim.distributed.shard import Shard
+
+WIDTH = 11  # bits of the number of a bin,
+COUNTS = 1 << 23  # but fewer where the counts of all blocks would be more than this
+SPREAD = 4.0  # half-width of the sampled bracket, in standard deviations
+
+
+class SharedBlocks:
+    """Blocks that are spread over the same processes, and what this process has of them.
+
+    Args:
+        mesh: of the processes.
+        mesh_dims: its dimensions over which the blocks are spread.
+        dtype: of the moments.
+        device: of the parameters.
+
+    Attributes:
+        shards: what this process has of the blocks.
+    """
+
+    def __init__(self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.shards: list[Shard] = []
+        self._mesh = mesh
+        self._mesh_dims = mesh_dims
+        self._infinity = INFINITY[INTEGER[dtype.itemsize]]
+        self._device = device
+        self._n: list[int] = []  # of each block, entries in all processes,
+        self._k: list[int] = []  # and how many of them move
+        self._size = 0  # entries of the largest tensor in all processes
+
+    def number(self, layout: Layout, n: int, k: int) -> int:
+        """Give numbers to the shared blocks of a tensor, with n entries of which k move; return the first number."""
+        first = len(self._k)
+        self._n += [n] * layout.shared
+        self._k += [k] * layout.shared
+        self._size = max(self._size, layout.size)
+        return first
+
+    def step(self) -> None:
+        """Update the entries that this process has of the blocks."""
+        if not self._k:
+            return  # each process has its blocks to itself
+
+        n, k = (torch.tensor(numbers, device=self._device) for numbers in (self._n, self._k))
+        low, high = self._guess_brackets(n, k)
+
+        # Local: the moments of every entry
+        for shard in self.shards:
+            shard.update_moments(low, high)
+
+        # Filter: the k-th highest key, and how many of the entries that have it are selected
+        highest = torch.full_like(k, self._infinity)
+        count = functools.partial(self._count_keys, (low, high))
+        keys, selected, equal = self._search((low, high), k, highest, count)
+
+        # Of equal ones the first: the highest of their places, which are counted from the end
+        ties = n.clone()  # how many of those with the k-th highest key this process selects
+        cut = ((selected < equal) & (keys < self._infinity)).nonzero().squeeze(1)  # where not all of them fit
+        if len(cut):
+            places = [self._tied_places(block, int(keys[block])) for block in cut.tolist()]
+            highest = torch.full_like(cut, self._size)
+            brackets = torch.zeros_like(cut), highest
+            count = functools.partial(self._count_places, places)
+            last, _, _ = self._search(brackets, selected[cut], highest, count)
+            ties[cut] = torch.stack([(own >= least).sum() for own, least in zip(places, last, strict=True)])
+
+        # Local: update of the selected
+        for shard in self.shards:
+            shard.move(keys, ties)
+            shard.finish()
+
+    @property
+    def _width(self) -> int:
+        """Bits that distinguish the bins of a block."""
+        return min(WIDTH, max(1, COUNTS.bit_length() - 1 - len(self._k).bit_length()))
+
+    def _guess_brackets(self, n: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Bracket the k-th highest key of each block, from a sample of all processes."""
+        shift = max(0, self._infinity.bit_length() - self._width)
+        counts = n.new_zeros(len(n), 1 << self._width)
+        for shard in self.shards:
+            shard.count_sample(shift, counts)
+        at_least = _at_least(self._all_reduce(counts))
+        size, share = at_least[:, 0], k / n
+        # how far off the rank in the sample may be, which is not at all where it is the whole block
+        slack = (SPREAD * (size * share * (1 - share)).sqrt() + 1).masked_fill_(size == n, 0)
+        low, high = (
+            ((at_least >= rank[:, None]).sum(dim=1) - 1).clamp_(min=0)
+            for rank in (size * share + slack, size * share - slack)
+        )
+        return low << shift, ((high + 1 << shift) - 1).clamp_(max=self._infinity)
+
+    def _count_keys(self, guess: tuple[Tensor, Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        guessed = bool(((low >= guess[0]) & (high <= guess[1])).all())
+        for shard in self.shards:
+            shard.count_keys(low, high, shift, counts, guessed=guessed)
+        return counts
+
+    def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        for row, own in enumerate(places):
+            part = slice(row, row + 1)
+            count_bins(own[None], low[part], high[part], shift[part], counts[part])
+        return counts
+
+    def _tied_places(self, block: int, key: int) -> Tensor:
+        places = [s.tied_places(block, key) for s in self.shards if s.blocks.start <= block < s.blocks.stop]
+        return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device=self._device)
+
+    def _all_reduce(self, counts: Tensor) -> Tensor:
+        """Sum over the processes; counts of a parameter that is offloaded to the CPU are added on the mesh's device."""
+        dtype = torch.int32 if max(self._n) < 2**31 else torch.int64
+        total = counts.to(self._mesh.device_type, dtype)
+        for dim in self._mesh_dims:
+            dist.all_reduce(total, group=self._mesh.get_group(dim))
+        return total.to(counts.device, counts.dtype)
+
+    def _search(
+        self,
+        brackets: tuple[Tensor, Tensor],
+        k: Tensor,
+        highest: Tensor,
+        count: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the k-th highest of the numbers of each block, which are spread over the processes.
+
+        Args:
+            brackets: the lowest and the highest number that are looked at first, (blocks,) each.
+            k: (blocks,).
+            highest: an upper bound of the numbers, (blocks,).
+            count: `count(low, high, shift)` counts the numbers of this process, (blocks, bins + 1): those from low
+                to high by `(number - low) >> shift`, and in the last column those above.
+
+        Returns:
+            (blocks,) each: the numbers, their ranks among the equal ones, and how many equal ones there are.
+        """
+        low, high = brackets
+        while True:
+            shift = self._shift(high - low)
+            at_least = _at_least(self._all_reduce(count(low, high, shift)))
+            above, reached = at_least[:, -1], at_least[:, 0]
+            is_above, is_below = k <= above, k > reached
+            if (is_below & (low == 0)).any():
+                raise RuntimeError(
+                    "some entries of sharded blocks did not take part in the step: all processes must call step() with "
+                    "gradients of the same parameters"
+                )
+            # The bracket has the k-th highest: go on in its bin.
+            bin_ = ((at_least >= k[:, None]).sum(dim=1, keepdim=True) - 1).clamp_(0, at_least.shape[1] - 2)
+            beyond = at_least.gather(1, bin_ + 1).squeeze(1)  # numbers in higher bins
+            equal, rank = at_least.gather(1, bin_).squeeze(1) - beyond, k - beyond
+            first = low + (bin_.squeeze(1) << shift)
+            last = torch.minimum(high, first + (1 << shift) - 1)
+            # The sample misled: go on in all that is above the bracket, or in all below it.
+            first = first.where(~is_above, high + 1).where(~is_below, 0)
+            last = last.where(~is_above, highest).where(~is_below, low - 1)
+            low, high = first, last
+            if (~is_above & ~is_below & (low == high)).all():
+                return low, rank, equal
+
+    def _shift(self, span: Tensor) -> Tensor:
+        """Return by how much numbers up to `span` are shifted to the right to be less than the number of bins."""
+        return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
+
+
+def _at_least(counts: Tensor) -> Tensor:
+    """Return how many numbers are in each bin or a higher one, given how many are in each, (blocks, bins)."""
+    return counts.flip(1).cumsum(1).flip(1)

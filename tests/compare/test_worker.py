@@ -1,0 +1,127 @@
+"""A run in this process: every part trains, is measured, and resumes to the same bits."""
+
+import shutil
+
+import pytest
+import torch
+
+from mofo.compare.folder import OutputFolder
+from mofo.compare.prepare import prepare
+from mofo.compare.recipe import make_recipe
+from mofo.compare.recorder import Recorder
+from mofo.compare.worker import FineTuning, Job, last_checkpoint, measure_base
+from mofo.methods.parts import PARTS
+
+METHODS = {
+    "mofo": {"mofo": {"fraction": 0.1}},
+    "self-distill": {"mofo": {}, "self-distill": {"texts": 3, "tokens": 8, "per_step": 2}},
+    "replay": {"replay": {"share": 0.3, "texts": 3, "tokens": 8}},
+    "lora": {"lora": {"rank": 2}},
+    "blend": {"blend": {}},
+    "adamw": {"adamw": {}},
+    "lion": {"lion": {}},
+    "mofo-lion": {"mofo-lion": {}},
+    "sgd": {"sgd": {}},
+    "anchor": {"anchor": {}},
+    "l2": {"l2": {"strength": 0.1}},
+    "l1": {"l1": {"strength": 0.1, "decoupled": True}},
+    "ewc": {"ewc": {"texts": 3, "tokens": 8}},
+    "dora": {"dora": {"rank": 2}},
+    "oft": {"oft": {"block": 8}},
+    "hft": {"hft": {}},
+    "cofitune": {"cofitune": {"texts": 3, "tokens": 8, "first": 0.0}},
+    "soft-masking": {"soft-masking": {"texts": 3, "tokens": 8}},
+    "token-mask": {"token-mask": {"perplexity": 300}},
+    "dft": {"dft": {}},
+}
+"""A method for each part, in which its settings are small."""
+
+ALWAYS = ("mofo", "self-distill", "replay", "lora", "blend")
+"""Parts with a hook each; the others are of the full matrix."""
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def folder(tiny_model, tiny_data, tmp_path):
+    def make(method):
+        recipe = make_recipe(
+            {
+                "model": tiny_model,
+                "data": tiny_data,
+                "held_out_rows": 4,
+                "methods": [method],
+                "settings": {"learning_rate": 1e-2},
+                "steps": 4,
+                "points": 2,
+                "batch_size": 2,
+                "probes": ["divergence"],
+                "precision": "float32",
+                "save": False,
+            }
+        )
+        output = OutputFolder(tmp_path / "out")
+        prepare(recipe, output, overwrite=False)
+        (run,) = recipe.runs()
+        measure_base(Job(output.path))
+        output.run(run.name).write_run(run)
+        return output, run
+
+    return make
+
+
+def test_every_part_is_tried():
+    assert set(METHODS) == {part.name for part in PARTS}
+
+
+@pytest.mark.parametrize(
+    "part", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.full) for name in METHODS]
+)
+def test_run_learns_and_resumes_to_the_same_bits(folder, monkeypatch, part):
+    output, run = folder(METHODS[part])
+    path = output.run(run.name).path
+    FineTuning(Job(output.path), run.name).train()
+    whole = without_time(output.run(run.name).result)
+    losses = [point["learned"]["sums"]["loss"] for point in whole[0]["points"]]
+    assert losses[-1] < output.base.point.learned["sums"]["loss"]
+
+    shutil.rmtree(path)
+    output.run(run.name).write_run(run)
+    log = Recorder.on_log
+
+    def killed_after_step_3(self, args, state, control, **kwargs):
+        log(self, args, state, control, **kwargs)
+        if state.global_step == 3:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recorder, "on_log", killed_after_step_3)
+        with pytest.raises(KilledError):
+            FineTuning(Job(output.path), run.name).train()
+    assert last_checkpoint(path / "checkpoints").name == "checkpoint-2"
+    torch.manual_seed(7)  # another process has another random state
+    FineTuning(Job(output.path), run.name).train()
+    assert without_time(output.run(run.name).result) == whole
+
+
+def without_time(result):
+    return [run.model_dump(exclude={"seconds", "peak_memory_bytes"}) for run in result.runs]
+
+
+def test_variants_of_the_end_are_runs_of_their_own(folder):
+    output, run = folder({"adamw": {}, "blend": {"keep": [0.5, 0.25]}})
+    FineTuning(Job(output.path), run.name).train()
+    end, half, quarter = output.run(run.name).result.runs
+    assert [other.settings["blend.keep"] for other in (half, quarter)] == [0.5, 0.25]
+    assert half.name == f"{run.name}-blend.keep0.5"
+    assert half.distance.l2 == pytest.approx(end.distance.l2 / 2, rel=1e-4)
+    assert half.points[-1].forgotten["divergence"]["kl"] < end.points[-1].forgotten["divergence"]["kl"]
+
+
+def test_rows_of_a_part_must_be_as_many_as_were_given(folder, monkeypatch):
+    output, run = folder("mofo")
+    monkeypatch.setattr("mofo.methods.part.Part.rows", lambda self, rows, setup: rows[1:])
+    with pytest.raises(RuntimeError, match="mofo returned 7 training rows for 8"):
+        FineTuning(Job(output.path), run.name)
