@@ -197,3 +197,16 @@ def test_gradient_clipping_comes_before_the_step():
     torch.nn.utils.clip_grad_norm_([param], 1.0)
     optimizer.step()
     assert optimizer.state[param]["exp_avg"].norm() == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.complex64])
+def test_frozen_parameters_may_be_of_any_type(dtype):
+    frozen = torch.nn.Parameter(torch.ones(4, 2, dtype=dtype), requires_grad=False)
+    trained = a_param()
+    optimizer = MoFO([frozen, trained], lr=0.1, blocks=2)
+    optimizer.step()
+    assert torch.equal(frozen, torch.ones(4, 2, dtype=dtype))
+    assert not torch.equal(trained, torch.ones(4, 3))
+    again = MoFO([frozen, trained], lr=0.1)
+    again.load_state_dict(optimizer.state_dict())
+    again.step()

@@ -17,19 +17,22 @@ EXAMPLES = """\
 examples:
   mofo measure --base smollm2-135m --tuned tuned
   mofo measure --base smollm2-135m --tuned tuned --data held-out.jsonl
+  mofo measure --tuned lora-adapter
 """
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
-    parser.usage = "mofo measure --base MODEL --tuned MODEL [--data DATA] [flags]"
+    parser.usage = "mofo measure [--base MODEL] --tuned MODEL [--data DATA] [flags]"
     parser.epilog = EXAMPLES
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     models = parser.add_argument_group("models")
     models.add_argument(
-        "--base", required=True, metavar="MODEL", help="model before: hub id, folder, .gguf file or smollm2-135m"
+        "--base",
+        metavar="MODEL",
+        help="model before: hub id, folder, .gguf file or smollm2-135m (default: the one that an adapter names)",
     )
-    models.add_argument("--tuned", required=True, metavar="MODEL", help="model after, likewise")
+    models.add_argument("--tuned", required=True, metavar="MODEL", help="model after, likewise, or a LoRA adapter")
     models.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a model")
     measuring = parser.add_argument_group("measuring")
     measuring.add_argument(
@@ -67,4 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(as_json(results))
     else:
         show(pair_table(results))
+        for note in results.notes:
+            show(note)
     return 0

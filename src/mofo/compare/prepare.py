@@ -19,7 +19,7 @@ from mofo.errors import UserError
 from mofo.files import new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
 from mofo.models.load import load_tokenizer, local_folder
-from mofo.models.positions import max_positions
+from mofo.models.positions import folder_positions
 from mofo.models.precision import choose_precision
 from mofo.results import Plan
 
@@ -126,7 +126,7 @@ def _rows_needed(recipe: Recipe) -> int:
 
 def _plan(recipe: Recipe, model_folder: Path, data: _Data) -> Plan:
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
-    positions = max_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
+    positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
     used = {}
     reasons = dict(data.left_out)
     for kind, rows in (("training", data.training), ("held-out", data.held_out)):

@@ -37,10 +37,10 @@ from mofo.measure import (
 )
 from mofo.methods.method import Method
 from mofo.methods.part import Setup
-from mofo.models.load import load_model, local_folder
+from mofo.models.load import load_model
 from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
-from mofo.models.weights import Weights, weights_of
+from mofo.models.weights import copy_of_weights, weights_of
 from mofo.results import Distance, FinalDistance, Point, Run, Scalar, TrainingStep
 from mofo.trainers.checkpoints import last_checkpoint
 
@@ -60,9 +60,7 @@ class Job:
         self.recipe = self.folder.recipe
         self.plan = self.folder.plan
         self.device = compute_device()
-        model_folder = local_folder(self.recipe.model)
-        self.base_weights = Weights(model_folder)
-        self.model, self.tokenizer = load_model(str(model_folder), trust_remote_code=self.recipe.trust_remote_code)
+        self.model, self.tokenizer = load_model(self.recipe.model, trust_remote_code=self.recipe.trust_remote_code)
         self.model.to(self.device)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
         self.held_out = self._examples(self.folder.held_out_rows)
         states = self.folder.probe_states
@@ -122,7 +120,7 @@ class FineTuning:
         self.method: Method = self.run.method
         self.examples = job.training_examples(self.run.seed)
         self.setup = Setup(
-            base=job.base_weights,
+            base=copy_of_weights(job.model),
             tokenizer=job.tokenizer,
             device=job.device,
             seed=self.run.seed,
@@ -156,7 +154,7 @@ class FineTuning:
     def measure(self, step: int) -> tuple[Point, FinalDistance]:
         """Return the point after a step, and the distance in full."""
         last = step == self.setup.steps
-        distance = weight_distance(self.job.base_weights, self._weights())
+        distance = weight_distance(self.setup.base, self._weights())
         seen = self.examples[: step * self.setup.batch]
         point = self.job.measure(self.model, answers=last).model_copy(
             update={

@@ -18,7 +18,7 @@ from mofo.data.tokens import IGNORED, WHOLE, Example, encode_rows, find_row
 from mofo.data.usage import usage
 from mofo.errors import UserError
 from mofo.models.load import load_tokenizer, local_folder
-from mofo.models.positions import max_positions
+from mofo.models.positions import folder_positions
 from mofo.results import Record
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def describe_data(
         form=list(form),
         rows=len(rows),
         max_length=max_length,
-        max_positions=max_positions(folder, trust_remote_code=trust_remote_code),
+        max_positions=folder_positions(folder, trust_remote_code=trust_remote_code),
         usable=used.usable,
         repeated=_repeated(rows),
         by_reason=used.by_reason("training"),

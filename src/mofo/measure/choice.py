@@ -13,7 +13,7 @@ import torch
 from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
 from mofo.measure.probe import Base, Probe
-from mofo.measure.scoring import batches, inference, pad, token_log_probabilities
+from mofo.measure.scoring import batches, inference, pad, reusable_cache, token_log_probabilities
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
     """Return the log-probability per token, in nats, of each choice of each question.
 
     Each prompt runs once. Its last position predicts the first token of every choice; for the others the choices run as
-    continuations of the prompt's cached keys and values.
+    continuations of the prompt's cached keys and values, or after the prompt again where the cache cannot be reused.
 
     Args:
         model: A causal language model.
@@ -151,11 +151,16 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
 
     longer = [row for row, choice in enumerate(flat) if len(choice) > 1]
     if longer:
-        cache = output.past_key_values
-        cache.batch_select_indices(torch.tensor([owner[row] for row in longer], device=device))
         inputs = pad([flat[row][:-1] for row in longer], 0).to(device)
         targets = pad([flat[row][1:] for row in longer], IGNORED).to(device)
-        logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
+        owners = [owner[row] for row in longer]
+        cache = reusable_cache(output)
+        if cache is None:
+            inputs = torch.cat([torch.tensor([prompts[row] for row in owners], device=device), inputs], dim=1)
+            logits = model(input_ids=inputs, logits_to_keep=targets.shape[1], use_cache=False).logits
+        else:
+            cache.batch_select_indices(torch.tensor(owners, device=device))
+            logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
         totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
 
     means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))

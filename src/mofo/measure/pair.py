@@ -15,8 +15,9 @@ from mofo.errors import UserError
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.scoring import held_out_loss
-from mofo.models.load import load_model, load_tokenizer, local_folder
-from mofo.models.positions import max_positions
+from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.pairing import base_of, load_pair
+from mofo.models.positions import folder_positions
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import weights_of
 from mofo.results import FinalDistance, Number, Record
@@ -38,10 +39,11 @@ class PairResults(Record):
     rows: dict[str, int] = Field(
         default={}, description="number of held-out rows that were not used as they are, by reason"
     )
+    notes: list[str] = Field(default=[], description="how the two were made comparable, where they were not")
 
 
 def measure_pair(
-    base: str,
+    base: str | None,
     tuned: str,
     *,
     probes: Sequence[str],
@@ -52,11 +54,13 @@ def measure_pair(
     turns: Turns = "all",
     trust_remote_code: bool = False,
 ) -> PairResults:
-    """Measure two models with the same architecture and tokenizer.
+    """Measure two models of one architecture.
+
+    Where their vocabularies differ, everything is measured on the tokens that both have.
 
     Args:
-        base: The model before, as for `mofo.models.load.resolve_model`.
-        tuned: The model after.
+        base: The model before, as for `mofo.models.load.load_model`; None for the one that an adapter names.
+        tuned: The model after, whole or an adapter, which is merged.
         probes: Probe specifications.
         data: Held-out data of the task; without it nothing is measured of learning.
         rows: The most held-out rows.
@@ -66,11 +70,12 @@ def measure_pair(
         trust_remote_code: Whether code that comes with a model may run.
 
     Raises:
-        UserError: A model, probe or data file cannot be used, or the two models differ in their parameters.
+        UserError: A model, probe or data file cannot be used, or the two models are not of one architecture.
     """
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes)
+    base = base_of(base, tuned)
     examples: list[Example] = []
     reasons: dict[str, int] = {}
     if data:
@@ -86,17 +91,17 @@ def measure_pair(
         used = usage(whole, max_length)
         if not used.usable:
             raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
-        check_positions(used.longest, max_positions(folder, trust_remote_code=trust_remote_code), base)
+        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
         reasons = used.by_reason("held-out")
         examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
-    base_model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
-    tuned_model, _ = load_model(tuned, trust_remote_code=trust_remote_code)
-    models = [base_model, tuned_model]
+    pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
+    models = [pair.base, pair.tuned]
     for model in models:
         model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
     distance = weight_distance(*map(weights_of, models))
+    pair.tuned.float()
     with autocast(choose_precision("auto")):
-        made = make_probes(probes, base=models[0], tokenizer=tokenizer)
+        made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
         before, after = (
             ModelResults(
                 learned={"loss": held_out_loss(model, examples)["loss"]} if examples else {},
@@ -104,7 +109,7 @@ def measure_pair(
             )
             for model in models
         )
-    return PairResults(base=before, tuned=after, distance=distance, rows=reasons)
+    return PairResults(base=before, tuned=after, distance=distance, rows=reasons, notes=pair.notes)
 
 
 def pair_table(results: PairResults) -> Table:

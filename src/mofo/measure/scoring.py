@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from mofo.data.tokens import IGNORED, Labelled
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
+    from transformers.utils import ModelOutput
 
 TOKENS_PER_BATCH = 1024
 """Enough to keep two cores or a GPU busy; the logits of a 49k vocabulary take 200 MB at float32."""
@@ -106,6 +107,23 @@ def token_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
         F.cross_entropy(piece.float(), target, ignore_index=IGNORED, reduction="none") for piece, target in pieces
     ]
     return -torch.cat(losses).view_as(targets)
+
+
+def reusable_cache(output: ModelOutput) -> DynamicCache | None:
+    """Return the keys and values that a forward pass cached, if any number of tokens can go on from them.
+
+    That is so where every layer is one of attention. The states of recurrent layers, whatever a model calls them, can
+    in general be continued by one token at a time only, and not be selected from: a text is read again there.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    cache = output.get("past_key_values")
+    if isinstance(cache, DynamicCache) and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    ):
+        return cache
+    return None
 
 
 def by_positions(logits: Tensor) -> tuple[Tensor, ...]:

@@ -1,12 +1,26 @@
-"""How long a text a model can take."""
+"""How long a text a model can read."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
-def max_positions(folder: Path, *, trust_remote_code: bool = False) -> int | None:
-    """Return the most tokens that a model was made for; None if its configuration names no limit.
+def max_positions(config: PreTrainedConfig) -> int:
+    """Return the most tokens of a text that a model was made for; `sys.maxsize` if its configuration has no limit.
+
+    Where positions are learned, as in GPT-2, there are no others. Recurrent models have no limit.
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit or sys.maxsize
+
+
+def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | None:
+    """Return `max_positions` of a model that is not loaded; None if it has no limit, or its configuration is not read.
 
     Args:
         folder: The model's folder.
@@ -15,8 +29,7 @@ def max_positions(folder: Path, *, trust_remote_code: bool = False) -> int | Non
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
+        limit = max_positions(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
     except (OSError, ValueError, KeyError):  # loading the model will say what is wrong
         return None
-    positions = getattr(config, "max_position_embeddings", None)  # recurrent models have none
-    return positions if isinstance(positions, int) and positions > 0 else None
+    return None if limit == sys.maxsize else limit
