@@ -29,8 +29,16 @@ from mofo.trainers.method import single_method
 FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 """Data files by suffix, and what `datasets` calls their kind."""
 
-OTHER_NAMES = {"--model": "--model_name_or_path", "--data": "--dataset_name", "--output": "--output_dir"}
-"""Names of flags in other commands, for suggestions."""
+OTHER_NAMES = {
+    "--model": "--model_name_or_path",
+    "--data": "--dataset_name",
+    "--output": "--output_dir",
+    "--state": "--state_dtype",
+}
+"""Names of flags in other commands and earlier versions, for suggestions."""
+
+OPTIONS = ("fraction", "score", "decay", "state_dtype")
+"""Flags of MoFO that are arguments of the optimizer."""
 
 DESCRIPTION = """\
 Fine-tune a model as `trl sft` does, with MoFO as the optimizer.
@@ -51,10 +59,6 @@ file or one of trl's names; --config takes a YAML file of any of these flags.
 """
 
 
-OPTIONS = ("fraction", "score", "decay", "state_dtype")
-"""Flags of MoFO that are arguments of the optimizer."""
-
-
 @dataclass
 class MoFOArguments:
     """What `mofo sft` adds to trl's flags, which give learning rate, betas, epsilon and weight decay as for AdamW."""
@@ -64,8 +68,9 @@ class MoFOArguments:
     fraction: float = field(
         default=0.15,
         metadata={
+            "metavar": "X",
             "help": "share of the entries of each parameter tensor that are updated at a step, in (0, 1]: those with "
-            "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW"
+            "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW",
         },
     )
     score: Score = field(
@@ -84,12 +89,17 @@ class MoFOArguments:
     method: str = field(
         default="mofo",
         metadata={
-            "help": "optimizer and extras joined by +, such as mofo+self-distill or adamw+l2; `mofo methods` lists them"
+            "metavar": "METHOD",
+            "help": "optimizer and extras joined by +, such as mofo+self-distill or adamw+l2; `mofo methods` lists "
+            "them",
         },
     )
     method_settings: str = field(
         default="",
-        metadata={"help": "settings of the extras, separated by commas, such as self-distill.weight=0.3"},
+        metadata={
+            "metavar": "NAME=V,...",
+            "help": "settings of the extras, separated by commas, such as self-distill.weight=0.3",
+        },
     )
 
     def optimizer_settings(self, training: SFTConfig) -> dict[str, Any]:
