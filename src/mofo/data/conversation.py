@@ -67,15 +67,8 @@ def encode_conversation(
     spoken = [i for i, turn in enumerate(messages) if turn["role"] == "assistant"]
     last = len(messages) - 1
     learned = [last] if turns == "last" else sorted({*(i for i in spoken if i >= first), last})
-    extras = {"tools": row.get("tools") or None, **row.get("chat_template_kwargs", {})}
-
-    def render(part: Messages, *, prompt: bool = False, **changes: Any) -> str:
-        options = {**extras, **changes}
-        try:
-            return str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt, **options))
-        except Exception as error:  # a template is a program of others, which raises what it likes
-            raise UserError(f"the chat template refuses the conversation: {first_line(error)}.") from error
-
+    extras = _extras(row)
+    render = _renderer(tokenizer, extras)
     whole = render(messages)
     _check_complete(messages, extras, render, whole)
     if _marks_the_assistant(tokenizer, extras):
@@ -83,6 +76,35 @@ def encode_conversation(
     pieces = _pieces(messages, learned, whole, render, tokenizer.eos_token or "")
     stretches = [Stretch(token_ids(piece.text, tokenizer), piece.learned) for piece in pieces]
     return [*stretches[:-1], Stretch(closed(stretches[-1].ids, tokenizer), True)]
+
+
+def render_conversation(row: Row, messages: Messages, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a conversation as the chat template writes it.
+
+    Raises:
+        UserError: The template refuses it, or leaves out tools.
+    """
+    extras = _extras(row)
+    render = _renderer(tokenizer, extras)
+    whole = render(messages)
+    _check_complete(messages, extras, render, whole)
+    return whole
+
+
+def _extras(row: Row) -> dict[str, Any]:
+    """Return what the chat template is given beside the messages."""
+    return {"tools": row.get("tools") or None, **(row.get("chat_template_kwargs") or {})}
+
+
+def _renderer(tokenizer: PreTrainedTokenizerBase, extras: dict[str, Any]) -> Render:
+    def render(part: Messages, *, prompt: bool = False, **changes: Any) -> str:
+        options = {**extras, **changes}
+        try:
+            return str(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=prompt, **options))
+        except Exception as error:  # a template is a program of others, which raises what it likes
+            raise UserError(f"the chat template refuses the conversation: {first_line(error)}.") from error
+
+    return render
 
 
 def _pieces(

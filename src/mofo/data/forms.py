@@ -97,7 +97,7 @@ def _alpaca(row: Row) -> Row:
     if not before:
         return {"question": question, "answer": answer}
     asks, answers = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
-    return {"messages": [*before, asks, answers]}
+    return {"prompt": [*before, asks], "completion": [answers]}
 
 
 def _sharegpt(row: Row) -> Row:
