@@ -57,9 +57,17 @@ def _with_way_back(run: Run, recipe: Recipe, folder: OutputFolder, planned: Sequ
     return run.model_copy(
         update={
             "model": str(kept.relative_to(folder.path)) if kept.exists() else None,
-            "command": f"{origin.method.flags(recipe.settings)} --seeds {origin.seed}" if origin else None,
+            "command": _flags(origin, recipe) if origin else None,
         }
     )
+
+
+def _flags(run: PlannedRun, recipe: Recipe) -> str:
+    """Return the flags that make a run of the recipe alone."""
+    flags = [run.method.flags(recipe.settings), f"--seeds {run.seed}"]
+    if recipe.reference is not None:
+        flags.append(f"--reference {run.method.name}")
+    return " ".join([*flags, *(["--no-tune"] if recipe.tune else [])])
 
 
 def hardware() -> Hardware:

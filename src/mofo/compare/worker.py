@@ -116,7 +116,9 @@ class Job:
         except UserError:  # a chat template that refuses questions is no obstacle to a comparison on texts
             general = []
         prompts = [example for example in self.held_out if example["prompt_ids"]][: self.recipe.samples]
-        return [*prompts, *({**example, "answer": ""} for example in general)]
+        for example in general:
+            example["answer"] = ""  # a reader judges
+        return [*prompts, *general]
 
     def write_samples(self, model: PreTrainedModel) -> list[str]:
         """Return a model's answers to the samples' prompts."""
