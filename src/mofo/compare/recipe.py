@@ -120,6 +120,9 @@ class Measuring(Settings):
         0, ge=0, description="held-out questions to answer before and after training, for the accuracy"
     )
     answer_tokens: Count = Field(256, description="cut answers at N tokens")
+    samples: int = Field(
+        3, ge=0, description="held-out prompts whose answers are shown, with two general questions; 0 for none"
+    )
 
 
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)
