@@ -22,3 +22,10 @@ def test_the_optimizer_imports_nothing_of_the_other_rooms():
     program = "import sys, mofo.optim; print(' '.join(name for name in sys.modules if name.startswith('mofo.')))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert all(name.startswith("mofo.optim") for name in done.stdout.split())
+
+
+def test_importing_the_trainers_loads_nothing_heavy_before_the_callback_is_asked_for():
+    assert not loaded_by("import mofo.trainers.trl_script, mofo.trainers.checkpoints") & {*HEAVY, "torch"}
+    loaded = loaded_by("from mofo.trainers import MoFOCallback")
+    assert "transformers" in loaded
+    assert "trl" not in loaded

@@ -25,8 +25,10 @@ def test_arguments_are_passed_on(monkeypatch):
 
     monkeypatch.setattr("mofo.measure.pair.measure_pair", measure_pair)
     argv = "measure --base b --tuned t --data d.jsonl --rows 7 --probes text,choice:q.jsonl --trust_remote_code"
+    argv += " --max-length 64 --turns last --columns question=Q,answer=A"
     assert cli.main(argv.split()) == 130
     expected = {"data": "d.jsonl", "rows": 7, "probes": ["text", "choice:q.jsonl"], "trust_remote_code": True}
+    expected |= {"max_length": 64, "turns": "last", "columns": {"question": "Q", "answer": "A"}}
     assert seen == [(("b", "t"), expected)]
 
 

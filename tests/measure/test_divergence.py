@@ -5,6 +5,7 @@ import torch
 
 from mofo.measure import write_texts
 from mofo.measure.divergence import DivergenceProbe
+from reference.architectures import make_model
 
 
 def naive_divergence(base, tuned, base_texts):
@@ -86,3 +87,10 @@ def test_write_texts_draws_later_tokens_given_all_earlier_ones(base, tokenizer):
             probabilities = base(input_ids=texts).logits[:, -1].softmax(dim=-1)
         texts = torch.cat([texts, torch.multinomial(probabilities, 1, generator=generator)], dim=1)
     assert texts.tolist() == base_texts
+
+
+def test_write_texts_ends_with_the_models_positions(tokenizer):
+    model = make_model("gpt2", max_position_embeddings=24)
+    texts = write_texts(model, tokenizer, texts=2, tokens=128)
+    assert [len(text) for text in texts] == [25, 25]
+    assert DivergenceProbe("divergence", model, texts).measure(model) == {"kl": 0.0}

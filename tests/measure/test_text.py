@@ -9,7 +9,9 @@ from tokenizers import processors
 from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
 from mofo.measure import text
-from mofo.measure.text import WINDOW, WINDOWS, TextProbe, general_english, strip_frame, window_starts
+from mofo.measure.probe import Base
+from mofo.measure.text import WINDOW, WINDOWS, TextProbe, general_english, read_text, strip_frame, window_starts
+from reference.architectures import make_model
 
 
 def test_text_probe_of_a_short_text_is_one_plain_pass(base, tokenizer):
@@ -82,3 +84,15 @@ def test_general_english_refuses_a_missing_or_changed_story(monkeypatch, tmp_pat
     monkeypatch.setattr(text.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install mofo\[train\]"):
         general_english()
+
+
+def test_text_probe_has_no_window_longer_than_the_models_positions(tokenizer):
+    model = make_model("gpt2", max_position_embeddings=24)
+    probe = TextProbe.make("mine", "", Base(model, tokenizer), None)
+    assert 0 < probe.measure(model)["loss"] < 10
+
+
+def test_read_text_without_the_mark_of_the_byte_order(tmp_path):
+    file = tmp_path / "windows.txt"
+    file.write_text("the sea", encoding="utf-8-sig")
+    assert read_text(str(file)) == "the sea"

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mofo.methods.part import Setup
-from mofo.models.weights import Weights
+from mofo.models.weights import copy_of_weights
 from reference.workbench import sums, tiny_data, tiny_model  # noqa: F401
 
 ROWS = [[1, 7, 9, 11, 5], [1, 8, 6, 4, 2], [1, 30, 20, 10, 3], [1, 40, 41, 42, 43]]
@@ -30,7 +30,7 @@ def rows():
 def setup(tiny_model, rows, tmp_path):
     """A run of four steps of two rows."""
     return Setup(
-        base=Weights(tiny_model),
+        base=copy_of_weights(AutoModelForCausalLM.from_pretrained(tiny_model)),
         tokenizer=AutoTokenizer.from_pretrained(tiny_model),
         device=torch.device("cpu"),
         seed=0,

@@ -1,26 +1,7 @@
-import json
-
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from mofo.errors import UserError
-from mofo.models.weights import Weights, depth, layer_of, tied_names, weights_of
-
-
-def test_weights_of_a_folder_without_them_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
-        Weights(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(UserError, match="cannot be read"):
-        Weights(tmp_path)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    save_file({"a": torch.zeros(2)}, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(UserError, match="cannot be read"):
-        Weights(tmp_path)
-    save_file({"b": torch.ones(2)}, tmp_path / "model-00002-of-00002.safetensors")
-    assert {name: tensor.tolist() for name, tensor in Weights(tmp_path).items()} == {"a": [0, 0], "b": [1, 1]}
+from mofo.models.weights import copy_of_weights, depth, layer_of, tied_names, weights_of
 
 
 def test_weights_of_a_model_share_its_storage_and_name_tied_ones_once():
@@ -30,6 +11,15 @@ def test_weights_of_a_model_share_its_storage_and_name_tied_ones_once():
     assert set(weights) == {"embed.weight"}
     assert weights["embed.weight"].data_ptr() == model["embed"].weight.data_ptr()
     assert not weights["embed.weight"].requires_grad
+
+
+def test_copy_of_weights_stays_when_the_model_moves():
+    model = torch.nn.Linear(2, 2)
+    copied = copy_of_weights(model)
+    before = {name: weight.clone() for name, weight in weights_of(model).items()}
+    with torch.no_grad():
+        model.weight += 1
+    assert all(torch.equal(copied[name], before[name]) for name in ("weight", "bias"))
 
 
 @pytest.mark.parametrize(

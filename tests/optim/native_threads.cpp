@@ -32,7 +32,7 @@ const Shape SHAPES[] = {
     {1, 5000, 1e-6, false, false, false},    {1, 1, 0.05, false, false, false},
 };
 
-// Settings with which the sample is taken of small blocks too, and misses, and with which memory is too small.
+// Configurations in which the sample is taken of small blocks too, and misses, and with which memory is too small.
 struct Variant {
   const char* name;
   int64_t small, sample_rate, band_share, journal_share;
@@ -88,9 +88,9 @@ const Kernel* best_kernel() {
 
 // The operands after one step.
 std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& variant, Score score, Dtype dtype,
-                                int64_t threads) {
+                               int64_t threads) {
   std::vector<Tensor> tensors;
-  std::vector<std::vector<int64_t>> layouts;
+  std::vector<std::vector<int64_t>> strides;
   for (const Shape& shape : SHAPES) {
     Tensor tensor{};
     for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) {
@@ -98,8 +98,8 @@ std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& vari
     }
     if (shape.transposed) {
       const int64_t rows = 100, columns = shape.blocks * shape.n / rows;
-      layouts.push_back({2, rows, columns, 1, rows, 1, rows, 1, rows, 1, rows});
-      tensor.layout = layouts.back().data();  // which stays where it is when `layouts` grows
+      strides.push_back({2, rows, columns, 1, rows, 1, rows, 1, rows, 1, rows});
+      tensor.strides = strides.back().data();  // which stays where it is when `strides` grows
     }
     tensor.dtype[PARAM] = tensor.dtype[GRAD] = dtype;
     tensor.blocks = shape.blocks;
@@ -117,16 +117,16 @@ std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& vari
     tensor.step_size = 1.0;
     tensors.push_back(tensor);
   }
-  Settings settings{};  // openmp is null: the library's own threads
-  settings.threads = threads;
-  settings.kernel = best_kernel();
-  settings.small = variant.small;
-  settings.sample_rate = variant.sample_rate;
-  settings.max_lines = 1 << 13;
-  settings.band_share = variant.band_share;
-  settings.journal_share = variant.journal_share;
-  settings.spread = variant.spread;
-  if (const int error = mofo_cpu_step(tensors.data(), int64_t(tensors.size()), &settings)) {
+  Config config{};  // openmp is null: the library's own threads
+  config.threads = threads;
+  config.kernel = best_kernel();
+  config.small = variant.small;
+  config.sample_rate = variant.sample_rate;
+  config.max_lines = 1 << 13;
+  config.band_share = variant.band_share;
+  config.journal_share = variant.journal_share;
+  config.spread = variant.spread;
+  if (const int error = mofo_cpu_step(tensors.data(), int64_t(tensors.size()), &config)) {
     std::printf("error %d\n", error);
     std::exit(1);
   }

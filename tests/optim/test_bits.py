@@ -17,7 +17,7 @@ BIT_TYPES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
-def test_negative_zeros_denormals_infinities_and_nan_payloads_stay(dtype, shape, eps, back_end):
+def test_entries_not_selected_keep_zeros_denormals_and_nan_payloads(dtype, shape, eps, back_end):
     if dtype is torch.float64 and back_end.get("fused"):
         pytest.skip("the native library has no float64")
     integer = BIT_TYPES[dtype.itemsize]
@@ -37,7 +37,7 @@ def test_negative_zeros_denormals_infinities_and_nan_payloads_stay(dtype, shape,
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("score", SCORES)
-def test_more_bad_entries_than_k_all_show_and_no_other_entry_moves(score, shape, back_end):
+def test_non_finite_entries_all_move_beyond_k_and_no_other_does(score, shape, back_end):
     param = torch.nn.Parameter(torch.ones(shape))
     optimizer = MoFO([param], lr=0.1, fraction=0.01, score=score, **back_end)
     param.grad = torch.randn(shape)
@@ -55,7 +55,7 @@ def test_more_bad_entries_than_k_all_show_and_no_other_entry_moves(score, shape,
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_second_moment_that_underflows_or_overflows_does_not_move_more_than_k(shape, back_end):
+def test_momentum_over_rms_moves_k_when_second_moment_under_or_overflows(shape, back_end):
     for size in (1e-30, 1e25):
         param = torch.nn.Parameter(torch.zeros(shape))
         param.grad = torch.full(shape, size)

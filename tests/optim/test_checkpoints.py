@@ -28,7 +28,7 @@ def train(model, optimizer, steps):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("score", SCORES)
-def test_resuming_equals_not_having_stopped_to_the_bit(dtype, score):
+def test_resumed_run_equals_uninterrupted_run_to_the_bit(dtype, score):
     whole, optimizer = make(dtype, score=score)
     train(whole, optimizer, range(6))
 
@@ -49,7 +49,7 @@ def test_resuming_equals_not_having_stopped_to_the_bit(dtype, score):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_moments_are_float32_and_stay_so(dtype):
+def test_moments_are_float32_after_loading(dtype):
     model, optimizer = make(dtype)
     train(model, optimizer, range(2))
     other, loaded = make(dtype)
@@ -61,7 +61,7 @@ def test_moments_are_float32_and_stay_so(dtype):
 
 
 @pytest.mark.parametrize("implementation", [{"foreach": False}, {"foreach": True}, {"fused": True}])
-def test_an_adamw_checkpoint_loads_and_continues(implementation):
+def test_adamw_checkpoint_loads_and_continues(implementation):
     model, _ = make()
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, **implementation)
     train(model, adamw, range(3))
@@ -77,7 +77,7 @@ def test_an_adamw_checkpoint_loads_and_continues(implementation):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_an_amsgrad_checkpoint_and_one_of_another_shape_are_refused_and_nothing_is_loaded():
+def test_load_refuses_amsgrad_and_other_shapes_and_loads_nothing():
     model, _ = make()
     amsgrad = torch.optim.AdamW(model.parameters(), amsgrad=True)
     train(model, amsgrad, range(1))
@@ -98,7 +98,7 @@ def test_an_amsgrad_checkpoint_and_one_of_another_shape_are_refused_and_nothing_
     assert mofo.param_groups[0]["fraction"] == 0.1
 
 
-def test_a_checkpoint_without_newer_options_gets_their_defaults():
+def test_checkpoint_without_newer_options_gets_their_defaults():
     model, optimizer = make(decay="all")
     train(model, optimizer, range(1))
     old = optimizer.state_dict()
@@ -114,7 +114,7 @@ def test_a_checkpoint_without_newer_options_gets_their_defaults():
     assert restored.param_groups[0]["score"] == "momentum"
 
 
-def test_copies_go_on_alike():
+def test_copied_optimizers_continue_alike():
     model, optimizer = make(score="random")
     train(model, optimizer, range(2))
     twin, twin_optimizer = copy.deepcopy((model, optimizer))
@@ -124,7 +124,7 @@ def test_copies_go_on_alike():
         assert torch.equal(a, b)
 
 
-def test_state_is_made_at_the_first_step_and_belongs_to_the_parameter_that_is_there():
+def test_state_is_made_at_the_first_step_for_the_present_parameter():
     model, optimizer = make()
     assert len(optimizer.state) == 0
     replaced = torch.nn.Parameter(model[0].weight.detach().clone())  # as accelerate does for sharded models

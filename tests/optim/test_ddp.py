@@ -53,7 +53,7 @@ def same(one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_stay_equal_without_messages_and_equal_one_process(world_size, tmp_path):
+def test_ddp_step_sends_nothing_and_equals_one_process(world_size, tmp_path):
     back_ends = [back_end.values[0] for back_end in BACK_ENDS]
     with Processes(world_size, tmp_path) as processes:
         first, *others = processes.run(train_with_each, back_ends)
@@ -92,7 +92,7 @@ def train_with_zero_redundancy_optimizer():
 
 
 @pytest.mark.slow
-def test_torchs_zero_redundancy_optimizer_keeps_tensors_whole(tmp_path):
+def test_zero_redundancy_optimizer_keeps_tensors_in_one_piece(tmp_path):
     with Processes(2, tmp_path) as processes:
         states = processes.run(train_with_zero_redundancy_optimizer)
     assert sum(states) == 6  # each process has the moments of some tensors

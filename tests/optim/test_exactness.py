@@ -20,7 +20,7 @@ def gradients(shape, steps, dtype=torch.float64, seed=0):
 
 @pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize(("score", "decay", "blocks"), list(itertools.product(SCORES, ["selected", "all"], [1, 3])))
-def test_it_is_the_algorithm_entry_by_entry(score, decay, blocks, foreach):
+def test_step_matches_naive_float64(score, decay, blocks, foreach):
     shape, seed = (6, 7), 0
     torch.manual_seed(seed)
     start = torch.randn(shape, dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_it_is_the_algorithm_entry_by_entry(score, decay, blocks, foreach):
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("lr", [1e-3, torch.tensor(1e-3)], ids=["float", "tensor"])
 @pytest.mark.parametrize("back_end", [*BACK_ENDS, pytest.param({}, id="default")])
-def test_a_fraction_of_one_is_adamw_to_the_bit(dtype, weight_decay, maximize, lr, back_end):
+def test_fraction_one_is_adamw_to_the_bit(dtype, weight_decay, maximize, lr, back_end):
     if dtype is torch.float64 and back_end.get("fused"):
         pytest.skip("the native library has no float64")
     shapes = [(), (5,), (64, 33), (3, 5, 7), (128, 256)]
@@ -74,7 +74,7 @@ def test_a_fraction_of_one_is_adamw_to_the_bit(dtype, weight_decay, maximize, lr
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("shape", [(40, 50), (256, 512)])
-def test_the_official_formula_is_met(shape, back_end):
+def test_step_matches_official_formula(shape, back_end):
     start = torch.randn(shape)
     param, official = torch.nn.Parameter(start.clone()), start.clone()
     m, v = torch.zeros(shape), torch.zeros(shape)

@@ -48,7 +48,7 @@ def put_pieces_in_place(optimizer, rank=0, world_size=2):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_pieces_in_the_place_of_tensors_are_refused_and_not_written(world_size):
+def test_flat_pieces_are_refused_and_not_written(world_size):
     optimizer = MoFO(matrices_and_vectors(a_model()))
     pieces = put_pieces_in_place(optimizer, 0, world_size)
     before = [piece.detach().clone() for piece in pieces]
@@ -64,7 +64,7 @@ def test_pieces_in_the_place_of_tensors_are_refused_and_not_written(world_size):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_a_copy_of_the_optimizer_refuses_them_too(copied):
+def test_copied_optimizer_refuses_flat_pieces(copied):
     optimizer = MoFO(a_model().parameters())
     put_pieces_in_place(optimizer)
     optimizer = copied(optimizer)
@@ -81,7 +81,7 @@ def marked(name):
 
 
 @pytest.mark.parametrize("mark", ["ds_id", "_fsdp_flattened"])
-def test_marked_parameters_are_refused_at_construction_and_at_the_step(mark):
+def test_marked_parameters_are_refused_at_construction_and_step(mark):
     with pytest.raises(NotImplementedError, match=REFUSED):
         MoFO([marked(mark)])
     optimizer = MoFO([nn.Parameter(torch.ones(8))])
@@ -111,7 +111,7 @@ def test_per_piece_selects_within_each_piece(back_end):
     assert all(torch.equal(piece, param) for piece, param in zip(pieces, alone, strict=True))
 
 
-def test_a_group_allows_it_for_itself_alone():
+def test_on_flat_of_a_group_allows_it_for_that_group_alone():
     groups = matrices_and_vectors(a_model())
     groups[0]["on_flat"] = "per_piece"
     optimizer = MoFO(groups)
@@ -121,19 +121,19 @@ def test_a_group_allows_it_for_itself_alone():
     assert len(optimizer.state) == 0
 
 
-def test_blocks_are_not_cut_out_of_a_piece():
+def test_blocks_are_not_cut_out_of_a_flat_piece():
     optimizer = MoFO(nn.Linear(16, 32, bias=False).parameters(), blocks=4, on_flat="per_piece")
     put_pieces_in_place(optimizer)
     with pytest.raises(ValueError, match="blocks=4 cannot be cut"):
         optimizer.step()
 
 
-def test_other_values_are_refused():
+def test_on_flat_refuses_other_values():
     with pytest.raises(ValueError, match="on_flat must be one of"):
         MoFO([nn.Parameter(torch.ones(3))], on_flat="shard")
 
 
-def test_a_checkpoint_neither_allows_nor_remembers_shapes():
+def test_checkpoint_neither_allows_flat_pieces_nor_remembers_shapes():
     optimizer = MoFO(a_model().parameters(), on_flat="per_piece")
     put_pieces_in_place(optimizer)
     optimizer.step()
@@ -171,7 +171,7 @@ def step_after_fully_shard():
 
 
 @pytest.mark.slow
-def test_sharded_parameters_of_fsdp2_are_none(two):
+def test_fsdp2_parameters_are_not_flat(two):
     for error, params in two.run(step_after_fully_shard):
         assert error is None
         assert not any(torch.equal(*pair) for pair in zip(params, a_model().parameters(), strict=True))

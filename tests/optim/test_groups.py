@@ -18,14 +18,14 @@ def by_name(groups):
     return {name: group for group in groups for name, _ in group["params"]}
 
 
-def test_by_default_every_tensor_is_a_block():
+def test_param_groups_make_every_tensor_a_block_by_default():
     model = llama(tie_word_embeddings=False)
     (group,) = param_groups(model, fraction=0.1, weight_decay=0.2)
     assert (group["fraction"], group["weight_decay"], group["blocks"]) == (0.1, 0.2, 1)
     assert [name for name, _ in group["params"]] == [name for name, _ in model.named_parameters()]
 
 
-def test_frozen_parameters_are_left_out_and_tied_ones_come_once():
+def test_param_groups_leave_out_frozen_and_repeat_no_tied_parameters():
     model = llama(tie_word_embeddings=True)
     model.model.layers[0].requires_grad_(False)
     names = list(by_name(param_groups(model)))
@@ -36,7 +36,7 @@ def test_frozen_parameters_are_left_out_and_tied_ones_come_once():
         param_groups(model)
 
 
-def test_the_official_exemption_updates_norms_and_biases_fully():
+def test_exempt_norms_and_biases_updates_them_fully():
     model = llama(attention_bias=True)
     groups = by_name(param_groups(model, fraction=0.1, weight_decay=0.2, exempt_norms_and_biases=True))
     for name, param in model.named_parameters():
@@ -47,7 +47,7 @@ def test_the_official_exemption_updates_norms_and_biases_fully():
     assert undecayed["model.layers.0.mlp.up_proj.weight"]["weight_decay"] == 0.2
 
 
-def test_heads_become_blocks_also_with_grouped_queries():
+def test_heads_as_blocks_also_with_grouped_queries():
     groups = by_name(param_groups(llama(attention_bias=True), heads_as_blocks=True))
     layer = "model.layers.1.self_attn"
     assert groups[f"{layer}.q_proj.weight"]["blocks"] == groups[f"{layer}.q_proj.bias"]["blocks"] == 4
@@ -55,7 +55,7 @@ def test_heads_become_blocks_also_with_grouped_queries():
     assert groups[f"{layer}.o_proj.weight"]["blocks"] == 1
 
 
-def test_each_head_moves_its_share():
+def test_heads_as_blocks_move_the_same_share_of_each_head():
     model = llama()
     optimizer = MoFO(param_groups(model, fraction=0.1, heads_as_blocks=True), lr=1.0)
     before = model.model.layers[0].self_attn.k_proj.weight.detach().clone()
@@ -65,7 +65,7 @@ def test_each_head_moves_its_share():
     assert moved.tolist() == [25, 25]  # of 8 rows of 32
 
 
-def test_experts_become_blocks():
+def test_experts_as_blocks():
     config = MixtralConfig(
         **SIZES, num_attention_heads=4, num_key_value_heads=2, num_local_experts=3, num_experts_per_tok=2
     )
@@ -77,7 +77,7 @@ def test_experts_become_blocks():
     assert groups["model.embed_tokens.weight"]["blocks"] == 1
 
 
-def test_what_a_model_does_not_have_is_said():
+def test_param_groups_errors_name_what_the_model_lacks():
     with pytest.raises(ValueError, match="no 3-D parameter"):
         param_groups(llama(), experts_as_blocks=True)
     fused = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=50))

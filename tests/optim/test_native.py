@@ -72,7 +72,7 @@ def assert_equal_to_the_specification(tensors, config=(), steps=1, **changed):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_every_pattern_by_every_path(instruction_set, score, path):
+def test_native_step_equals_specification_on_every_pattern_and_path(instruction_set, score, path):
     generator = torch.Generator().manual_seed(0)
     for kind, fraction in itertools.product(KINDS, (1e-6, 0.05, 0.6)):
         grad = patterned(kind, 40_000, generator).float()
@@ -84,7 +84,7 @@ def test_every_pattern_by_every_path(instruction_set, score, path):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("own_threads", [True, False])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_every_pattern_shared_between_threads(threads, own_threads, path):
+def test_native_step_equals_specification_between_threads(threads, own_threads, path):
     generator = torch.Generator().manual_seed(1)
     config = PATHS[path] | {"threads": threads, "own_threads": own_threads}
     for kind in KINDS:
@@ -114,7 +114,9 @@ def test_every_pattern_shared_between_threads(threads, own_threads, path):
     seed=st.integers(0, 1 << 40),
 )
 @settings(max_examples=400, deadline=None)
-def test_every_option(rows, columns, blocks, dtype, kind, path, instruction_set, threads, seed, **options):
+def test_native_step_equals_specification_with_any_options(
+    rows, columns, blocks, dtype, kind, path, instruction_set, threads, seed, **options
+):
     generator = torch.Generator().manual_seed(seed)
     shape = (rows * blocks, columns)
     grad = patterned(kind, rows * blocks * columns, generator).view(shape).to(dtype)
@@ -122,7 +124,7 @@ def test_every_option(rows, columns, blocks, dtype, kind, path, instruction_set,
     assert_equal_to_the_specification([make_operands(grad, generator)], config, steps=2, blocks=blocks, **options)
 
 
-def test_without_momentum():
+def test_native_step_without_momentum():
     # Apart from zeros, whose sign torch's own lerp_ with a weight of 1 gives differently at the end of a tensor.
     grad = torch.randn(5000)
     assert_equal_to_the_specification([make_operands(grad)], SAMPLED, betas=(0.0, 0.9))
@@ -137,7 +139,7 @@ def test_without_momentum():
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=200, deadline=None)
-def test_it_is_the_algorithm_entry_by_entry(n, fraction, score, decay, kind, seed):
+def test_native_step_matches_naive_float64(n, fraction, score, decay, kind, seed):
     generator = torch.Generator().manual_seed(seed)
     operands = make_operands(patterned(kind, n, generator).clamp(-1e3, 1e3).float(), generator)
     rule = replace(RULE, fraction=fraction, score=score, decay=decay)
@@ -155,7 +157,7 @@ def test_it_is_the_algorithm_entry_by_entry(n, fraction, score, decay, kind, see
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("path", ["default", "sampled", "no_memory_for_the_band"])
-def test_what_is_not_finite_always_moves(path, score, bad):
+def test_non_finite_entries_always_move(path, score, bad):
     generator = torch.Generator().manual_seed(2)
     for n, many in [(70, 5), (40_000, 3), (40_000, 30_000)]:
         grad = torch.randn(n, generator=generator)
@@ -175,7 +177,7 @@ VIEWS = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_any_stride_of_any_operand(view, score, dtype):
+def test_native_step_with_any_strides_of_any_operand(view, score, dtype):
     generator = torch.Generator().manual_seed(3)
     shape = VIEWS[view](torch.zeros(60_000)).shape
     for strided, decay in itertools.product(range(16), ["selected", "all"]):
@@ -194,7 +196,7 @@ def test_any_stride_of_any_operand(view, score, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_every_16_bit_number_is_read_and_rounded_as_by_torch(instruction_set, dtype):
+def test_16_bit_numbers_are_all_read_and_rounded_as_by_torch(instruction_set, dtype):
     every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
     moved = {"weight_decay": 0.37, "lr": 1.0, "decay": "all", "fraction": 1.0}
     tensors = [make_operands(torch.randn(every.shape).to(dtype), start=every)]
@@ -207,14 +209,14 @@ def test_every_16_bit_number_is_read_and_rounded_as_by_torch(instruction_set, dt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "heavy", "sparse", "few_values", "one_huge"])
-def test_thirty_million_entries(kind):
+def test_native_step_of_thirty_million_entries(kind):
     generator = torch.Generator().manual_seed(4)
     tensors = [make_operands(patterned(kind, 30_000_001, generator).float(), generator)]
     for threads in (1, 2):
         assert_equal_to_the_specification(tensors, {"threads": threads})
 
 
-def test_moving_every_entry_of_16_bits_is_torchs_fused_adamw_with_float32_moments():
+def test_fraction_one_of_16_bits_is_fused_adamw_with_float32_moments():
     start, grad = torch.randn(300, 32).bfloat16(), torch.randn(300, 32).bfloat16()
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.float())
     ours.grad, theirs.grad = grad, grad.float()
@@ -226,7 +228,7 @@ def test_moving_every_entry_of_16_bits_is_torchs_fused_adamw_with_float32_moment
         assert torch.equal(pair[0].state[ours][key], pair[1].state[theirs][key])
 
 
-def test_several_groups_are_one_call(monkeypatch):
+def test_groups_are_updated_in_one_call(monkeypatch):
     calls = []
     step = library.Library.step
     monkeypatch.setattr(library.Library, "step", lambda self, t, c: (calls.append(len(t)), step(self, t, c)))
@@ -258,7 +260,7 @@ def test_grad_scaler_leaves_unscaling_to_the_step():
         assert fused.state[p]["step"] == 2
 
 
-def test_float64_and_what_is_not_served_goes_to_plain_torch():
+def test_float64_and_other_unserved_tensors_go_to_plain_torch():
     double = torch.nn.Parameter(torch.randn(30, dtype=torch.float64))
     single = torch.nn.Parameter(torch.randn(30))
     optimizer = MoFO([double, single], lr=1.0, fraction=0.1)
@@ -283,7 +285,7 @@ def test_fused_refuses_a_gradient_that_it_cannot_read_and_writes_nothing(fractio
     assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
 
 
-def test_overlapping_tensors_are_refused_and_nothing_is_written():
+def test_overlapping_tensors_are_refused_and_not_written():
     storage = torch.randn(100)
     inside = [torch.nn.Parameter(storage[:60]), torch.nn.Parameter(storage[40:])]
     gradient = torch.nn.Parameter(torch.randn(50))
@@ -303,7 +305,7 @@ def test_overlapping_tensors_are_refused_and_nothing_is_written():
     MoFO(apart, fused=True).step()
 
 
-def test_a_step_without_memory_changes_nothing():
+def test_step_without_memory_changes_nothing():
     tensors = [make_operands(torch.ones(100)), make_operands(torch.zeros(1 << 18))]
     before = copied(tensors[0])
     with pytest.raises(MemoryError, match="nothing was changed"):
@@ -311,7 +313,7 @@ def test_a_step_without_memory_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(tensors[0][:5], before[:5], strict=True))
 
 
-def test_as_many_threads_as_torch(monkeypatch):
+def test_threads_are_as_many_as_torch_has(monkeypatch):
     seen = []
     pack = library.CONFIG.pack
 
@@ -335,7 +337,7 @@ def test_as_many_threads_as_torch(monkeypatch):
     assert seen == [1, 3]
 
 
-def test_backends_says_what_there_is():
+def test_backends_names_the_library():
     assert mofo.backends()["cpu"].startswith("native (")
     assert library.load().instruction_set in mofo.backends()["cpu"]
 
@@ -366,14 +368,14 @@ MoFO([param], foreach=True).step()
 
 
 @pytest.mark.parametrize("file", ["missing", "broken"])
-def test_without_the_library_plain_torch_serves_and_says_so_once(file, tmp_path):
+def test_missing_library_warns_once_and_plain_torch_serves(file, tmp_path):
     path = tmp_path / library.LIBRARY
     if file == "broken":
         path.write_bytes(b"not a library")
     subprocess.run([sys.executable, "-c", WITHOUT, str(path)], check=True)
 
 
-def test_it_links_neither_torch_nor_openmp():
+def test_library_links_neither_torch_nor_openmp():
     loaded = library.load()
     if not sys.platform.startswith("linux"):
         pytest.skip("reads the file format of Linux")

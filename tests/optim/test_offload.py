@@ -109,7 +109,7 @@ def assert_same_dicts(a, b):
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"clip": 0.01}, {"accumulate": 2, "clip": 0.01}])
 @pytest.mark.parametrize("score", ["momentum", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_equals_the_optimizer_itself_to_the_bit(dtype, score, options, batch, monkeypatch):
+def test_offload_equals_the_optimizer_itself_to_the_bit(dtype, score, options, batch, monkeypatch):
     monkeypatch.setattr(offload, "BATCH", batch)
     arguments = {"lr": 1e-2, "fraction": 0.1, "weight_decay": 0.1, "score": score}
     plain, offloaded = make_model(dtype), make_model(dtype)
@@ -132,7 +132,7 @@ def test_it_equals_the_optimizer_itself_to_the_bit(dtype, score, options, batch,
         (torch.optim.SGD, {"momentum": 0.9}),
     ],
 )
-def test_any_optimizer_and_int8(kind, options):
+def test_offload_works_with_any_optimizer_and_int8(kind, options):
     plain, offloaded = make_model(), make_model()
     train(plain, kind(plain.parameters(), lr=1e-2, **options), range(4))
     train(offloaded, CPUOffload(offloaded.parameters(), kind, lr=1e-2, **options), range(4))
@@ -140,7 +140,7 @@ def test_any_optimizer_and_int8(kind, options):
 
 
 @pytest.mark.usefixtures("lane")
-def test_groups_names_and_a_scheduler():
+def test_offload_with_groups_names_and_a_scheduler():
     def groups(model):
         named = list(model.named_parameters())
         return [{"params": named[:3], "fraction": 0.3}, {"params": named[3:], "lr": 1e-3}]
@@ -165,7 +165,7 @@ def test_groups_names_and_a_scheduler():
 @pytest.mark.parametrize(("before", "after"), [(CPUOffload, CPUOffload), (MoFO, CPUOffload), (CPUOffload, MoFO)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("state_dtype", ["float32", "int8"])
-def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, state_dtype):
+def test_resumed_run_equals_uninterrupted_run_to_the_bit(before, after, dtype, state_dtype):
     arguments = {"lr": 1e-2, "fraction": 0.1, "state_dtype": state_dtype}
     whole = make_model(dtype)
     train(whole, MoFO(whole.parameters(), **arguments), range(6))
@@ -187,7 +187,7 @@ def test_resuming_equals_not_having_stopped_to_the_bit(before, after, dtype, sta
 @pytest.mark.usefixtures("lane")
 @pytest.mark.parametrize("make", [MoFO, CPUOffload])
 @pytest.mark.parametrize("state_dtype", ["float32", "int8"])
-def test_torchs_distributed_checkpoints_resume_to_the_bit(make, state_dtype, tmp_path):
+def test_distributed_checkpoint_resumes_to_the_bit(make, state_dtype, tmp_path):
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
@@ -210,7 +210,7 @@ def test_torchs_distributed_checkpoints_resume_to_the_bit(make, state_dtype, tmp
 
 
 @pytest.mark.usefixtures("lane")
-def test_what_changes_after_the_backward_pass_counts():
+def test_changes_after_the_backward_pass_count():
     """Gradients that are scaled, replaced or set by hand, and weights that are changed or replaced in memory."""
     plain, offloaded = make_model(), make_model()
     optimizers = [MoFO(plain.parameters(), lr=1e-2), CPUOffload(offloaded.parameters(), lr=1e-2)]
@@ -247,7 +247,7 @@ def test_frozen_parameters_rest_and_can_be_thawed():
 
 
 @pytest.mark.usefixtures("lane")
-def test_a_grad_scaler_skips_the_step_that_overflows():
+def test_grad_scaler_skips_the_step_that_overflows():
     plain, offloaded = make_model(), make_model()
     for model, make in ((plain, MoFO), (offloaded, CPUOffload)):
         optimizer, scaler = make(model.parameters(), lr=1e-2), torch.amp.GradScaler("cpu", init_scale=64.0)
@@ -267,7 +267,7 @@ def test_a_grad_scaler_skips_the_step_that_overflows():
     assert_same(plain, offloaded)
 
 
-def test_a_closure_is_evaluated_with_gradients():
+def test_closure_is_evaluated_with_gradients():
     plain, offloaded = make_model(), make_model()
     for model, make in ((plain, MoFO), (offloaded, CPUOffload)):
         optimizer = make(model.parameters(), lr=1e-2)
@@ -280,7 +280,7 @@ def test_a_closure_is_evaluated_with_gradients():
     assert_same(plain, offloaded)
 
 
-def test_a_group_can_be_added_and_one_that_is_refused_leaves_no_trace():
+def test_add_param_group_adds_or_leaves_no_trace():
     plain, offloaded = make_model(), make_model()
     for model, make in ((plain, MoFO), (offloaded, CPUOffload)):
         optimizer = make(model[0].parameters(), lr=1e-2)
@@ -314,7 +314,7 @@ def test_gradients_are_on_their_way_before_the_step(monkeypatch):
     assert lane.begun - before == 5 * count  # gradients twice, because they were clipped
 
 
-def test_a_parameter_does_not_keep_an_optimizer_that_is_gone():
+def test_parameter_does_not_keep_a_deleted_optimizer():
     model = make_model()
     gone = weakref.ref(CPUOffload(model.parameters()))
     gc.collect()
@@ -322,7 +322,7 @@ def test_a_parameter_does_not_keep_an_optimizer_that_is_gone():
     backward(model, 0)
 
 
-def test_what_cannot_be_offloaded_is_refused_before_anything_is_written():
+def test_offload_refuses_before_anything_is_written():
     model = make_model()
     with pytest.raises(ValueError, match="fraction"):
         CPUOffload(model.parameters(), fraction=7.0)
@@ -353,7 +353,7 @@ def test_what_cannot_be_offloaded_is_refused_before_anything_is_written():
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_a_sharded_parameter_is_refused():
+def test_offload_refuses_sharded_parameters():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -387,7 +387,7 @@ def _train_with_ddp(rank, store, folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-def test_with_ddp_the_reduced_gradients_count(tmp_path):
+def test_ddp_gradients_count_after_their_reduction(tmp_path):
     torch.multiprocessing.spawn(_train_with_ddp, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
     for view in (False, True):
         results = [torch.load(tmp_path / f"{view}-{kind}-{rank}") for kind in ("MoFO", "CPUOffload") for rank in (0, 1)]
@@ -398,7 +398,7 @@ def test_with_ddp_the_reduced_gradients_count(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"clip": 0.01}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu_it_equals_the_step_on_the_cpu_with_the_gradients_of_the_gpu(dtype, options):
+def test_offload_from_a_gpu_equals_the_step_on_the_cpu(dtype, options):
     model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(8))).to("cuda", dtype)
     copy = [param.detach().cpu() for param in model.parameters()]
     optimizer, expected = CPUOffload(model.parameters(), lr=1e-3), MoFO(copy, lr=1e-3)

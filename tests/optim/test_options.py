@@ -44,7 +44,7 @@ def a_param(shape=(4, 3), **kwargs):
         ({"differentiable": True}, NotImplementedError, "differentiable=True is not supported"),
     ],
 )
-def test_bad_options_are_refused_at_construction_and_per_group(options, error, message):
+def test_options_are_checked_at_construction_and_per_group(options, error, message):
     with pytest.raises(error, match=message):
         MoFO([a_param()], **options)
     with pytest.raises(error, match=message):
@@ -68,7 +68,7 @@ def test_parameters_that_cannot_be_updated_are_refused(param, error, message):
         MoFO([param], rounding="stochastic")
 
 
-def test_a_sparse_gradient_is_refused_and_nothing_is_written():
+def test_sparse_gradient_is_refused_and_nothing_is_written():
     embedding = torch.nn.Embedding(5, 3, sparse=True)
     first = a_param()
     before = first.detach().clone()
@@ -80,7 +80,7 @@ def test_a_sparse_gradient_is_refused_and_nothing_is_written():
     assert len(optimizer.state) == 0
 
 
-def test_options_that_were_changed_badly_stop_the_step_before_it_writes():
+def test_options_changed_badly_stop_the_step_before_it_writes():
     params = [a_param(), a_param()]
     optimizer = MoFO([{"params": [param]} for param in params], lr=1.0)
     optimizer.param_groups[1]["fraction"] = 2.0
@@ -89,7 +89,7 @@ def test_options_that_were_changed_badly_stop_the_step_before_it_writes():
     assert all(torch.equal(param, torch.ones(4, 3)) for param in params)
 
 
-def test_every_option_can_be_set_per_group():
+def test_options_can_be_set_per_group():
     params = [a_param((8,)) for _ in range(4)]
     optimizer = MoFO(
         [
@@ -127,21 +127,21 @@ def test_named_parameters_closures_and_parameters_without_gradients():
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (1, 1)])
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_the_smallest_tensors(shape, back_end):
+def test_step_of_the_smallest_tensors(shape, back_end):
     param = a_param(shape)
     optimizer = MoFO([param], lr=0.5, fraction=0.01, **back_end)
     optimizer.step()
     assert int((param != 1).sum()) == min(param.numel(), 1)
 
 
-def test_an_expanded_gradient():
+def test_expanded_gradient():
     param = torch.nn.Parameter(torch.zeros(4, 3))
     param.grad = torch.ones(1, 3).expand(4, 3)
     MoFO([param], lr=1.0, fraction=0.5).step()
     assert param.detach().flatten().nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_schedulers_move_float_and_tensor_rates():
+def test_schedulers_change_float_and_tensor_rates():
     for lr in (0.1, torch.tensor(0.1)):
         param = a_param()
         optimizer = MoFO([param], lr=lr, fraction=1)
@@ -157,7 +157,7 @@ def test_schedulers_move_float_and_tensor_rates():
 
 @pytest.mark.parametrize("fraction", [0.15, 1.0])
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_a_scaled_step_with_infinities_leaves_everything_untouched(back_end, fraction):
+def test_grad_scaler_leaves_out_a_step_with_infinities(back_end, fraction):
     param = a_param()
     optimizer = MoFO([param], lr=0.1, fraction=fraction, **back_end)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -190,10 +190,23 @@ def test_gradient_accumulation_equals_one_large_batch():
     torch.testing.assert_close(*results)
 
 
-def test_clipping_comes_before():
+def test_gradient_clipping_comes_before_the_step():
     param = a_param()
     param.grad *= 100
     optimizer = MoFO([param], lr=0.1)
     torch.nn.utils.clip_grad_norm_([param], 1.0)
     optimizer.step()
     assert optimizer.state[param]["exp_avg"].norm() == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.complex64])
+def test_frozen_parameters_may_be_of_any_type(dtype):
+    frozen = torch.nn.Parameter(torch.ones(4, 2, dtype=dtype), requires_grad=False)
+    trained = a_param()
+    optimizer = MoFO([frozen, trained], lr=0.1, blocks=2)
+    optimizer.step()
+    assert torch.equal(frozen, torch.ones(4, 2, dtype=dtype))
+    assert not torch.equal(trained, torch.ones(4, 3))
+    again = MoFO([frozen, trained], lr=0.1)
+    again.load_state_dict(optimizer.state_dict())
+    again.step()

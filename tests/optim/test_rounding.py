@@ -14,7 +14,7 @@ from reference.back_ends import BACK_ENDS
 
 @pytest.mark.parametrize("numpy", [True, False], ids=["numpy", "double"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_is_the_nearest_number_to_the_root(numpy, dtype, monkeypatch):
+def test_square_root_is_the_nearest_number(numpy, dtype, monkeypatch):
     monkeypatch.setattr(rounding, "HAS_NUMPY", numpy and rounding.HAS_NUMPY)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3000, generator=generator, dtype=dtype) * torch.randn(3000, generator=generator).mul(20).exp()
@@ -26,7 +26,7 @@ def test_it_is_the_nearest_number_to_the_root(numpy, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("numpy", [True, False], ids=["numpy", "double"])
-def test_special_numbers_and_shapes(numpy, monkeypatch):
+def test_square_root_of_special_numbers_and_shapes(numpy, monkeypatch):
     monkeypatch.setattr(rounding, "HAS_NUMPY", numpy and rounding.HAS_NUMPY)
     roots = rounding.square_root(torch.tensor([0.0, torch.inf, torch.nan, 2.0**-140, 4.0])).tolist()
     assert [roots[0], roots[1], roots[3], roots[4]] == [0, math.inf, 2.0**-70, 2]
@@ -39,7 +39,7 @@ def test_special_numbers_and_shapes(numpy, monkeypatch):
     assert out.tolist() == [1, 2]
 
 
-def test_it_rounds_to_a_neighbour_and_the_mean_is_the_number_itself():
+def test_round_at_random_takes_a_neighbour_and_keeps_the_mean():
     x = torch.randn(50, generator=torch.Generator().manual_seed(0)).mul(3).exp()
     index = torch.arange(50 * 4096).view(50, 4096)
     dither = rounding.Dither(index, rounding.rounding_key(3, 4))
@@ -51,14 +51,14 @@ def test_it_rounds_to_a_neighbour_and_the_mean_is_the_number_itself():
     assert error.abs().max() < 4 * 0.5 / 64  # at most half a gap for one, 4096 of them, four standard deviations
 
 
-def test_what_bfloat16_has_is_not_changed_by_rounding():
+def test_round_at_random_keeps_bfloat16_numbers():
     every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)
     rounded = rounding.round_at_random(every.float(), rounding.Dither(torch.arange(1 << 16), 5))
     same = (rounded.view(torch.int16) == every.view(torch.int16)) | (rounded.isnan() & every.isnan())
     assert same.all()
 
 
-def test_the_random_bits_are_even_and_those_for_one_purpose_tell_nothing_of_the_other():
+def test_hash_bits_are_even_and_independent_between_purposes():
     index = torch.arange(1 << 16)
     words = [hash_indices(index, hash_key(seed, step, use)) for seed, step, use in
              [(0, 1, NOISE), (0, 1, ROUNDING), (0, 2, NOISE), (1, 1, NOISE)]]  # fmt: skip
@@ -79,7 +79,7 @@ def train(optimizer, param, steps, first=0):
 @pytest.mark.parametrize("decay", ["selected", "all"])
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 @pytest.mark.parametrize("n", [300, 9000])
-def test_all_back_ends_round_to_the_same_bits(n, fraction, decay):
+def test_stochastic_rounding_has_the_same_bits_in_all_back_ends(n, fraction, decay):
     start = torch.randn(n, 2).bfloat16()
     results = []
     for back_end in [*BACK_ENDS]:
@@ -96,7 +96,7 @@ def test_all_back_ends_round_to_the_same_bits(n, fraction, decay):
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_small_steps_are_lost_to_the_nearest_but_not_on_average_at_random(back_end):
+def test_stochastic_rounding_keeps_small_steps_on_average(back_end):
     moved = {}
     for how in ("nearest", "stochastic"):
         param = torch.nn.Parameter(torch.ones(4000, dtype=torch.bfloat16))
@@ -112,7 +112,7 @@ def test_small_steps_are_lost_to_the_nearest_but_not_on_average_at_random(back_e
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
-def test_rounding_goes_on_from_a_checkpoint_to_the_bit(back_end):
+def test_stochastic_rounding_continues_from_a_checkpoint_to_the_bit(back_end):
     options = {"lr": 1e-3, "fraction": 0.3, "rounding": "stochastic", **back_end}
     param = torch.nn.Parameter(torch.randn(500).bfloat16())
     optimizer = MoFO([param], **options)
@@ -128,7 +128,7 @@ def test_rounding_goes_on_from_a_checkpoint_to_the_bit(back_end):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_wider_parameters_are_not_rounded_and_need_no_seed(dtype):
+def test_stochastic_rounding_leaves_wider_parameters_and_needs_no_seed(dtype):
     start = torch.randn(300, dtype=dtype)
     results = []
     for how in ("nearest", "stochastic"):

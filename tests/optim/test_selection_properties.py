@@ -42,7 +42,7 @@ def one_step(start, grad, **options):
     foreach=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_exactly_k_entries_of_each_block_move(blocks, rows, columns, fraction, score, dtype, kind, foreach, seed):
+def test_step_moves_exactly_k_entries_of_each_block(blocks, rows, columns, fraction, score, dtype, kind, foreach, seed):
     shape = (blocks * rows, columns)
     generator = torch.Generator().manual_seed(seed)
     grad = patterned(kind, blocks * rows * columns, generator).clamp(-100, 100).view(shape).to(dtype)
@@ -56,7 +56,7 @@ def test_exactly_k_entries_of_each_block_move(blocks, rows, columns, fraction, s
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("fraction", [1e-6, 0.05, 0.5, 0.999])
-def test_both_paths_agree_to_the_bit_on_large_blocks(kind, score, fraction):
+def test_foreach_equals_plain_to_the_bit_on_large_blocks(kind, score, fraction):
     generator = torch.Generator().manual_seed(1)
     for shape, blocks in [((96, 1024), 1), ((24, 4096), 3), ((11, 4111), 1)]:
         grad = patterned(kind, shape[0] * shape[1], generator).view(shape).float()
@@ -71,7 +71,7 @@ def test_both_paths_agree_to_the_bit_on_large_blocks(kind, score, fraction):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("decay", ["selected", "all"])
-def test_both_paths_agree_in_every_type_over_several_steps(dtype, decay):
+def test_foreach_equals_plain_in_every_type_over_several_steps(dtype, decay):
     shape = (64, 520)
     generator = torch.Generator().manual_seed(2)
     params = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for _ in range(2)]
@@ -88,7 +88,7 @@ def test_both_paths_agree_in_every_type_over_several_steps(dtype, decay):
     assert torch.equal(bits(params[0]), bits(params[1]))
 
 
-def test_a_sample_that_misleads_costs_time_only(monkeypatch):
+def test_misleading_sample_costs_time_only(monkeypatch):
     brackets = []
     bracket = threshold.guess_bracket
 
@@ -107,7 +107,7 @@ def test_a_sample_that_misleads_costs_time_only(monkeypatch):
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("shape", [(4, 5), (64, 256)])
-def test_of_equal_scores_the_first_move(shape, back_end):
+def test_ties_move_in_row_major_order(shape, back_end):
     start = torch.zeros(shape)
     after, _ = one_step(start, torch.ones(shape), fraction=0.25, **back_end)
     n = start.numel()
@@ -116,7 +116,7 @@ def test_of_equal_scores_the_first_move(shape, back_end):
 
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("view", ["transposed", "channels_last", "strided"])
-def test_the_flat_index_is_that_of_the_tensor_whatever_its_strides(view, back_end):
+def test_row_major_index_does_not_depend_on_strides(view, back_end):
     generator = torch.Generator().manual_seed(4)
     grad = torch.randn(2, 8, 16, 32, generator=generator).round()
     contiguous, _ = one_step(torch.ones(grad.shape), grad, fraction=0.1, blocks=2, **back_end)
@@ -136,7 +136,7 @@ def test_the_flat_index_is_that_of_the_tensor_whatever_its_strides(view, back_en
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("score", SCORES)
-def test_a_gradient_that_is_not_finite_shows_as_with_adamw(bad, score, back_end):
+def test_non_finite_gradient_shows_as_with_adamw(bad, score, back_end):
     start = torch.randn(64, 256)
     grad = torch.randn(64, 256)
     grad[3, 5] = grad[60, 200] = bad
@@ -150,18 +150,18 @@ def test_a_gradient_that_is_not_finite_shows_as_with_adamw(bad, score, back_end)
 
 @given(st.integers(1, 10_000), st.integers(1, 1000), st.integers(1, 1000))
 @settings(max_examples=500)
-def test_k_is_the_floor_of_the_number_that_was_meant(n, numerator, denominator):
+def test_selected_count_is_the_floor_of_the_number_meant(n, numerator, denominator):
     numerator = min(numerator, denominator)
     exact = Fraction(numerator, denominator)
     assert selected_count(numerator / denominator, n) == max(1, int(exact * n))
 
 
 @given(st.integers(1, 10_000), st.integers(1, 100))
-def test_k_of_a_percentage_written_as_a_decimal(n, percent):
+def test_selected_count_of_percentages_written_as_decimals(n, percent):
     assert selected_count(float(f"0.{percent:02d}") if percent < 100 else 1.0, n) == max(1, percent * n // 100)
 
 
-def test_two_parameters_of_one_shape_draw_different_random_entries_and_every_step_anew():
+def test_random_scores_differ_between_parameters_and_steps():
     params = [torch.nn.Parameter(torch.zeros(100)) for _ in range(2)]
     optimizer = MoFO(params, lr=1.0, fraction=0.1, score="random")
     before = torch.get_rng_state()

@@ -140,13 +140,13 @@ def compare_many(mesh_shape, placements, back_end, seed, number):
 
 @pytest.mark.parametrize("back_end", BACK_ENDS[1:])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_spread_tensors_have_the_results_of_whole_ones(processes, name, back_end):
+def test_sharded_step_equals_one_process(processes, name, back_end):
     processes.run(compare_many, *LAYOUTS[name], back_end, name, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_spread_tensors_have_the_results_of_whole_ones_with_many_options(processes, name):
+def test_sharded_step_equals_one_process_with_many_options(processes, name):
     processes.run(compare_many, *LAYOUTS[name], {}, f"many {name}", 15)
 
 
@@ -157,7 +157,7 @@ def rounded_at_random(name):
 
 
 @pytest.mark.parametrize("name", ["FSDP, 3", "FSDP x TP by rows", "HSDP"])
-def test_stochastic_rounding_is_that_of_the_whole_tensor(processes, name):
+def test_stochastic_rounding_is_that_of_one_process(processes, name):
     processes.run(rounded_at_random, name)
 
 
@@ -174,18 +174,18 @@ def refused():
 
 
 @needs_native
-def test_fused_refuses_what_it_cannot_do_with_shards(processes):
+def test_fused_refuses_random_scores_of_shards(processes):
     processes.run(refused)
 
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("name", ["FSDP, 3", "FSDP x TP by rows", "columns, then rows"])
-def test_the_first_of_equal_entries_move_wherever_they_are(processes, name, score):
+def test_ties_move_in_row_major_order_across_processes(processes, name, score):
     processes.run(compare, *LAYOUTS[name], {"fraction": 0.3, "score": score}, ["ties"])
     processes.run(compare, *LAYOUTS[name], {"fraction": 0.3, "score": score, "blocks": 4}, ["ties"])
 
 
-def test_rows_and_experts_as_blocks(processes):
+def test_blocks_of_rows_and_experts(processes):
     options = {"fraction": 0.2, "blocks": 12}
     for name in ("FSDP, 2", "FSDP, 3", "FSDP, 4", "TP by columns, 2", "FSDP x TP by rows"):
         processes.run(compare, *LAYOUTS[name], options, ["dense"], torch.float32, [(12, 5), (12, 3, 4), (24, 7)])
@@ -200,7 +200,7 @@ def misled(name, spread_):
 
 
 @pytest.mark.parametrize("spread_", [-50.0, 50.0])
-def test_a_sample_that_misleads_costs_time_and_changes_nothing(processes, spread_):
+def test_misleading_sample_changes_nothing(processes, spread_):
     processes.run(misled, "FSDP, 3", spread_)
 
 
@@ -213,7 +213,7 @@ def few_counts():
         search.COUNTS = 1 << 23
 
 
-def test_very_many_blocks(processes):
+def test_search_with_few_bins_for_very_many_blocks(processes):
     processes.run(few_counts)
 
 
@@ -223,7 +223,7 @@ def fraction_one(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fraction_of_one(processes, dtype):
+def test_fraction_one_of_shards(processes, dtype):
     processes.run(fraction_one, dtype)
 
 
@@ -251,7 +251,7 @@ def count_messages(divisor, tied):
     return sent
 
 
-def test_the_bytes_sent_do_not_depend_on_the_size_of_the_tensors(processes):
+def test_bytes_sent_do_not_depend_on_tensor_sizes(processes):
     small, large = (processes.run(count_messages, divisor, False) for divisor in (16, 1))
     assert small == large
     assert len(small[0]) == 3
@@ -277,7 +277,7 @@ def gradients_that_differ():
         MoFO([partial]).step()
 
 
-def test_a_gradient_is_spread_as_its_parameter_and_a_partial_parameter_is_refused(processes):
+def test_gradients_are_redistributed_and_partial_parameters_refused(processes):
     processes.run(gradients_that_differ)
 
 
@@ -291,7 +291,7 @@ def random_seeds():
     return optimizer.state[param]["seed"], param.full_tensor().tolist()
 
 
-def test_processes_with_different_seeds_agree_on_the_least(processes):
+def test_seeds_of_processes_agree_on_the_least(processes):
     answers = processes.run(random_seeds)
     assert answers[0][0] == 0
     assert all(answer == answers[0] for answer in answers)
@@ -336,7 +336,7 @@ def int8(name):
 
 
 @pytest.mark.parametrize("name", ["FSDP, 3", "FSDP, 4", "HSDP", "FSDP x TP by rows"])
-def test_moments_in_8_bits(processes, name):
+def test_int8_moments_of_shards(processes, name):
     pytest.importorskip("torchao")
     processes.run(int8, name)
 
@@ -358,13 +358,13 @@ def restored_in_one_process(path):
         one.load_state_dict(several.state_dict())
 
 
-def test_a_whole_checkpoint_is_loaded_into_a_sharded_optimizer(processes, tmp_path):
+def test_checkpoint_of_one_process_loads_into_shards(processes, tmp_path):
     processes.run(restored_in_one_process, str(tmp_path))
 
 
 @pytest.mark.parametrize("cuts", [(), ((2, 1),), ((3, 1),), ((2, 2), (2, 1)), ((2, 1), (2, 1)), ((4, 3), (3, 1))])
 @pytest.mark.parametrize("size", [0, 1, 2, 5, 12, 13])
-def test_the_parts_of_a_dimension_are_a_partition_in_ascending_order(size, cuts):
+def test_parts_of_dimension_are_an_ascending_partition(size, cuts):
     parts = parts_of_dimension(size, cuts)
     assert sorted(torch.cat(parts).tolist()) == list(range(size))
     assert all(part.tolist() == sorted(part.tolist()) for part in parts)
@@ -386,10 +386,10 @@ def indices(name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_index_in_the_whole_tensor(processes, name):
+def test_global_index_is_that_of_the_full_tensor(processes, name):
     processes.run(indices, name)
 
 
-def test_without_distributed_nothing_of_it_is_imported():
+def test_import_does_not_load_dtensor():
     code = "import sys, mofo; assert 'torch.distributed.tensor' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -80,7 +80,7 @@ def resume(path, dtype, score, flatten, ranks):
 
 @pytest.mark.parametrize("flatten", [False, True])
 @pytest.mark.parametrize(("dtype", "score"), [(torch.float32, "momentum"), (torch.bfloat16, "random")])
-def test_saved_by_four_and_resumed_by_four_two_and_one(processes, tmp_path, dtype, score, flatten):
+def test_checkpoint_of_four_resumes_on_four_two_and_one_to_the_bit(processes, tmp_path, dtype, score, flatten):
     path = str(tmp_path / "checkpoint")
     expected = processes.run(save, path, dtype, score, flatten)[0]
     for ranks in (4, 2, 1):

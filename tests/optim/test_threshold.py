@@ -31,7 +31,7 @@ def small_pieces(monkeypatch):
 @pytest.mark.parametrize("n", [1, 7, 999, 1000, 1001, 5003])
 @pytest.mark.parametrize("levels", [1, 2, 30, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_selects_what_a_stable_sort_puts_first(n, levels, dtype):
+def test_find_threshold_selects_what_a_stable_sort_puts_first(n, levels, dtype):
     values = torch.rand(n, dtype=dtype, generator=torch.Generator().manual_seed(n))
     if levels:
         values = (values * levels).floor()
@@ -40,7 +40,7 @@ def test_it_selects_what_a_stable_sort_puts_first(n, levels, dtype):
 
 
 @given(st.integers(4096, 20_000), st.floats(0, 1), st.floats(0, 1), st.integers(0, 1000))
-def test_it_selects_what_a_stable_sort_puts_first_where_much_is_zero(n, fraction, zeros, seed):
+def test_find_threshold_where_much_is_zero(n, fraction, zeros, seed):
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(n, generator=generator) * (torch.rand(n, generator=generator) >= zeros)
     k = min(n, 1 + int(fraction * n))
@@ -50,7 +50,7 @@ def test_it_selects_what_a_stable_sort_puts_first_where_much_is_zero(n, fraction
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("bad", [1, 30, 3000])
 @pytest.mark.parametrize("k", [1, 30, 4000])
-def test_infinite_and_nan_values_are_all_selected(bad, k):
+def test_find_threshold_selects_all_infinite_and_nan_values(bad, k):
     values = torch.rand(5003, generator=torch.Generator().manual_seed(0))
     where = torch.randperm(5003, generator=torch.Generator().manual_seed(1))[:bad]
     values[where] = torch.inf
@@ -61,7 +61,7 @@ def test_infinite_and_nan_values_are_all_selected(bad, k):
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("score", ["momentum", "gradient", "momentum_over_rms", "random"])
-def test_both_paths_agree_to_the_bit_over_many_pieces(score):
+def test_foreach_equals_plain_to_the_bit_over_many_pieces(score):
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.ones(41, 307)) for _ in range(2)]
     pair = [

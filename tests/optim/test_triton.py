@@ -101,7 +101,7 @@ def assert_meets_the_specification(tensors, path=(), steps=1, **changed):
     ("path", "score"),
     [(path, "momentum") for path in PATHS] + [("pool_of_one_and_bracket_of_one_key", score) for score in SCORES[1:]],
 )
-def test_the_hardest_patterns_by_every_path(path, score):
+def test_kernels_meet_specification_on_the_hardest_patterns(path, score):
     generator = torch.Generator().manual_seed(0)
     tensors = [make_operands(patterned(kind, n, generator).float(), generator) for kind in HARDEST for n in (200, 700)]
     assert_meets_the_specification(tensors, PATHS[path], score=score)
@@ -111,7 +111,7 @@ def test_the_hardest_patterns_by_every_path(path, score):
 @pytest.mark.parametrize("fraction", [1e-6, 0.6])
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("path", PATHS)
-def test_every_pattern_by_every_path_and_score(path, score, fraction):
+def test_kernels_meet_specification_on_every_pattern_path_and_score(path, score, fraction):
     generator = torch.Generator().manual_seed(1)
     tensors = [make_operands(patterned(kind, 1300, generator).float(), generator) for kind in KINDS]
     assert_meets_the_specification(tensors, PATHS[path], score=score, fraction=fraction)
@@ -119,7 +119,7 @@ def test_every_pattern_by_every_path_and_score(path, score, fraction):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
-def test_two_steps_of_blocks_of_rows_by_every_path(path):
+def test_kernels_meet_specification_in_two_steps_of_blocks_of_rows(path):
     generator = torch.Generator().manual_seed(10)
     grads = [patterned(kind, 3 * 300, generator).view(3, 300).bfloat16() for kind in KINDS]
     tensors = [make_operands(grad, generator) for grad in grads]
@@ -145,7 +145,7 @@ def test_two_steps_of_blocks_of_rows_by_every_path(path):
     seed=st.integers(0, 1 << 40),
 )
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_option(rows, columns, blocks, dtype, kind, path, seed, **options):
+def test_kernels_meet_specification_with_any_options(rows, columns, blocks, dtype, kind, path, seed, **options):
     if dtype is torch.float16:
         options["rounding"] = "nearest"
     generator = torch.Generator().manual_seed(seed)
@@ -155,7 +155,7 @@ def test_every_option(rows, columns, blocks, dtype, kind, path, seed, **options)
 
 @pytest.mark.parametrize("param", DTYPES)
 @pytest.mark.parametrize("grad", DTYPES)
-def test_types_of_parameters_and_gradients_are_independent(param, grad):
+def test_kernels_take_any_types_of_parameters_and_gradients(param, grad):
     generator = torch.Generator().manual_seed(2)
     tensors = [make_operands(torch.randn(n, generator=generator).to(grad), generator) for n in (50, 300)]
     tensors = [operands._replace(param=operands.param.to(param)) for operands in tensors]
@@ -163,7 +163,7 @@ def test_types_of_parameters_and_gradients_are_independent(param, grad):
         assert_meets_the_specification(tensors, fraction=fraction)
 
 
-def test_sizes_at_the_limits_of_the_kernels():
+def test_kernels_take_sizes_at_their_limits():
     generator = torch.Generator().manual_seed(3)
     sizes = [1, 2, 15, 16, 63, 64, 65, 255, 256, 257, 272, 511, 512]
     tensors = [make_operands(torch.randn(n, generator=generator), generator) for n in sizes]
@@ -173,7 +173,7 @@ def test_sizes_at_the_limits_of_the_kernels():
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 12])
-def test_blocks_of_every_size_from_tensors_to_rows(blocks):
+def test_kernels_take_blocks_from_tensors_to_rows(blocks):
     generator = torch.Generator().manual_seed(4)
     for columns in (64, 300):
         grad = patterned("rows", 12 * columns, generator).view(12, columns).float()
@@ -183,7 +183,7 @@ def test_blocks_of_every_size_from_tensors_to_rows(blocks):
 @pytest.mark.parametrize(
     ("score", "bad"), list(zip(SCORES, [torch.nan, torch.inf, -torch.inf, torch.nan], strict=True))
 )
-def test_what_is_not_finite_always_moves(score, bad):
+def test_non_finite_entries_always_move(score, bad):
     generator = torch.Generator().manual_seed(5)
     tensors = []
     for n, many in [(70, 5), (600, 3), (600, 100), (600, 600)]:
@@ -194,7 +194,7 @@ def test_what_is_not_finite_always_moves(score, bad):
         assert_meets_the_specification(tensors, PATHS[path], score=score, fraction=0.01)
 
 
-def test_the_same_bits_run_after_run_and_beside_other_tensors():
+def test_kernels_give_the_same_bits_beside_other_tensors():
     generator = torch.Generator().manual_seed(6)
     tensors = [make_operands(patterned("heavy", n, generator).bfloat16(), generator) for n in (700, 40, 1000)]
     results = []
@@ -233,7 +233,7 @@ def step_of_sizes(workspaces, sizes, t=0.0, **changed):
     kernels_step(tensors, replace(RULE, **changed), workspaces)
 
 
-def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(monkeypatch):
+def test_launches_do_not_depend_on_the_number_of_tensors(monkeypatch):
     launched = counted_launches(monkeypatch)
     counts = []
     for copies in (1, 3):
@@ -244,7 +244,7 @@ def test_the_number_of_launches_does_not_depend_on_the_number_of_tensors(monkeyp
     assert len(counts[0]) < 20
 
 
-def test_no_memory_is_taken_after_the_first_step_though_rates_and_fractions_change():
+def test_workspace_is_kept_though_rates_and_fractions_change():
     workspaces = {}
     step_of_sizes(workspaces, [16, 512])
     (workspace,) = workspaces.values()
@@ -258,7 +258,7 @@ def test_no_memory_is_taken_after_the_first_step_though_rates_and_fractions_chan
     assert next(iter(workspaces.values())) is not workspace
 
 
-def test_scratch_memory_is_a_small_part_of_the_largest_tensor():
+def test_workspace_is_small_beside_the_largest_tensor():
     sizes = [32000 * 4096, *[4096 * 4096, 4096 * 11008] * 8, 4096]
     tensors = [launch.Partition(1, n, False) for n in sizes]
     variant = launch.Variant(torch.device("cpu"), torch.bfloat16, torch.bfloat16, "momentum", False, True)
@@ -267,7 +267,7 @@ def test_scratch_memory_is_a_small_part_of_the_largest_tensor():
     assert launch.Workspace(variant, rows, TritonConfig()).nbytes < 0.1 * 2 * sizes[0]
 
 
-def test_overlapping_tensors_are_refused_and_nothing_is_written():
+def test_overlapping_tensors_are_refused_and_not_written():
     storage = torch.randn(100, device=DEVICE)
     before = storage.clone()
     overlapping = [
@@ -279,7 +279,7 @@ def test_overlapping_tensors_are_refused_and_nothing_is_written():
     assert torch.equal(storage, before)
 
 
-def test_what_is_not_served():
+def test_can_update_refuses_other_tensors():
     x = torch.randn(6, 4, device=DEVICE)
     assert launch.can_update(x, x.bfloat16(), x, x)
     assert not launch.can_update(x.double())
@@ -301,7 +301,7 @@ def everything_is_a_device(monkeypatch):
 
 
 @pytest.mark.parametrize("score", ["momentum", "random"])
-def test_steps_and_rates_on_the_device(everything_is_a_device, score):
+def test_kernels_read_steps_and_rates_on_the_device(everything_is_a_device, score):
     generator = torch.Generator().manual_seed(7)
     for n in (50, 600):
         ours = make_operands(torch.randn(n, generator=generator).bfloat16(), generator, seed=9)
@@ -317,7 +317,7 @@ def test_steps_and_rates_on_the_device(everything_is_a_device, score):
 
 
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
-def test_gradients_are_unscaled_and_a_step_with_infinities_changes_nothing(everything_is_a_device, fraction):
+def test_kernels_unscale_and_leave_out_a_step_with_infinities(everything_is_a_device, fraction):
     generator = torch.Generator().manual_seed(8)
     rule, scale = replace(RULE, fraction=fraction, decay="all"), torch.tensor(1024.0, device=DEVICE)
     for n in (50, 600):
@@ -356,7 +356,7 @@ def train(optimizer, params, steps, first=0):
         optimizer.step()
 
 
-def test_it_is_the_default_on_a_gpu(taken_for_gpu, monkeypatch):
+def test_triton_is_the_default_on_a_gpu(taken_for_gpu, monkeypatch):
     launched = counted_launches(monkeypatch)
     params, others = a_model(), a_model()
     optimizer, plain = MoFO(params, lr=0.1, fraction=0.2), MoFO(others, lr=0.1, fraction=0.2, foreach=False)
@@ -372,7 +372,7 @@ def test_it_is_the_default_on_a_gpu(taken_for_gpu, monkeypatch):
     assert mofo.backends()["gpu"].startswith("triton 3")
 
 
-def test_what_it_does_not_serve_goes_to_plain_torch_or_is_refused(taken_for_gpu, monkeypatch):
+def test_unserved_tensors_go_to_plain_torch_or_are_refused(taken_for_gpu, monkeypatch):
     launched = counted_launches(monkeypatch)
     turned = torch.nn.Parameter(torch.randn(6, 4, device=DEVICE).t())
     double = torch.nn.Parameter(torch.randn(6, dtype=torch.float64, device=DEVICE))
@@ -385,7 +385,7 @@ def test_what_it_does_not_serve_goes_to_plain_torch_or_is_refused(taken_for_gpu,
             MoFO([param], capturable=True)
 
 
-def test_a_step_without_triton(taken_for_gpu, monkeypatch):
+def test_step_without_triton(taken_for_gpu, monkeypatch):
     monkeypatch.setattr(dispatch, "triton_version", lambda: None)
     params = a_model()
     with pytest.raises(RuntimeError, match=r"needs Triton .* pip install triton"):
@@ -395,7 +395,7 @@ def test_a_step_without_triton(taken_for_gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}, {"score": "random"}, {"rounding": "stochastic"}])
-def test_it_goes_on_from_a_checkpoint_to_the_bit(taken_for_gpu, options):
+def test_resumed_run_equals_uninterrupted_run_to_the_bit(taken_for_gpu, options):
     dtype = torch.bfloat16 if "rounding" in options else torch.float32
     params = a_model(dtype=dtype)
     optimizer = MoFO(params, lr=0.1, fraction=0.2, **options)
@@ -408,7 +408,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(taken_for_gpu, options):
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(params, others, strict=True))
 
 
-def test_scratch_memory_is_not_copied_with_the_optimizer(taken_for_gpu):
+def test_workspaces_are_not_copied_with_the_optimizer(taken_for_gpu):
     params = a_model()
     optimizer = MoFO(params, lr=0.1, fraction=0.2)
     train(optimizer, params, 1)
@@ -418,7 +418,7 @@ def test_scratch_memory_is_not_copied_with_the_optimizer(taken_for_gpu):
         train(twin, twin.param_groups[0]["params"], 1)
 
 
-def test_capturable_keeps_the_count_on_the_device(taken_for_gpu, everything_is_a_device):
+def test_capturable_counts_steps_on_the_device(taken_for_gpu, everything_is_a_device):
     params, others = a_model(), a_model()
     lr = torch.tensor(0.1, device=DEVICE)
     optimizer, plain = MoFO(params, lr, fraction=0.2, capturable=True), MoFO(others, 0.1, fraction=0.2, foreach=False)
@@ -445,7 +445,7 @@ def test_capturable_keeps_the_count_on_the_device(taken_for_gpu, everything_is_a
         pytest.param("hip:gfx942", SCORES, marks=pytest.mark.slow),
     ],
 )
-def test_every_kernel_compiles(target, scores):
+def test_kernels_compile(target, scores):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).parents[1] / "reference" / "compile_kernels.py"
     done = subprocess.run(
@@ -458,7 +458,7 @@ def test_every_kernel_compiles(target, scores):
 
 
 @on_gpu
-def test_a_step_does_not_wait_for_the_gpu_and_takes_no_memory():
+def test_step_does_not_wait_for_the_gpu_and_takes_no_memory():
     params = a_model(dtype=torch.bfloat16)
     optimizer = MoFO(params, lr=0.1, fraction=0.2)
     grads = [torch.randn_like(param) for param in params]
@@ -479,7 +479,7 @@ def test_a_step_does_not_wait_for_the_gpu_and_takes_no_memory():
 
 
 @on_gpu
-def test_a_captured_step_is_replayed():
+def test_captured_step_is_replayed():
     params, others = a_model(), a_model()
     lr = torch.tensor(0.1, device=DEVICE)
     optimizer, eager = MoFO(params, lr, fraction=0.2, capturable=True), MoFO(others, 0.1, fraction=0.2)
@@ -507,7 +507,7 @@ def test_a_captured_step_is_replayed():
 
 @on_gpu
 @pytest.mark.parametrize("kind", KINDS)
-def test_large_tensors_with_the_usual_settings(kind):
+def test_kernels_on_large_tensors_with_the_default_config(kind):
     generator = torch.Generator().manual_seed(9)
     for n, blocks in itertools.product((1 << 22, 3_000_001), (1,)):
         operands = make_operands(patterned(kind, n, generator).bfloat16(), generator)
@@ -519,7 +519,7 @@ def test_large_tensors_with_the_usual_settings(kind):
 
 
 @on_gpu
-def test_a_scaler_leaves_unscaling_to_the_kernels():
+def test_grad_scaler_leaves_unscaling_to_the_kernels():
     params = a_model()
     optimizer = MoFO(params, lr=0.1, fused=True)
     scaler = torch.amp.GradScaler("cuda", init_scale=4.0)

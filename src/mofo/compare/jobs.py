@@ -51,7 +51,10 @@ def compare(
     try:
         with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
             prepare(recipe, OutputFolder(output), overwrite=overwrite)
-            results = _run_jobs(recipe, OutputFolder(output), jobs, console or Console(stderr=True))
+            shown = console or Console(stderr=True)
+            for reason, count in OutputFolder(output).plan.rows.items():
+                shown.print(f"{count} {reason}", highlight=False)
+            results = _run_jobs(recipe, OutputFolder(output), jobs, shown)
             write_report(output)
             return results
     except Timeout:

@@ -12,8 +12,9 @@ import torch
 
 from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
+from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Probe
-from mofo.measure.scoring import batches, inference, pad, token_log_probabilities
+from mofo.measure.scoring import batches, inference, pad, reusable_cache, token_log_probabilities
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class ChoiceProbe(Probe):
             `accuracy`, the share of questions answered right, and `log_probability`, the mean over the questions of
             the right answer's log-probability in nats *among the choices* (the softmax of their log-probabilities per
             token; guessing blindly among four gives −1.39). Higher is better for both. The log-probability by itself
-            would mostly show how the model has come to like the format.
+            would mostly show how the model has come to like the format. The units of both are the questions.
         """
         scores: dict[int, list[float]] = {}
         with inference(model):
@@ -89,17 +90,19 @@ class ChoiceProbe(Probe):
                     scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
         right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
-        return {"accuracy": sum(hits) / len(hits), "log_probability": sum(right) / len(right)}
+        return {"accuracy": Mean(hits), "log_probability": Mean(right)}
 
     @property
     def metrics(self) -> list[Metric]:
         """Accuracy, and log-probability, which stands for the probe: accuracy on a few hundred questions is coarse."""
+        questions = f"{len(self._answers)} questions with choices"
         return [
             Metric(
                 kind="forgotten",
                 source=self.name,
                 name="accuracy",
                 label=f"{self.name} accuracy",
+                description=f"share of {questions} answered right",
                 unit="percentage points",
                 scale=100,
                 higher_is_better=True,
@@ -110,6 +113,7 @@ class ChoiceProbe(Probe):
                 source=self.name,
                 name="log_probability",
                 label=f"{self.name} log-probability",
+                description=f"log-probability of the right answer among the choices, mean over {questions}",
                 unit="nats",
                 higher_is_better=True,
             ),
@@ -134,7 +138,7 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
     """Return the log-probability per token, in nats, of each choice of each question.
 
     Each prompt runs once. Its last position predicts the first token of every choice; for the others the choices run as
-    continuations of the prompt's cached keys and values.
+    continuations of the prompt's cached keys and values, or after the prompt again where the cache cannot be reused.
 
     Args:
         model: A causal language model.
@@ -151,11 +155,16 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
 
     longer = [row for row, choice in enumerate(flat) if len(choice) > 1]
     if longer:
-        cache = output.past_key_values
-        cache.batch_select_indices(torch.tensor([owner[row] for row in longer], device=device))
         inputs = pad([flat[row][:-1] for row in longer], 0).to(device)
         targets = pad([flat[row][1:] for row in longer], IGNORED).to(device)
-        logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
+        owners = [owner[row] for row in longer]
+        cache = reusable_cache(output)
+        if cache is None:
+            inputs = torch.cat([torch.tensor([prompts[row] for row in owners], device=device), inputs], dim=1)
+            logits = model(input_ids=inputs, logits_to_keep=targets.shape[1], use_cache=False).logits
+        else:
+            cache.batch_select_indices(torch.tensor(owners, device=device))
+            logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
         totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
 
     means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))

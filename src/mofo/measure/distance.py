@@ -53,7 +53,7 @@ def weight_distance(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> 
     in float64. One tensor of each model is in memory at a time.
 
     Args:
-        base: Tensors of the base by name: `mofo.models.weights.Weights`, or a model's `state_dict()`.
+        base: Tensors of the base by name, as `mofo.models.weights.weights_of` returns them.
         tuned: Tensors of the tuned model by the same names.
 
     Returns:

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mofo.errors import UserError
+from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Probe
-from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference
+from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference, reusable_cache
+from mofo.models.positions import max_positions
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -57,17 +59,27 @@ class DivergenceProbe(Probe):
         return cls(name, base.model, texts)
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return `kl` in nats per token; lower is nearer to the base."""
-        total = 0.0
+        """Return `kl` in nats per token; lower is nearer to the base. Its units are the texts."""
+        totals: list[float] = []
         with inference(model):
             for batch, base_logits in zip(self._batches, self._base_logits, strict=True):
-                total += divergence(base_logits, self._logits(model, batch))
-        return {"kl": total / sum(batch.numel() for batch in self._batches)}
+                totals += divergences(base_logits, self._logits(model, batch))
+        return {"kl": Mean(totals, [batch.shape[1] for batch in self._batches for _ in batch])}
 
     @property
     def metrics(self) -> list[Metric]:
         """The divergence."""
-        return [Metric(kind="forgotten", source=self.name, name="kl", label=self.name, unit="nats per token")]
+        return [
+            Metric(
+                kind="forgotten",
+                source=self.name,
+                name="kl",
+                label=self.name,
+                description=f"KL(base ‖ tuned) on {len(self.texts)} texts that the base wrote: how differently the "
+                "model now continues them",
+                unit="nats per token",
+            )
+        ]
 
     def state(self) -> list[list[int]]:
         """Return the texts."""
@@ -95,32 +107,51 @@ def write_texts(
         seed: Seed of the sampling; the global random state is neither read nor changed.
 
     Returns:
-        Token ids of each text: its start and then `tokens` sampled ids.
+        Token ids of each text: its start and then `tokens` sampled ids, or as many as the base has positions for.
     """
-    start = tokenizer("")["input_ids"] or [first_token(tokenizer)]
+    start = tokenizer("")["input_ids"] or [first_token(base, tokenizer)]
     generator = torch.Generator().manual_seed(seed)
-    steps = [torch.tensor(start).expand(texts, -1)]
-    cache = None
+    tokens = min(tokens, max_positions(base.config) - len(start) + 1)  # the last token is not read
+    written = torch.tensor(start).expand(texts, -1)
+    cache, unread = None, written
     with inference(base):
         for _ in range(tokens):
-            output = base(input_ids=steps[-1].to(base.device), past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = output.past_key_values
+            # `past_key_values=None` would be an unknown argument to models that have another kind of cache.
+            past = {} if cache is None else {"past_key_values": cache}
+            output = base(input_ids=unread.to(base.device), use_cache=True, logits_to_keep=1, **past)
             probabilities = output.logits[:, -1].float().softmax(dim=-1).cpu()
-            steps.append(torch.multinomial(probabilities, 1, generator=generator))
-    written: list[list[int]] = torch.cat(steps, dim=1).tolist()
-    return written
+            drawn = torch.multinomial(probabilities, 1, generator=generator)
+            written = torch.cat([written, drawn], dim=1)
+            cache = reusable_cache(output)
+            unread = written if cache is None else drawn
+    ids: list[list[int]] = written.tolist()
+    return ids
 
 
-def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that stands before the first one of a text: the start token, or else the end token."""
-    token: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return token
+def first_token(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that stands before the first one of a text: the start token, or else the end token.
+
+    Raises:
+        UserError: Neither the tokenizer nor the model's configuration has one.
+    """
+    config = base.config.get_text_config()
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, config.bos_token_id, config.eos_token_id)
+    for token in known:
+        if token is not None:
+            return int(token[0] if isinstance(token, list) else token)
+    raise UserError("The probe `divergence` has the base write from the start of a text, but it has no start token.")
 
 
-def divergence(base: Tensor, tuned: Tensor) -> float:
-    """Return the sum over all positions of KL(base ‖ tuned) in nats, from logits `[..., vocabulary]`."""
-    total = 0.0
+def divergences(base: Tensor, tuned: Tensor) -> list[float]:
+    """Return for each text the sum over its positions of KL(base ‖ tuned) in nats.
+
+    Args:
+        base: Logits of the base, `[texts, length, vocabulary]`.
+        tuned: Logits of the tuned model.
+    """
+    positions = []
     for p, q in zip(by_positions(base), by_positions(tuned), strict=True):
         log_p, log_q = p.to(q.device).float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)
-        total += float(F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(dim=-1).sum(dtype=torch.float64))
-    return total
+        positions.append(F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(dim=-1))
+    sums: list[float] = torch.cat(positions).view(base.shape[:-1]).sum(dim=1, dtype=torch.float64).tolist()
+    return sums

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, TypedDict
 
 from mofo.data.tokens import Problem
+from mofo.measure.mean import Mean
 from mofo.measure.scoring import inference, pad
+from mofo.models.positions import max_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +21,14 @@ SAMPLES = 4
 """How many generated answers are returned as text."""
 
 
-class Sample(TypedDict):
+GENERAL_QUESTIONS = (
+    {"question": "What is the capital of Japan, and what is it known for?", "answer": "Tokyo."},
+    {"question": "Write two sentences about the sea in winter.", "answer": "It is grey. It is cold."},
+)
+"""Questions of no task, whose answers a reader can judge; the answers here only complete the rows."""
+
+
+class WrittenAnswer(TypedDict):
     """A generated answer, to be read."""
 
     prompt: str
@@ -27,11 +38,11 @@ class Sample(TypedDict):
 
 
 class Accuracy(TypedDict):
-    """The share of right answers, how many were generated, and the first few of them."""
+    """The share of right answers, whose units are the problems, how many were generated, and the first few of them."""
 
-    accuracy: float
+    accuracy: Mean
     answers: int
-    samples: list[Sample]
+    samples: list[WrittenAnswer]
 
 
 def answer_accuracy(
@@ -57,14 +68,12 @@ def answer_accuracy(
     if not problems:
         raise ValueError("no problems: there is no accuracy to measure")
     generated: dict[int, str] = {}
-    # Prompts of similar length share a batch, so that little is spent on padding.
-    order = sorted(range(len(problems)), key=lambda row: len(problems[row]["prompt_ids"]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    lengths = [len(problem["prompt_ids"]) for problem in problems]
+    for rows in _batches(lengths, batch_size, one_length=model._is_stateful):
         answers = generate(model, tokenizer, [problems[row]["prompt_ids"] for row in rows], max_new_tokens)
         generated.update(zip(rows, answers, strict=True))
     correct = [is_correct(generated[row], problem["answer"]) for row, problem in enumerate(problems)]
-    samples: list[Sample] = [
+    samples: list[WrittenAnswer] = [
         {
             "prompt": str(tokenizer.decode(problem["prompt_ids"])),
             "expected": problem["answer"],
@@ -73,36 +82,55 @@ def answer_accuracy(
         }
         for row, problem in enumerate(problems[:SAMPLES])
     ]
-    return {"accuracy": sum(correct) / len(correct), "answers": len(correct), "samples": samples}
+    return {"accuracy": Mean(correct), "answers": len(correct), "samples": samples}
+
+
+def _batches(lengths: list[int], size: int, *, one_length: bool) -> Iterator[list[int]]:
+    """Yield row numbers in batches of similar lengths, so that little is spent on padding.
+
+    Args:
+        lengths: Length of each row.
+        size: The most rows of a batch.
+        one_length: Whether a batch must need no padding at all: some recurrent models read it as if it were text.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    groups = [list(rows) for _, rows in groupby(order, key=lambda row: lengths[row])] if one_length else [order]
+    for rows in groups:
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
 ) -> list[str]:
-    """Continue each prompt greedily until it ends, and return the new text."""
-    from transformers import GenerationConfig
-
+    """Continue each prompt greedily until it ends or the model's positions do, and return the new text."""
+    room = min(max_new_tokens, max_positions(model.config) - max(map(len, prompts)))
+    if room < 1:
+        return [""] * len(prompts)
     end = end_tokens(model, tokenizer)
-    # Every setting that a model's own generation_config may bring is named, so that greedy means greedy for all models.
-    greedy = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=end,
-        pad_token_id=end[0],
-    )
-    inputs = pad(prompts, end[0], side="left")
-    lengths = [len(prompt) for prompt in prompts]
-    mask = pad([[1] * length for length in lengths], 0, side="left")
-    with inference(model):
+    filling = end[0] if end else 0
+    inputs = pad(prompts, filling, side="left")
+    mask = pad([[1] * len(prompt) for prompt in prompts], 0, side="left")
+    with inference(model), _greedy(model, end_token=end or None, padding_token=filling):
         output: Tensor = model.generate(  # type: ignore[operator]  # causal language models have it
-            input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), generation_config=greedy
+            input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=room
         )
     return tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
+
+
+@contextmanager
+def _greedy(model: PreTrainedModel, *, end_token: list[int] | None, padding_token: int) -> Iterator[None]:
+    """Put plain settings in the place of those that the model was published with, which `generate` would fall back on.
+
+    Beams, sampling, penalties, forbidden or forced tokens would all make another text than the greedy one.
+    """
+    from transformers import GenerationConfig
+
+    published = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end_token, pad_token_id=padding_token)
+    try:
+        yield
+    finally:
+        model.generation_config = published
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

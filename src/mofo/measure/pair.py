@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 from rich.table import Table
 
+from mofo.data.conversation import Turns
 from mofo.data.rows import load_rows
-from mofo.data.tokens import encode
+from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
+from mofo.data.usage import check_positions, truncated, usage
 from mofo.errors import UserError
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.scoring import held_out_loss
-from mofo.models.load import load_model
+from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.pairing import base_of, load_pair
+from mofo.models.positions import folder_positions
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import weights_of
 from mofo.results import FinalDistance, Number, Record
@@ -32,45 +36,72 @@ class PairResults(Record):
     base: ModelResults = Field(description="the base")
     tuned: ModelResults = Field(description="the tuned model")
     distance: FinalDistance = Field(description="distance of the tuned model from the base")
+    rows: dict[str, int] = Field(
+        default={}, description="number of held-out rows that were not used as they are, by reason"
+    )
+    notes: list[str] = Field(default=[], description="how the two were made comparable, where they were not")
 
 
 def measure_pair(
-    base: str,
+    base: str | None,
     tuned: str,
     *,
     probes: Sequence[str],
     data: str | None = None,
     rows: int = 100,
     max_length: int = 1024,
+    columns: Mapping[str, str] | None = None,
+    turns: Turns = "all",
     trust_remote_code: bool = False,
 ) -> PairResults:
-    """Measure two models with the same architecture and tokenizer.
+    """Measure two models of one architecture.
+
+    Where their vocabularies differ, everything is measured on the tokens that both have.
 
     Args:
-        base: The model before, as for `mofo.models.load.resolve_model`.
-        tuned: The model after.
+        base: The model before, as for `mofo.models.load.load_model`; None for the one that an adapter names.
+        tuned: The model after, whole or an adapter, which is merged.
         probes: Probe specifications.
         data: Held-out data of the task; without it nothing is measured of learning.
         rows: The most held-out rows.
         max_length: Tokens to which rows are truncated.
+        columns: The data's names of fields, as for `mofo.data.rows.load_rows`.
+        turns: Which of the assistant's turns count, as for `mofo.data.tokens.encode`.
         trust_remote_code: Whether code that comes with a model may run.
 
     Raises:
-        UserError: A model, probe or data file cannot be used, or the two models differ in their parameters.
+        UserError: A model, probe or data file cannot be used, or the two models are not of one architecture.
     """
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes)
-    held_out = load_rows(data, split="test", limit=rows) if data else []
-    base_model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
-    tuned_model, _ = load_model(tuned, trust_remote_code=trust_remote_code)
-    models = [base_model, tuned_model]
+    base = base_of(base, tuned)
+    examples: list[Example] = []
+    reasons: dict[str, int] = {}
+    if data:
+        held_out = load_rows(data, split="test", limit=rows, columns=columns)
+        folder = local_folder(base)
+        whole = encode_rows(
+            held_out,
+            load_tokenizer(folder, trust_remote_code=trust_remote_code),
+            WHOLE,
+            turns=turns,
+            place=find_row({data: held_out}),
+        )
+        used = usage(whole, max_length)
+        if not used.usable:
+            raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
+        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
+        reasons = used.by_reason("held-out")
+        examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
+    pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
+    models = [pair.base, pair.tuned]
     for model in models:
         model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
     distance = weight_distance(*map(weights_of, models))
-    examples = [encode(row, tokenizer, max_length) for row in held_out]
+    pair.tuned.float()
     with autocast(choose_precision("auto")):
-        made = make_probes(probes, base=models[0], tokenizer=tokenizer)
+        made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
         before, after = (
             ModelResults(
                 learned={"loss": held_out_loss(model, examples)["loss"]} if examples else {},
@@ -78,12 +109,13 @@ def measure_pair(
             )
             for model in models
         )
-    return PairResults(base=before, tuned=after, distance=distance)
+    return PairResults(base=before, tuned=after, distance=distance, rows=reasons, notes=pair.notes)
 
 
 def pair_table(results: PairResults) -> Table:
     """Return the results of two models as a table for the terminal."""
-    table = Table("", "base", "tuned", "change")
+    notes = "\n".join(f"{count} {reason}" for reason, count in results.rows.items())
+    table = Table("", "base", "tuned", "change", caption=notes or None)
     base, tuned, moved = results.base, results.tuned, results.distance
     rows = [(f"held-out {name}", value, tuned.learned[name]) for name, value in base.learned.items()]
     for probe, metrics in base.forgotten.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from mofo.data.tokens import IGNORED, Labelled
 from mofo.errors import UserError
 from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import held_out_loss
+from mofo.models.positions import max_positions
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -28,14 +30,17 @@ STORY_SHA256 = "51b9cda351cecebe3fb84427acf7f9391698e6a49834546cdff557282e5e0099
 class TextProbe(Probe):
     """Mean negative log-likelihood on windows of a text.
 
-    16 windows of 256 tokens are taken at even distances over the whole text (all of it if it is shorter), so that a
-    long file costs no more than a short one and no single passage decides. Each window starts with what the tokenizer
-    itself puts before a text, if anything; where it puts nothing, a window's first token does not count.
+    16 windows of 256 tokens, or of as many as the model has positions for, are taken at even distances over the whole
+    text (all of it if it is shorter), so that a long file costs no more than a short one and no single passage decides.
+    Each window starts with what the tokenizer itself puts before a text, if anything; where it puts nothing, a
+    window's first token does not count.
 
     Args:
         name: Name of the probe.
         text: The text.
         tokenizer: The tokenizer of the models to be measured.
+        subject: What the text is, in words.
+        positions: The most tokens that the models can read at once; windows are no longer.
 
     Raises:
         UserError: The text has fewer than two tokens.
@@ -43,16 +48,25 @@ class TextProbe(Probe):
 
     usage = ("text", "text:FILE.txt")
 
-    def __init__(self, name: str, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        tokenizer: PreTrainedTokenizerBase,
+        subject: str = "a text of your own",
+        positions: int = sys.maxsize,
+    ) -> None:
         super().__init__(name)
+        self._subject = subject
         start: list[int] = tokenizer("")["input_ids"]
+        window = min(WINDOW, positions - len(start))
         # `verbose=False`: the text may be longer than the model's context, its windows are not.
         ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) < 2:
             raise UserError(f"The text of probe `{name}` has {len(ids)} tokens, but at least 2 are needed.")
-        windows = [ids[first : first + WINDOW] for first in window_starts(len(ids))]
+        windows = [ids[first : first + window] for first in window_starts(len(ids), window)]
         self._examples: list[Labelled] = [
-            {"input_ids": start + window, "labels": [IGNORED] * len(start) + window} for window in windows
+            {"input_ids": start + tokens, "labels": [IGNORED] * len(start) + tokens} for tokens in windows
         ]
 
     @classmethod
@@ -63,24 +77,34 @@ class TextProbe(Probe):
     @classmethod
     def make(cls, name: str, argument: str, base: Base, state: Any) -> TextProbe:
         """Return a probe on the text of a file, or on general English if no file is given."""
-        return cls(name, read_text(argument), base.tokenizer)
+        subject = f"the text {Path(argument).name}" if argument else "a short story by Jules Verne, general English"
+        return cls(name, read_text(argument), base.tokenizer, subject, max_positions(base.model.config))
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return `loss` in nats per token; lower is better."""
+        """Return `loss` in nats per token; lower is better. Its units are the windows."""
         return {"loss": held_out_loss(model, self._examples)["loss"]}
 
     @property
     def metrics(self) -> list[Metric]:
         """The loss."""
-        label = f"{self.name} loss"
-        return [Metric(kind="forgotten", source=self.name, name="loss", label=label, unit="nats per token")]
+        return [
+            Metric(
+                kind="forgotten",
+                source=self.name,
+                name="loss",
+                label=f"{self.name} loss",
+                description=f"mean loss on {len(self._examples)} windows of {self._subject}: lower means that the "
+                "model still predicts it well",
+                unit="nats per token",
+            )
+        ]
 
 
-def window_starts(tokens: int) -> list[int]:
+def window_starts(tokens: int, window: int = WINDOW) -> list[int]:
     """Return where the windows start in a text of the given length in tokens."""
-    if tokens <= WINDOW * WINDOWS:
-        return list(range(0, tokens, WINDOW))
-    return [round(index * (tokens - WINDOW) / (WINDOWS - 1)) for index in range(WINDOWS)]
+    if tokens <= window * WINDOWS:
+        return list(range(0, tokens, window))
+    return [round(index * (tokens - window) / (WINDOWS - 1)) for index in range(WINDOWS)]
 
 
 def read_text(file: str) -> str:
@@ -92,7 +116,7 @@ def read_text(file: str) -> str:
     if not file:
         return general_english()
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8-sig")  # a mark of the byte order is no text
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The text of a probe cannot be read from {file}: {error}.") from error
     if not text.strip():

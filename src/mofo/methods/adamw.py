@@ -17,6 +17,7 @@ class AdamW(OptimizerPart):
     name = "adamw"
     label = "AdamW"
     source = "arXiv 1711.05101"
+    cost = "8 bytes of state a parameter; 2 with state_dtype int8"
 
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
 

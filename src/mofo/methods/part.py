@@ -34,7 +34,7 @@ class Setup:
     """What a hook may know of the run that it is a part of.
 
     Attributes:
-        base: The base's weights by name, read from disk when they are asked for.
+        base: A copy of the base's weights by the names of the model's parameters, in host memory.
         tokenizer: The base's tokenizer.
         device: Where the model computes.
         seed: The run's seed.
@@ -82,7 +82,7 @@ class Setup:
 
     @functools.cached_property
     def base_on_device(self) -> dict[str, Tensor]:
-        """The base's weights by name, in memory where the model computes."""
+        """The base's weights by name, in memory where the model computes; on a CPU the same tensors as `base`."""
         return {name: self.base[name].to(self.device) for name in self.base}
 
     def pairs(self, model: PreTrainedModel, part: Part) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -108,11 +108,15 @@ class Part(Settings):
         name: How a recipe calls the part.
         label: What readers call it.
         source: Where it was published.
+        cost: What it takes beyond plain training with AdamW, in memory and time.
+        compares_with_base: Whether its hooks read `Setup.base`.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     source: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    compares_with_base: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from mofo.errors import UserError, first_line
+from mofo.models.adapter import adapter_base, is_adapter, merged
 from mofo.models.embedded import EMBEDDED_MODEL, embedded_model
 from mofo.models.gguf import converted_gguf
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+"""Files of a model on the Hub that are fetched."""
+
+OLD_WEIGHTS = ("pytorch_model*.bin", "adapter_model.bin")
+"""Files that are fetched where there are no weights as safetensors."""
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SyntaxError)
+"""What transformers and the libraries below it raise for a folder that they cannot load."""
 
 
 def resolve_model(spec: str) -> str:
@@ -36,9 +47,10 @@ def resolve_model(spec: str) -> str:
             raise UserError(f"The model file {spec} does not exist: give the path of a .gguf file.")
         return str(converted_gguf(path))
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not is_adapter(path):
             raise UserError(
-                f"The folder {spec} is not a model: it has no config.json. Give a folder that save_pretrained wrote."
+                f"The folder {spec} is not a model: it has neither config.json nor adapter_config.json. Give a folder "
+                "that save_pretrained wrote."
             )
         return str(path)
     if path.exists() or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
@@ -60,13 +72,10 @@ def local_folder(spec: str) -> Path:
     resolved = resolve_model(spec)
     if Path(resolved).is_dir():
         return Path(resolved)
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(resolved, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-        )
+        return _fetch(resolved)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"The model {spec} is not a local folder and could not be fetched from the Hub ({first_line(error)}): "
@@ -74,14 +83,31 @@ def local_folder(spec: str) -> Path:
         ) from error
 
 
+def _fetch(name: str) -> Path:
+    """Fetch a model from the Hub and return its folder; weights as `.bin` files only where there are no others."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns="*/*"))
+    if not any(folder.glob("*.safetensors")):
+        folder = Path(snapshot_download(name, allow_patterns=[*FILES, *OLD_WEIGHTS], ignore_patterns="*/*"))
+    return folder
+
+
 def load_model(
-    spec: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    spec: str,
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer.
 
+    An adapter is merged into its base; quantised weights become plain ones.
+
     Args:
-        spec: As for `resolve_model`.
-        dtype: Data type of the parameters.
+        spec: As for `resolve_model`; or an adapter, as a folder or a hub id.
+        base: The base of an adapter; by default the one that its configuration names.
+        dtype: Data type of the parameters; `auto` is that in which they are stored.
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
@@ -90,26 +116,90 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     folder = local_folder(spec)
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, base=base, trust_remote_code=trust_remote_code)
+    if is_adapter(folder):
+        base = base or adapter_base(folder)
+        model, _ = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        return merged(model, folder), tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        if quantisation(folder):
+            model = model.dequantize()
+    except LOADING_ERRORS as error:
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
     return model, tokenizer
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def quantisation(folder: Path) -> str | None:
+    """Return the method by which the weights in a model's folder are quantised; None for plain weights."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings = config.get("quantization_config")
+    return None if not settings else str(settings.get("quant_method", "an unknown method"))
+
+
+def load_tokenizer(
+    folder: Path, *, base: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder. One without a padding token pads with its end token.
+
+    Args:
+        folder: The folder. That of an adapter may hold no tokenizer: then it is the base's.
+        base: The base of an adapter; by default the one that its configuration names.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
         UserError: The folder has no tokenizer that transformers can load.
     """
     from transformers import AutoTokenizer
 
+    if is_adapter(folder) and not (folder / "tokenizer_config.json").is_file():
+        folder = local_folder(base or adapter_base(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"The tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def model_config(spec: str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Return the configuration of a model, of an adapter that of its base, without loading any weights.
+
+    Args:
+        spec: As for `load_model`.
+        base: As for `load_model`.
+        trust_remote_code: As for `load_model`.
+
+    Raises:
+        UserError: The model cannot be found or fetched, or transformers does not know its architecture.
+    """
+    from transformers import AutoConfig
+
+    folder = local_folder(spec)
+    if is_adapter(folder):
+        return model_config(base or adapter_base(folder), trust_remote_code=trust_remote_code)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
+
+
+def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Return a model whose parameters have names, shapes and no storage, to check it before it is loaded.
+
+    Raises:
+        UserError: As `model_config`; or the architecture is not that of a causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = model_config(spec, base=base, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"{spec} ({config.model_type}) is not a causal language model that transformers can load: "
+            f"{first_line(error)}"
+        ) from error

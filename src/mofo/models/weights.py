@@ -1,60 +1,26 @@
-"""The weights of a model by name: in memory or on disk, and the layer that each belongs to."""
+"""The weights of a model by name, and the layer that each belongs to."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-
-from mofo.errors import UserError
-
-
-class Weights(Mapping[str, Tensor]):
-    """The tensors of a safetensors folder by name, each read from disk when it is asked for.
-
-    Args:
-        folder: A folder as transformers saves it: one `model.safetensors`, or several files with their index.
-
-    Raises:
-        UserError: There is no such file, or it cannot be read.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
-        index = folder / "model.safetensors.index.json"
-        single = folder / "model.safetensors"
-        try:
-            if index.is_file():
-                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            elif single.is_file():
-                files = [single.name]
-            else:
-                raise UserError(f"{folder} holds no model.safetensors: expected a model folder saved by transformers")
-            # Each is a memory map, so that nothing is read yet.
-            opened = [safe_open(folder / file, framework="pt") for file in files]
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise UserError(f"the weights in {folder} cannot be read: {error}") from error
-        self._file_of = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._file_of[name].get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
-
-    def __len__(self) -> int:
-        return len(self._file_of)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters of a model in memory by name, tied ones once; they share its storage."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the parameters of a model by name, in host memory.
+
+    A loaded model's own names are the ones to compare by: those in its file may be others, of experts that are fused on
+    loading, of former versions of the architecture, or of buffers that no model has any more.
+    """
+    return {name: weight.cpu() if weight.is_cuda else weight.clone() for name, weight in weights_of(model).items()}
 
 
 def layer_of(name: str) -> str:

@@ -156,6 +156,8 @@ class MoFO(Optimizer):
             check_options(added)
             shapes = {param.shape for param in added["params"]}
             for param in added["params"]:
+                if not param.requires_grad:  # one that is thawed later is checked at its first step
+                    continue
                 check_flat(param, added, shapes)
                 check_param(param, added["blocks"], added["state_dtype"])
                 check_rounding(param, added["rounding"])
@@ -203,7 +205,8 @@ class MoFO(Optimizer):
             for group, own in zip(groups, self.param_groups, strict=True):
                 check_options(group)
                 for index, param in zip(group["params"], own["params"], strict=True):
-                    check_param(param, group["blocks"], group["state_dtype"])
+                    if param.requires_grad:
+                        check_param(param, group["blocks"], group["state_dtype"])
                     if index in state:
                         restored[param] = restored_state(param, state.pop(index), group["state_dtype"])
             return {"state": state, "param_groups": groups}

@@ -4,14 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mofo.trainers.callback import MoFOCallback
+    from mofo.trainers.method import use_method
 
-__all__ = ["MoFOCallback"]
+__all__ = ["MoFOCallback", "use_method"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the callback when it is first asked for: its import takes the seconds that transformers takes."""
-    if name in __all__:
+    """Import a name when it is first asked for: that takes the seconds that transformers takes."""
+    if name == "MoFOCallback":
         from mofo.trainers.callback import MoFOCallback
 
         return MoFOCallback
+    if name == "use_method":
+        from mofo.trainers.method import use_method
+
+        return use_method
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,20 +6,29 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from transformers import TrainerCallback
 from trl import SFTTrainer
 from trl.scripts.sft import main as trl_sft
 
 from mofo import MoFO
+from mofo.data.forms import find_form
+from mofo.data.sources import read_source
 from mofo.errors import UserError, first_line
 from mofo.trainers.callback import MoFOCallback
-from mofo.trainers.trl_arguments import parse, unknown_flag
+from mofo.trainers.method import use_extras, use_method
+from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
+
+KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
+"""Forms that trl reads itself."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from accelerate import FullyShardedDataParallelPlugin
     from trl import SFTConfig
+
+    from mofo.methods.method import Method
 
 
 def train(argv: list[str]) -> None:
@@ -36,7 +45,9 @@ def train(argv: list[str]) -> None:
     if args.unknown_in_argv:
         raise unknown_flag(args.unknown_in_argv[0])
     _refuse_flat_parameters(args.training)
-    with mofo_in_sft_trainers(args.mofo.optimizer_settings(args.training)) as trainers:
+    method = args.mofo.chosen_method()
+    _convert_hub_rows(args)
+    with method_in_sft_trainers(method, args.mofo.optimizer_settings(args.training)) as trainers:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
@@ -44,35 +55,42 @@ def train(argv: list[str]) -> None:
     (trainer,) = trainers
     if trainer.is_world_process_zero():
         wrapped: Any = trainer.optimizer  # by accelerate
-        optimizer, group = wrapped.optimizer, wrapped.param_groups[0]
-        print(
-            f"Trained with {type(optimizer).__name__}: fraction {group['fraction']}, score {group['score']}, "
-            f"decay {group['decay']}, state_dtype {group['state_dtype']}."
-        )
+        group = wrapped.param_groups[0]
+        options = ", ".join(f"{name} {group[name]}" for name in OPTIONS if name in group)
+        print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
 
 
 @contextmanager
-def mofo_in_sft_trainers(settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
-    """Pass trl's own argument for another optimizer to each trainer that is made meanwhile; yield those trainers.
+def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
+    """Let each trainer that is made meanwhile train by a method; yield those trainers.
 
     trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
     release of trl (how it loads models changed within 1.x), and replacing the name `trl.SFTTrainer` would do nothing,
     without a word, once the script imports it from elsewhere. The constructor is found by every import.
 
     Args:
-        settings: Arguments of MoFO.
+        method: The method.
+        settings: Arguments of MoFO, if that is the method's optimizer.
     """
+    with_mofo = method.optimizer.name == "mofo"
     construct: Callable[..., None] = SFTTrainer.__init__
     trainers: list[SFTTrainer] = []
 
-    def construct_with_mofo(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
-        construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings))
+    def construct_with_method(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
+        try:
+            construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
+        except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:  # loads, and prepares all rows
+            raise UserError(f"trl cannot prepare the training: {first_line(error)}") from error
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
-        MoFOCallback.attach(trainer)
+        if with_mofo:
+            use_extras(trainer, method)
+            MoFOCallback.attach(trainer)
+        else:
+            use_method(trainer, method.to_dict())
         trainers.append(trainer)
 
-    SFTTrainer.__init__ = construct_with_mofo  # type: ignore[method-assign, assignment]
+    SFTTrainer.__init__ = construct_with_method  # type: ignore[method-assign, assignment]
     try:
         yield trainers
     finally:
@@ -90,6 +108,21 @@ class _WholeModelAtTheEnd(TrainerCallback):
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.fsdp.set_state_dict_type("FULL_STATE_DICT")
+
+
+def _convert_hub_rows(args: Arguments) -> None:
+    """Convert a data set of the Hub whose form trl does not know; all others are trl's to read."""
+    name = args.script.dataset_name
+    if not name or args.mixture.datasets:
+        return
+    source = name if args.script.dataset_config is None else f"{name}:{args.script.dataset_config}"
+    try:
+        first = next(read_source(source, args.script.dataset_train_split, whole=False))
+        form = find_form(first, {}, name)
+    except (UserError, StopIteration):  # trl has more forms and more ways to read; it says what is wrong
+        return
+    if form.needed not in KNOWN_TO_TRL:
+        give_rows(args)
 
 
 def _refuse_flat_parameters(training: SFTConfig) -> None:

@@ -60,7 +60,7 @@ class SharedBlocks:
         self._size = 0  # entries of the largest tensor in all processes
 
     def number(self, layout: Layout, n: int, k: int) -> int:
-        """Number the shared blocks of a tensor, with n entries of which k move; return the number of the first."""
+        """Give numbers to the shared blocks of a tensor, with n entries of which k move; return the first number."""
         first = len(self._k)
         self._n += [n] * layout.shared
         self._k += [k] * layout.shared

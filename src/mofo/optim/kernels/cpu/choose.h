@@ -1,4 +1,4 @@
-// Which entries of a run have keys that are high enough. Included by kernel.cpp within its namespace.
+// The choice of those entries of a run whose keys are high enough. Included by kernel.cpp within its namespace.
 
 #include "mask.h"
 
@@ -33,8 +33,8 @@ struct Chosen {
   }
 };
 
-// Chooses of a run of `length` entries those with key(i) >= low. With `below`, chooses there those with a lower key
-// that is at least `least`. Calls key once for each i < length.
+// Chooses, of a run of `length` entries, those with key(i) >= low. With `below`, also chooses there those with a lower
+// key that is at least `least`. Calls key once for each i < length.
 template <class KeyOf>
 void choose(KeyOf key, int length, Key low, Chosen& chosen, Chosen* below = nullptr, Key least = 0) {
   uint32_t lines = 0, lines_below = 0;
@@ -48,15 +48,15 @@ void choose(KeyOf key, int length, Key low, Chosen& chosen, Chosen* below = null
     below->masks[line] = others;
     lines_below |= uint32_t(others != 0) << line;
   };
-  const int whole = length / LINE;
-  for (int line = 0; line < whole; ++line) {
+  const int full = length / LINE;
+  for (int line = 0; line < full; ++line) {
     INDEPENDENT for (int i = 0; i < LINE; ++i) keys[i] = key(line * LINE + i);
     mark(line);
   }
   if (length < RUN) {
-    memset(chosen.masks + whole, 0, sizeof(Mask) * (LINE - whole));
-    for (int i = 0; i < LINE; ++i) keys[i] = whole * LINE + i < length ? key(whole * LINE + i) : NONE;
-    mark(whole);
+    memset(chosen.masks + full, 0, sizeof(Mask) * (LINE - full));
+    for (int i = 0; i < LINE; ++i) keys[i] = full * LINE + i < length ? key(full * LINE + i) : NONE;
+    mark(full);
   }
   chosen.length = length;
   chosen.lines = Mask(lines);

@@ -1,9 +1,12 @@
 // The loops over runs of entries. This file is compiled once for each instruction set, as namespace MOFO_ISA, and
 // left to the compiler to vectorise: loops without branches over short runs that stay in the first-level cache.
 //
-// The results are those of update.py to the bit on every instruction set, because each operation is rounded as torch
-// rounds it: products and sums apart, but for the two fused multiply-adds that torch's lerp_ and addcmul_ make. That
-// needs -ffp-contract=off, and forbids -ffast-math.
+// Four headers are included within that namespace, in an order that matters: runs.h gives the entries of a run as
+// float32, choose.h (with mask.h) which of its keys are high enough, move.h the update of the chosen entries.
+//
+// The results are those of rule/update.py to the bit on every instruction set, because each operation is rounded as
+// torch rounds it: products and sums apart, but for the two fused multiply-adds that torch's lerp_ and addcmul_ make.
+// That needs -ffp-contract=off, and forbids -ffast-math.
 //
 // Only C functions and this file's own may be called here: of an inline function of the C++ library, which all
 // compilations of this file would share, the linker keeps one, perhaps one that the processor at hand cannot run.
@@ -39,7 +42,7 @@ namespace MOFO_ISA {
 namespace {
 
 #if !defined(_MSC_VER)
-// GCC holds a function that only prefetches for one without effects, and leaves out the calls of it.
+// GCC takes a function that only prefetches for one without effects, and leaves out its calls.
 __attribute__((always_inline)) inline void side_effect() { __asm__ volatile(""); }
 #endif
 
@@ -56,7 +59,7 @@ inline To bits(From from) {
 
 #include "runs.h"
 
-// ---- Randomness: a hash of an entry's flat index and the key of its tensor and step (hashing.py).
+// ---- Randomness: a hash of an entry's row-major index and the key of its tensor and step (hashing.py).
 
 inline uint32_t mix(uint32_t x) {  // the finaliser of MurmurHash3
   x = (x ^ x >> 16) * 0x85EBCA6Bu;
@@ -75,10 +78,10 @@ inline Key key_of_magnitude(float x) {
   return key < INFINITE ? key : INFINITE;
 }
 
-// The next higher one; of the highest itself, which is not any entry's.
+// The next higher key; the highest, which no entry has, stays.
 inline Key next_key(Key key) { return key < HIGHEST ? key + 1 : HIGHEST; }
 
-// The key of an entry by its gradient, its new moments and its flat index.
+// The key of an entry, from its gradient, its new moments and its row-major index.
 template <Score score>
 struct Ranking {
   int64_t noise_key;
@@ -134,7 +137,7 @@ struct Decay {
 
 inline int run_length(int64_t done, int64_t length) { return length - done < RUN ? int(length - done) : RUN; }
 
-// What a pass over the moments finds, brought to the band in larger pieces: threads may share that.
+// Collects what a pass over the moments finds, and brings it to the band, which threads may share, in larger pieces.
 class Found {
  public:
   Found(Bracket bracket, Band& band) : bracket_(bracket), band_(band) {}
@@ -169,8 +172,8 @@ class Found {
   int64_t above_ = 0;
 };
 
-// Room in the journal for what a run has above the bracket and inside it. Returns where parameters are kept, or null if
-// there is none.
+// Takes room in the journal for what a run has above the bracket and inside it. Returns where former parameters are
+// kept, or null if there is no room.
 uint32_t* enter(Journal& journal, int above, int inside, int length) {
   uint32_t* former = journal.former + journal.moved;
   const Candidate* last = journal.end - journal.candidates - inside;
@@ -358,9 +361,8 @@ int64_t apply_listed_as(const Tensor& t, int64_t start, const Journal& journal, 
 }
 
 int64_t apply_listed(const Tensor& t, int64_t start, const Journal& journal, Key above, int64_t ties) {
-  return with_type_of_param(t, [&](auto zero) {
-    return apply_listed_as<decltype(zero)>(t, start, journal, above, ties);
-  });
+  return with_type_of_param(t,
+                            [&](auto zero) { return apply_listed_as<decltype(zero)>(t, start, journal, above, ties); });
 }
 
 template <class T>

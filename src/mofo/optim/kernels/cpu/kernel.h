@@ -10,9 +10,9 @@ namespace mofo {
 
 // Scores are compared as the integers that have their bits: of non-negative floats these have the same order.
 using Key = int32_t;
-constexpr Key INFINITE = 0x7F800000;  // of an infinite score; NaN is given the same
+constexpr Key INFINITE = 0x7F800000;                      // of an infinite score; NaN maps to it too
 constexpr Key HIGHEST = std::numeric_limits<Key>::max();  // higher than any
-constexpr Key NONE = -1;  // lower than any
+constexpr Key NONE = -1;                                  // lower than any
 
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
 enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
@@ -20,17 +20,17 @@ enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
 
 // One tensor of a step. Fields of 8 bytes, in the order in which library.py packs them.
 struct Tensor {
-  void* data[4];          // by Operand
-  const int64_t* layout;  // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]
-  Dtype dtype[2];         // of PARAM and GRAD; the moments are float32
-  int64_t blocks;         // equal consecutive pieces, whose entries compete
-  int64_t n, k;           // entries of a block, and how many of them move
+  void* data[4];           // by Operand
+  const int64_t* strides;  // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]
+  Dtype dtype[2];          // of PARAM and GRAD; the moments are float32
+  int64_t blocks;          // equal consecutive pieces, whose entries compete
+  int64_t n, k;            // entries of a block, and how many of them move
   Score score;
-  int64_t noise_key;  // of this tensor and step, for RANDOM
-  int64_t random_rounding;  // of a BFLOAT16 parameter, by the bits of
-  int64_t rounding_key;     // of this tensor and step
+  int64_t noise_key;        // of this tensor and step, for RANDOM
+  int64_t random_rounding;  // 1: new values of a BFLOAT16 parameter are rounded at random
+  int64_t rounding_key;     // of this tensor and step, for random_rounding
   int64_t maximize;
-  int64_t decay_all;  // weight decay of every entry, not of the selected alone
+  int64_t decay_all;   // weight decay of every entry, not of the selected alone
   double lerp_weight;  // 1 - beta1
   double beta2;
   double addcmul_value;  // 1 - beta2
@@ -45,7 +45,8 @@ struct Bracket {
   Key low, high;
 };
 
-// What a pass over a block found: how many keys lie above the bracket and inside, and those inside as far as they fit.
+// What a pass over a block found: the numbers of keys above the bracket and inside, and those inside while there is
+// room.
 struct Band {
   Key* keys;
   int64_t capacity;
@@ -53,16 +54,16 @@ struct Band {
   std::atomic<int64_t> inside{0};
 };
 
-// An entry inside the bracket, with what it needs to be moved: so that the moments need not be read again.
+// An entry inside the bracket, with its moments, so that they need not be read again to move it.
 struct Candidate {
   Key key;
   float exp_avg, exp_avg_sq;
   uint32_t position;  // from the start of the range
 };
 
-// What has become of the entries of a range before `until`, which is as far as memory went: those above the bracket
-// were moved at once, and what they were before is kept in case the bracket was too low; those inside it are
-// candidates. Former parameters fill the memory from the front, candidates from the end.
+// What a pass did with the entries of a range before `until`, where its memory ended: those above the bracket were
+// moved at once, and their former values are kept in case the bracket was too low; those inside it are candidates.
+// Former values fill the memory from the front, candidates from the end.
 struct Journal {
   uint32_t* former;
   Candidate* end;
@@ -74,20 +75,20 @@ struct Journal {
 // The loops of one instruction set, over the entries [start, start + length) of a tensor in row-major order.
 struct Kernel {
   // Update both moments, count the keys above and inside the bracket, and collect those inside. With a journal, move
-  // the entries above, as far as its memory goes.
+  // the entries above while its memory lasts.
   void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Journal*);
-  // The keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
+  // Compute the keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
   void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
-  // How many keys equal `key`.
+  // Count the keys that equal `key`.
   int64_t (*count_equal)(const Tensor&, int64_t start, int64_t length, Key key);
   // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i, to bins[above] that of those
   // above.
   void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t above, int64_t* bins);
   // Update the parameters with a key > above, and the first `ties` of those with key == above.
   void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties);
-  // The same for the candidates of the range that starts there. Returns how many of the ties are left.
+  // Update likewise the candidates of the range that starts there. Returns how many of the ties are left.
   int64_t (*apply_listed)(const Tensor&, int64_t start, const Journal&, Key above, int64_t ties);
-  // Take back what was moved in the range that starts there, all keys above `high`.
+  // Restore what was moved in the range that starts there: all entries with a key above `high`.
   void (*undo)(const Tensor&, int64_t start, const Journal&, Key high);
   // Update moments and parameters of all entries.
   void (*everything)(const Tensor&, int64_t start, int64_t length);

@@ -1,9 +1,9 @@
-// Lines of entries and sets of them, a bit for each: the operations that compilers do not find by themselves. Included
-// by kernel.cpp within its namespace. No branches on the bits, which are unpredictable.
+// Sets of the entries of a line, a bit for each: the operations that compilers do not find by themselves. Included by
+// choose.h within the namespace of kernel.cpp. There are no branches on the bits, which are unpredictable.
 
 using Mask = uint16_t;  // the entry at the lowest place is the lowest bit
 
-inline int lowest_bit(uint32_t set) {  // of a set that has any
+inline int lowest_bit(uint32_t set) {  // of a set that is not empty
 #if defined(_MSC_VER)
   unsigned long index;
   _BitScanForward(&index, set);
@@ -13,7 +13,7 @@ inline int lowest_bit(uint32_t set) {  // of a set that has any
 #endif
 }
 
-inline int bit_count(uint64_t set) {  // compilers know it
+inline int bit_count(uint64_t set) {  // compilers recognise this
   set -= set >> 1 & 0x5555555555555555;
   set = (set & 0x3333333333333333) + (set >> 2 & 0x3333333333333333);
   set = (set + (set >> 4)) & 0x0F0F0F0F0F0F0F0F;
@@ -53,7 +53,7 @@ inline Mask mask_of(const Key* keys, Key low) {
 
 // ---- The entries whose bit is set.
 
-// For each set of eight bits, their positions in ascending order, and how many there are.
+// For each set of eight bits, the positions of its bits in ascending order, and their number.
 struct Positions {
   uint8_t of[256][8];
   uint8_t count[256];

@@ -16,7 +16,7 @@ struct Movement {
 
   float moved(float p, float m, float v) const { return p * shrink + step * m / (sqrtf(v) / correction + eps); }
 
-  // A new value to be rounded at random, where that is asked for, so that narrow leaves it alone (rounding.py).
+  // A new value rounded at random to bfloat16, so that narrow leaves it alone (rounding.py).
   float rounded(float x, int64_t index) const {
     if (!(fabsf(x) <= FLT_MAX)) return x;
     const uint32_t noise = hash_index(index, rounding_key) >> 16;
@@ -24,7 +24,7 @@ struct Movement {
   }
 };
 
-// Moves those entries of a line whose bit is set. Gives all that the line was before.
+// Moves those entries of a line whose bit is set. Copies the former values of the line.
 template <class T>
 inline void move_line(const Movement& movement, int64_t start, Mask mask, T* RESTRICT p, const float* RESTRICT m,
                       const float* RESTRICT v, uint32_t* RESTRICT former) {
@@ -42,7 +42,7 @@ inline void move_line(const Movement& movement, int64_t start, Mask mask, T* RES
   }
 }
 
-// The same of a line that is cut short by the end of a run, or does not lie in one piece.
+// Moves likewise those of a line that is cut short by the end of a run, or does not lie in one piece.
 template <class T>
 void move_scattered_line(const Tensor& t, const Movement& movement, int64_t start, int length, Mask mask,
                          uint32_t* former) {
@@ -50,24 +50,24 @@ void move_scattered_line(const Tensor& t, const Movement& movement, int64_t star
   T* data = static_cast<T*>(t.data[PARAM]);
   T p[LINE] = {};
   float buffer_m[LINE], buffer_v[LINE], m[LINE] = {}, v[LINE] = {};
-  if (t.layout) find_offsets(t, PARAM, start, length, offsets);
-  for (int i = 0; i < length; ++i) p[i] = data[t.layout ? offsets[i] : start + i];
+  if (t.strides) find_offsets(t, PARAM, start, length, offsets);
+  for (int i = 0; i < length; ++i) p[i] = data[t.strides ? offsets[i] : start + i];
   memcpy(m, load(t, EXP_AVG, start, length, buffer_m), length * sizeof(float));
   memcpy(v, load(t, EXP_AVG_SQ, start, length, buffer_v), length * sizeof(float));
   move_line<T>(movement, start, mask, p, m, v, former);
   for (int i = 0; i < length; ++i) {
-    if (mask >> i & 1) data[t.layout ? offsets[i] : start + i] = p[i];
+    if (mask >> i & 1) data[t.strides ? offsets[i] : start + i] = p[i];
   }
 }
 
-// Moves the chosen entries. What they were is appended to `former`, if there is such memory.
+// Moves the chosen entries. Their former values are appended to `former`, unless that is null.
 template <class T>
 void move_as(const Tensor& t, const Movement& movement, const Chosen& chosen, uint32_t* former) {
   uint32_t before[LINE];
   chosen.for_lines([&](int line, Mask mask) {
     const int left = chosen.length - line * LINE;
     const int64_t at = chosen.start + line * LINE;
-    if (t.layout || left < LINE) {
+    if (t.strides || left < LINE) {
       move_scattered_line<T>(t, movement, at, left < LINE ? left : LINE, mask, before);
     } else {
       const float* m = static_cast<const float*>(t.data[EXP_AVG]) + at;
@@ -78,7 +78,7 @@ void move_as(const Tensor& t, const Movement& movement, const Chosen& chosen, ui
   });
 }
 
-// Moves what was chosen of one run after the other, each when the next one has been looked at: meanwhile its memory
+// Moves the chosen entries of one run after the other, each after the next has been chosen from: meanwhile its memory
 // arrives.
 class Mover {
  public:
@@ -87,7 +87,7 @@ class Mover {
 
   Chosen& next() { return runs_[turn_]; }
 
-  // Takes on what is chosen in next(). What it was before it moves is kept in `former`, if there is such memory.
+  // Takes what is chosen in next(). Former values are kept in `former`, unless that is null.
   void take(uint32_t* former = nullptr) {
     const Chosen& chosen = runs_[turn_];
     chosen.for_lines([&](int line, Mask) { prefetch(t_, PARAM, chosen.start + line * LINE, 1); });

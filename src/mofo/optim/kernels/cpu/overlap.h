@@ -1,4 +1,4 @@
-// Whether the tensors of a step may overlap in memory.
+// A check whether the tensors of a step overlap in memory.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace mofo {
 
-// Bytes from the first to behind the last that an operand may occupy.
+// The addresses that an operand may occupy, from its first byte to the one behind its last.
 struct Extent {
   uintptr_t begin, end;
   bool written;
@@ -18,16 +18,16 @@ struct Extent {
 inline Extent extent(const Tensor& t, int operand) {
   const int64_t itemsize = operand <= GRAD && t.dtype[operand] != FLOAT32 ? 2 : 4;
   int64_t entries = t.n * t.blocks;
-  if (t.layout && entries) {
-    const int64_t dims = t.layout[0];
+  if (t.strides && entries) {
+    const int64_t dims = t.strides[0];
     entries = 1;
-    for (int64_t d = 0; d < dims; ++d) entries += (t.layout[1 + d] - 1) * t.layout[1 + dims * (1 + operand) + d];
+    for (int64_t d = 0; d < dims; ++d) entries += (t.strides[1 + d] - 1) * t.strides[1 + dims * (1 + operand) + d];
   }
   const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data[operand]);
   return {begin, begin + uintptr_t(entries * itemsize), operand != GRAD};
 }
 
-// Whether memory that is written may be memory of another operand too.
+// Checks whether memory that is written may be another operand's too.
 inline bool may_overlap(const Tensor* tensors, int64_t count) {
   std::vector<Extent> extents;
   for (int64_t i = 0; i < count; ++i) {

@@ -1,4 +1,4 @@
-// Which instruction sets the processor and the operating system support.
+// The instruction sets that the processor and the operating system support.
 #pragma once
 
 #if defined(_MSC_VER) && defined(_M_X64)
@@ -10,7 +10,7 @@ namespace mofo {
 
 #if defined(_MSC_VER) && defined(_M_X64)
 
-// EBX of CPUID leaf 7, or 0 where the operating system does not save the registers that `state` names.
+// EBX of CPUID leaf 7, or 0 if the operating system does not save the registers that `state` names.
 inline unsigned extended_features(unsigned long long state) {
   int info[4];
   __cpuidex(info, 1, 0);

@@ -49,7 +49,7 @@ inline Half narrow<Half>(float x) {
   return {uint16_t(sign | half)};
 }
 
-// The bits themselves, of a NaN too.
+// The bits, unchanged also of a NaN.
 inline uint32_t to_raw(float x) { return bits<uint32_t>(x); }
 inline uint32_t to_raw(BFloat x) { return x.bits; }
 inline uint32_t to_raw(Half x) { return x.bits; }
@@ -63,7 +63,7 @@ inline float from_raw<float>(uint32_t raw) {
   return bits<float>(raw);
 }
 
-// Calls call(zero) with a zero of the type of the tensor's parameter.
+// Calls call(zero), with a zero of the type of the tensor's parameter.
 template <class Call>
 inline auto with_type_of_param(const Tensor& t, Call call) {
   if (t.dtype[PARAM] == BFLOAT16) return call(BFloat{});
@@ -73,10 +73,10 @@ inline auto with_type_of_param(const Tensor& t, Call call) {
 
 // ---- Reading and writing runs.
 
-// Where the entries of a run lie, in entries from the start of an operand of any strides.
+// Computes where the entries of a run lie, in entries from the start of an operand of any strides.
 void find_offsets(const Tensor& t, int operand, int64_t start, int length, int64_t* RESTRICT offsets) {
-  const int64_t dims = t.layout[0];
-  const int64_t* sizes = t.layout + 1;
+  const int64_t dims = t.strides[0];
+  const int64_t* sizes = t.strides + 1;
   const int64_t* strides = sizes + dims * (1 + operand);
   int64_t index[64];
   int64_t offset = 0;
@@ -99,7 +99,7 @@ void find_offsets(const Tensor& t, int operand, int64_t start, int length, int64
 template <class T>
 void load_as(const Tensor& t, int operand, int64_t start, int length, float* RESTRICT out) {
   const T* data = static_cast<const T*>(t.data[operand]);
-  if (!t.layout) {
+  if (!t.strides) {
     for (int i = 0; i < length; ++i) out[i] = widen(data[start + i]);
     return;
   }
@@ -111,7 +111,7 @@ void load_as(const Tensor& t, int operand, int64_t start, int length, float* RES
 template <class T>
 void store_as(const Tensor& t, int operand, int64_t start, int length, const float* RESTRICT values) {
   T* data = static_cast<T*>(t.data[operand]);
-  if (!t.layout) {
+  if (!t.strides) {
     for (int i = 0; i < length; ++i) data[start + i] = narrow<T>(values[i]);
     return;
   }
@@ -125,25 +125,25 @@ inline Dtype dtype_of(const Tensor& t, int operand) { return operand <= GRAD ? t
 // The entries of a run: in place where they are contiguous float32, else a copy in `buffer`.
 float* load(const Tensor& t, int operand, int64_t start, int length, float* buffer) {
   const Dtype dtype = dtype_of(t, operand);
-  if (dtype == FLOAT32 && !t.layout) return static_cast<float*>(t.data[operand]) + start;
+  if (dtype == FLOAT32 && !t.strides) return static_cast<float*>(t.data[operand]) + start;
   if (dtype == FLOAT32) load_as<float>(t, operand, start, length, buffer);
   if (dtype == BFLOAT16) load_as<BFloat>(t, operand, start, length, buffer);
   if (dtype == FLOAT16) load_as<Half>(t, operand, start, length, buffer);
   return buffer;
 }
 
-// Write back what load gave, unless it was the tensor itself.
+// Writes back what load returned, unless that was the tensor itself.
 void store(const Tensor& t, int operand, int64_t start, int length, const float* values) {
   const Dtype dtype = dtype_of(t, operand);
-  if (dtype == FLOAT32 && !t.layout) return;
+  if (dtype == FLOAT32 && !t.strides) return;
   if (dtype == FLOAT32) store_as<float>(t, operand, start, length, values);
   if (dtype == BFLOAT16) store_as<BFloat>(t, operand, start, length, values);
   if (dtype == FLOAT16) store_as<Half>(t, operand, start, length, values);
 }
 
-// Asks for memory that is needed soon, where it lies in one piece: it arrives while something else is worked on.
+// Prefetches memory that is needed soon, if it lies in one piece: it arrives while something else is worked on.
 inline void prefetch(const Tensor& t, int operand, int64_t start, int length) {
-  if (t.layout) return;
+  if (t.strides) return;
   const int64_t itemsize = dtype_of(t, operand) == FLOAT32 ? 4 : 2;
   const char* data = static_cast<const char*>(t.data[operand]) + start * itemsize;
   for (int64_t i = 0; i < length * itemsize; i += 64) PREFETCH(data + i);

@@ -62,7 +62,7 @@ Bracket guess_bracket(const Key* sample, int64_t lines, int64_t n, int64_t k, do
     return bin;
   };
   // How far off the rank may be. Neighbours may be of one size, so that lines and not entries are the observations; the
-  // differences of successive ones leave out what differs between far parts of the block, each of which has its lines.
+  // differences of successive lines leave out what differs between far parts of the block.
   const Key middle = range.low + (bin_of(rank) << shift);
   int64_t last = 0, sum_of_squares = 0;
   for (int64_t line = 0; line < lines; ++line) {

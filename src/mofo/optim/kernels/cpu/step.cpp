@@ -1,26 +1,26 @@
 // One step of MoFO on a CPU, for all tensors in one call.
 //
-// In each block of n entries the k with the highest score move. A score is compared as an integer, its key
-// (kernel.h). To find the k-th highest key without sorting the block, and in little more than one pass over it:
+// In each block of n entries the k with the highest score move. A score is compared as an integer, its key (kernel.h).
+// To find the k-th highest key without sorting the block, and in little more than one pass over it:
 //
 // 1. Sample. A few hundred to a few thousand cache lines, spread over the block, are updated in scratch memory. Their
-// keys tell between which two keys, the bracket, the k-th highest probably lies.
+// keys bracket the k-th highest: two keys between which it probably lies.
 // 2. Moments. One pass reads g, m and v and writes m and v. Entries whose key is above the bracket move at once, the
-// only ones for which a denominator is computed and whose cache lines are touched; what they were is kept. Those inside
-// the bracket, one or two in a hundred, are candidates: their keys are collected in the band, and what they need to be
-// moved in a list.
+// only ones for which a denominator is computed and whose cache lines are touched; their former values are kept. Those
+// inside the bracket, one or two in a hundred, are candidates: their keys are collected in the band, and what they need
+// to be moved in a list.
 // 3. Select. Counts of the keys above and inside prove whether the k-th highest is in the band. If so, it is found
-// there, and what has moved had to. If not, or if the band outgrew its memory, histograms of the keys of the whole
+// there, and whatever has moved had to. If not, or if the band outgrew its memory, histograms of the keys of the whole
 // block find it, each 2048 times finer than the one before, in up to three more passes that read the moments only; and
-// what has moved is put back where it was if the bracket was wrong.
-// 4. Apply. Of the candidates those move whose key is above the threshold, and of those equal to it the first. From
-// where the memory for the second stage was used up, a pass reads m again and moves the rest.
+// former values are restored if the bracket was wrong.
+// 4. Apply. Those candidates move whose key is above the threshold, and the first of those equal to it. From where the
+// memory of the second stage ended, a pass reads m again and moves the rest.
 //
 // A small block takes the same way with everything in its band. Where every entry moves, one pass does it all.
 //
 // A block is a task for one thread, or several small ones are; the entries of a large one are shared out between all
-// threads, stage by stage. Neither that nor the sample can change a result: all they decide is where keys are looked
-// for.
+// threads, stage by stage. Neither that nor the sample can change a result: a guess decides where to look, never what
+// is found.
 #include <algorithm>
 #include <memory>
 #include <new>
@@ -37,21 +37,21 @@
 namespace mofo {
 namespace {
 
-constexpr int64_t LEAST_LINES = 64;        // sampled of a block
+constexpr int64_t LEAST_LINES = 64;        // that are sampled of a block
 constexpr int64_t RANGE = 1 << 16;         // entries of a large block that a thread takes at a time
-constexpr int64_t TASK = 1 << 16;          // blocks are put together to tasks of at least so many entries
+constexpr int64_t TASK = 1 << 16;          // entries that the blocks of a task have at least together
 constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a block out costs more than it gains
 
 // ---- One block.
 
 // Scratch memory of a team: of one thread, or of all while they share a block.
 struct Scratch {
-  Key* keys;            // for the sample, then for the band
-  int64_t* numbers;     // bins for each thread, or a number for each range
-  Journal* journals;    // one for each range,
-  Candidate* memory;    // their memory, an equal part for each thread,
-  int64_t capacity;     // which is so large,
-  Journal* unused;      // and what is left of it
+  Key* keys;          // for the sample, then for the band
+  int64_t* numbers;   // bins for each thread, or a number for each range
+  Journal* journals;  // one for each range
+  Candidate* memory;  // memory of the journals, an equal part for each thread
+  int64_t capacity;   // of a thread's part
+  Journal* unused;    // what each thread has left of its part
 };
 
 int64_t lines_sampled(const Config& s, int64_t n) {
@@ -59,12 +59,12 @@ int64_t lines_sampled(const Config& s, int64_t n) {
   return std::min({n / LINE, std::max(n / LINE / s.sample_rate, LEAST_LINES), s.max_lines});
 }
 
-// How many keys the band of a block may have.
+// The number of keys for which the band of a block has room.
 int64_t band_capacity(const Config& s, const Tensor& t) {
   return lines_sampled(s, t.n) ? std::max(t.n / s.band_share, std::min(t.n, s.small)) : t.n;
 }
 
-// Keys that the scratch memory of a block must hold: its band, or first the sample.
+// The number of keys for which a block needs scratch memory: for the sample, then for its band.
 int64_t keys_needed(const Config& s, const Tensor& t) {
   return t.k < t.n ? std::max(band_capacity(s, t), lines_sampled(s, t.n) * LINE) : 0;
 }
@@ -98,7 +98,7 @@ Bracket sampled_bracket(const Config& s, const Team& team, const Tensor& t, int6
 }
 
 // Sets bins[i], i < size, to the number of keys in the bracket with (key - low) >> shift == i, and bins[size] to that
-// of the keys above. Each thread needs memory for so many.
+// of the keys above. There is memory for size + 1 numbers for each thread.
 void count_keys(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int shift,
                 int64_t size, int64_t* bins) {
   std::fill(bins, bins + (size + 1) * team.threads(), 0);
@@ -110,7 +110,7 @@ void count_keys(const Config& s, const Team& team, const Tensor& t, int64_t bloc
   }
 }
 
-// The threshold from the whole block, where the band did not have it.
+// Finds the threshold in the whole block, if the band did not have it.
 Threshold search(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, int64_t rank,
                  int64_t* bins) {
   int64_t inside = 0;
@@ -132,7 +132,7 @@ Threshold find_threshold(const Config& s, const Team& team, const Tensor& t, int
   return select_key(band.keys, inside, t.k - above);
 }
 
-// Updates the moments of a block, and with a journal for each range the parameters above the bracket.
+// Updates the moments of a block, and with `at_once` the parameters above the bracket, with a journal for each range.
 void update_moments(const Config& s, const Team& team, const Tensor& t, int64_t block, Bracket bracket, Band& band,
                     const Scratch& scratch, bool at_once) {
   for (int64_t worker = 0; worker < team.threads() && at_once; ++worker) {
@@ -148,11 +148,11 @@ void update_moments(const Config& s, const Team& team, const Tensor& t, int64_t 
   });
 }
 
-// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; where there
-// are journals, those that have not been updated. There is memory for a number for each range.
-void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties,
-           int64_t* before, const Journal* journals) {
-  if (ties < t.n) {  // how many of those equal to it the ranges before one have
+// Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; with journals,
+// those that have not been updated. `before` is memory for a number for each range.
+void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties, int64_t* before,
+           const Journal* journals) {
+  if (ties < t.n) {  // how many ties the ranges before each have
     for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t) {
       before[range] = s.kernel->count_equal(t, start, length, above);
     });
@@ -171,13 +171,12 @@ void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Ke
 
 void step_block(const Config& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch) {
   if (t.k == t.n) {
-    return for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
-      s.kernel->everything(t, start, length);
-    });
+    return for_ranges(team, t, block,
+                      [&](int64_t start, int64_t length, int64_t, int64_t) { s.kernel->everything(t, start, length); });
   }
   const Bracket bracket = sampled_bracket(s, team, t, block, scratch.keys);
   Band band{scratch.keys, band_capacity(s, t)};
-  bool at_once = bracket.low > 0 && !t.layout && !t.decay_all;
+  bool at_once = bracket.low > 0 && !t.strides && !t.decay_all;
   update_moments(s, team, t, block, bracket, band, scratch, at_once);
   const Threshold threshold = find_threshold(s, team, t, block, bracket, band, scratch.numbers);
   if (at_once && (threshold.key < bracket.low || threshold.key > bracket.high)) {
@@ -228,10 +227,10 @@ Plan make_plan(const Config& s, const Tensor* tensors, int64_t count) {
 
 template <class T>
 std::unique_ptr<T[]> allocate(int64_t entries) {
-  return std::unique_ptr<T[]>(new T[size_t(entries)]);  // not initialised: what is not used is not touched
+  return std::unique_ptr<T[]>(new T[size_t(entries)]);  // not initialised: unused pages are not touched
 }
 
-// Scratch memory of teams that work side by side, each on some of the tasks. That of the journals is given.
+// Scratch memory of teams that work side by side, each on some of the tasks. The memory of the journals is passed in.
 class Memory {
  public:
   Memory(const Config& s, const std::vector<Task>& tasks, int64_t teams, int64_t threads, Candidate* candidates,
@@ -272,7 +271,7 @@ void step(const Config& s, const Tensor* tensors, int64_t count) {
   const int64_t workers = std::min<int64_t>(s.threads, int64_t(plan.alone.size()));
   int64_t largest = 0;
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, tensors[i].n);
-  // All memory is taken here: once the first tensor is written nothing can fail.
+  // All memory is allocated here: once the first tensor is written nothing can fail.
   const int64_t capacity = largest * int64_t(sizeof(float)) / s.journal_share / int64_t(sizeof(Candidate));
   const auto candidates = allocate<Candidate>(capacity);
   const Memory shared(s, plan.shared, plan.shared.empty() ? 0 : 1, s.threads, candidates.get(), capacity);
@@ -305,25 +304,25 @@ EXPORT const void* mofo_cpu_kernel(const char* name) {
 
 EXPORT int64_t mofo_cpu_sizes() { return int64_t(sizeof(mofo::Tensor)) << 32 | int64_t(sizeof(mofo::Config)); }
 
-EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Config* settings) {
+EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Config* config) {
   try {
     if (mofo::may_overlap(tensors, count)) return 1;
-    mofo::step(*settings, tensors, count);
+    mofo::step(*config, tensors, count);
     return 0;
   } catch (const std::bad_alloc&) {
     return 2;
   }
 }
 
-EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Config* settings, const int64_t* low,
+EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* low,
                             const int64_t* high, int64_t* counts, int32_t* band, int64_t capacity) {
   using namespace mofo;
-  const Team team(settings->threads, settings->openmp);
+  const Team team(config->threads, config->openmp);
   for (int64_t block = 0; block < tensor->blocks; ++block) {
     const Bracket bracket{Key(low[block]), Key(high[block])};
     Band inside{band + block * capacity, capacity};
     for_ranges(team, *tensor, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
-      settings->kernel->moments(*tensor, start, length, bracket, inside, nullptr);
+      config->kernel->moments(*tensor, start, length, bracket, inside, nullptr);
     });
     counts[2 * block] = inside.above;
     counts[2 * block + 1] = inside.inside;
@@ -331,16 +330,16 @@ EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Config* sett
   return 0;
 }
 
-EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Config* settings, const int64_t* low,
+EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* low,
                           const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins) {
   using namespace mofo;
-  const Team team(settings->threads, settings->openmp);
+  const Team team(config->threads, config->openmp);
   try {
     const auto memory = allocate<int64_t>((bins + 1) * team.threads());
     for (int64_t block = 0; block < tensor->blocks; ++block, counts += bins + 1) {
       if (low[block] > HIGHEST) continue;
       const Bracket bracket{Key(low[block]), Key(std::min<int64_t>(high[block], HIGHEST))};
-      count_keys(*settings, team, *tensor, block, bracket, int(shift[block]), bins, memory.get());
+      count_keys(*config, team, *tensor, block, bracket, int(shift[block]), bins, memory.get());
       for (int64_t bin = 0; bin <= bins; ++bin) counts[bin] += memory[size_t(bin)];
     }
     return 0;
@@ -362,14 +361,14 @@ EXPORT int mofo_cpu_count_collected(int64_t blocks, const int64_t* collected, co
   return 0;
 }
 
-EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* settings, const int64_t* keys,
+EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* keys,
                          const int64_t* ties) {
   using namespace mofo;
-  const Team team(settings->threads, settings->openmp);
+  const Team team(config->threads, config->openmp);
   try {
     const auto before = allocate<int64_t>(ranges(tensor->n));
     for (int64_t block = 0; block < tensor->blocks; ++block) {
-      apply(*settings, team, *tensor, block, Key(keys[block]), ties[block], before.get(), nullptr);
+      apply(*config, team, *tensor, block, Key(keys[block]), ties[block], before.get(), nullptr);
     }
     return 0;
   } catch (const std::bad_alloc&) {

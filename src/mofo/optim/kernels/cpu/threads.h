@@ -1,6 +1,6 @@
-// Running tasks on several threads: on torch's own OpenMP threads where its runtime has the entry point that
-// compilers call (GOMP_parallel, in GNU's and in LLVM's runtime), else on threads that live for one call. A second
-// OpenMP runtime in the process, with threads of its own that spin against torch's, is avoided.
+// Runs tasks on several threads: on torch's own OpenMP threads if its runtime has the entry point that compilers call
+// (GOMP_parallel, in GNU's and in LLVM's runtime), else on threads that live for one call. A second OpenMP runtime in
+// the process would have threads of its own that spin against torch's.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@ class Team {
 
   int64_t threads() const { return threads_; }
 
-  // Calls task(i, worker) for each i in [0, count); worker, in [0, threads), is whose turn it is to use scratch memory.
+  // Calls task(i, worker) for each i in [0, count); worker, in [0, threads), says whose scratch memory it may use.
   template <class Task>
   void run(int64_t count, const Task& task) const {
     Shared<Task> shared{task, count};
@@ -35,7 +35,7 @@ class Team {
       try {
         for (int64_t i = 0; i < helpers; ++i) workers.emplace_back(Shared<Task>::work, &shared);
       } catch (const std::exception&) {
-        // The system has no more threads to give: those that there are do all the tasks.
+        // The system has no more threads: those that have started do all the tasks.
       }
       Shared<Task>::work(&shared);
       for (std::thread& worker : workers) worker.join();

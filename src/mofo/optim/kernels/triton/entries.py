@@ -1,20 +1,20 @@
-"""What the kernels do with entries: read, update moments, rank, move, round. The functions that kernels share.
+"""The functions that kernels share: read entries, update moments, rank, move, round.
 
-The numbers are rounded as on a CPU (``kernels/cpu/kernel.cpp``): two fused multiply-adds, correctly rounded roots and
-quotients, everything else apart, for which the kernels are launched with ``enable_fp_fusion=False``.
+The numbers are rounded as on a CPU (`kernels/cpu/kernel.cpp`): two fused multiply-adds, correctly rounded roots and
+quotients, everything else apart, for which the kernels are launched with `enable_fp_fusion=False`.
 """
 
 import triton
 import triton.language as tl
 
-from mofo.optim.kernels.triton import tables as at
+from mofo.optim.kernels.triton import tables as T
 
 # ---- Memory. ALIGNED: all addresses, and the bytes of a block, are multiples of 16, so that vectors can be read.
 
 
 @triton.jit
 def pointer(row, column, first, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """To entry ``first`` of an operand of a tensor."""
+    """Return the pointer to entry `first` of an operand of a tensor."""
     address = tl.load(row + column) + first * (DTYPE.primitive_bitwidth // 8)
     to = address.to(tl.pointer_type(DTYPE))
     if ALIGNED:
@@ -24,7 +24,7 @@ def pointer(row, column, first, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 @triton.jit
 def entries_of_block(row, ALIGNED: tl.constexpr):
-    n = tl.load(row + at.N).to(tl.int32)
+    n = tl.load(row + T.N).to(tl.int32)
     if ALIGNED:
         n = tl.multiple_of(n, 16)
     return n
@@ -47,7 +47,7 @@ def float64(row, column):
     return tl.load(row + column).to(tl.float64, bitcast=True)
 
 
-# ---- Randomness (hashing.py): of an entry's flat index (int64), and the key (int64) of its tensor and step.
+# ---- Randomness (hashing.py): from an entry's row-major index (int64), and the key (int64) of its tensor and step.
 
 
 @triton.jit
@@ -81,9 +81,9 @@ def hash_index(index, key):
 
 @triton.jit
 def update_moments(g, m, v, numbers):
-    start = tl.where(tl.load(numbers + at.FROM_OLD) != 0, m, g)  # lerp_ starts from the nearer end
-    new_m = tl.fma(tl.load(numbers + at.LERP_WEIGHT), g - m, start)
-    new_v = tl.fma(tl.load(numbers + at.ADDCMUL_VALUE) * g, g, v * tl.load(numbers + at.BETA2_ROUNDED))
+    start = tl.where(tl.load(numbers + T.FROM_OLD) != 0, m, g)  # lerp_ starts from the nearer end
+    new_m = tl.fma(tl.load(numbers + T.LERP_WEIGHT), g - m, start)
+    new_v = tl.fma(tl.load(numbers + T.ADDCMUL_VALUE) * g, g, v * tl.load(numbers + T.BETA2_ROUNDED))
     return new_m, new_v
 
 
@@ -92,25 +92,25 @@ def update_moments(g, m, v, numbers):
 
 @triton.jit
 def rank(g, m, v, index, noise_key, SCORE: tl.constexpr):
-    """The key (int32) by gradient, new moments and flat index (int64); only what ``SCORE`` needs is read."""
-    momentum = tl.minimum(m.to(tl.int32, bitcast=True) & 0x7FFFFFFF, at.INFINITE)  # NaN too
-    if SCORE == at.MOMENTUM:
+    """Return the key (int32) from gradient, new moments and row-major index (int64), of which SCORE decides the use."""
+    momentum = tl.minimum(m.to(tl.int32, bitcast=True) & 0x7FFFFFFF, T.INFINITE)  # NaN too
+    if SCORE == T.MOMENTUM:
         key = momentum
     else:
-        if SCORE == at.GRADIENT:
+        if SCORE == T.GRADIENT:
             score = g
-        elif SCORE == at.MOMENTUM_OVER_RMS:
+        elif SCORE == T.MOMENTUM_OVER_RMS:
             score = tl.div_rn(tl.abs(m), tl.sqrt_rn(v))
-            score = tl.where(score != score, 0.0, tl.where(score > at.LARGEST, at.LARGEST, score))
+            score = tl.where(score != score, 0.0, tl.where(score > T.LARGEST, T.LARGEST, score))
         else:
             score = (hash_index(index, noise_key) >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
-        key = tl.where(momentum == at.INFINITE, at.INFINITE, score.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+        key = tl.where(momentum == T.INFINITE, T.INFINITE, score.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     return key
 
 
 @triton.jit
 def find_highest(keys, wanted):
-    """A key that exactly ``wanted`` keys reach, or else the highest that more do. Bisection; ``wanted`` >= 1."""
+    """Return a key that exactly `wanted` >= 1 keys reach, or else the highest that more do; by bisection."""
     low = tl.min(keys)
     high = tl.max(keys)
     while low < high:
@@ -128,7 +128,7 @@ def find_highest(keys, wanted):
 
 @triton.jit
 def narrow(x, DTYPE: tl.constexpr):
-    """To the nearest; of bfloat16 by hand, because Triton's interpreter cuts the bits off."""
+    """Round to the nearest; bfloat16 by hand, because Triton's interpreter cuts the bits off."""
     if DTYPE == tl.bfloat16:  # noqa: SIM300
         bits = x.to(tl.int32, bitcast=True)
         nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # ties to even
@@ -140,19 +140,19 @@ def narrow(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def shrink_all(p, numbers, DTYPE: tl.constexpr):
-    """Weight decay of all entries, rounded to ``DTYPE``."""
-    return narrow(p * tl.load(numbers + at.SHRINK_ALL), DTYPE)
+    """Return all entries after their weight decay, rounded to DTYPE."""
+    return narrow(p * tl.load(numbers + T.SHRINK_ALL), DTYPE)
 
 
 @triton.jit
 def move(p, m, v, numbers, index, rounding_key, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
-    """New values of parameters that are selected; all as ``DTYPE``."""
-    root = tl.div_rn(tl.sqrt_rn(v), tl.load(numbers + at.CORRECTION))
-    update = tl.div_rn(-tl.load(numbers + at.STEP_SIZE) * m, root + tl.load(numbers + at.EPS_ROUNDED))
-    new = widen(p) * tl.load(numbers + at.SHRINK) + update
+    """Return the new values of selected parameters, as DTYPE."""
+    root = tl.div_rn(tl.sqrt_rn(v), tl.load(numbers + T.CORRECTION))
+    update = tl.div_rn(-tl.load(numbers + T.STEP_SIZE) * m, root + tl.load(numbers + T.EPS_ROUNDED))
+    new = widen(p) * tl.load(numbers + T.SHRINK) + update
     if STOCHASTIC:  # rounding.py
         bits = new.to(tl.int32, bitcast=True)
-        finite = (bits & at.INFINITE) != at.INFINITE
+        finite = (bits & T.INFINITE) != T.INFINITE
         rounded = (bits + (hash_index(index, rounding_key) >> 16).to(tl.int32)) & -0x10000
         new = tl.where(finite, rounded, bits).to(tl.float32, bitcast=True)
     return narrow(new, DTYPE)

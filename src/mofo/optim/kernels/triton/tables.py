@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-# ``tensors`` (tensors, COLUMNS): 64-bit words, the last six float64. What the host says of a tensor.
+# `tensors` (tensors, COLUMNS): 64-bit words, the last six float64. A tensor as the host describes it.
 PARAM = tl.constexpr(0)  # addresses
 GRAD = tl.constexpr(1)
 EXP_AVG = tl.constexpr(2)
@@ -23,9 +23,9 @@ EPS = tl.constexpr(16)
 WEIGHT_DECAY = tl.constexpr(17)
 COLUMNS = tl.constexpr(18)
 
-# ``numbers`` (tensors, NUMBERS) float32: what a step needs of these, written by the kernel ``prepare``.
+# `numbers` (tensors, NUMBERS) float32: what a step needs of these, written by the kernel `prepare`.
 SKIP = tl.constexpr(0)  # 1: the gradients overflowed, nothing is to be changed
-GRAD_FACTOR = tl.constexpr(1)  # unscales, and turns round to maximize
+GRAD_FACTOR = tl.constexpr(1)  # unscales, and negates to maximize
 FROM_OLD = tl.constexpr(2)
 LERP_WEIGHT = tl.constexpr(3)
 BETA2_ROUNDED = tl.constexpr(4)
@@ -37,11 +37,11 @@ SHRINK = tl.constexpr(9)  # of the selected
 SHRINK_ALL = tl.constexpr(10)
 NUMBERS = tl.constexpr(11)
 
-# ``hash_keys`` (tensors, 2) int64, written by ``prepare`` (hashing.py)
+# `hash_keys` (tensors, 2) int64, written by `prepare` (hashing.py)
 NOISE = tl.constexpr(0)
 ROUNDING = tl.constexpr(1)
 
-MOMENTUM = tl.constexpr(0)  # scores, in the order of scores.py
+MOMENTUM = tl.constexpr(0)  # scores, in the order of `SCORES`
 GRADIENT = tl.constexpr(1)
 MOMENTUM_OVER_RMS = tl.constexpr(2)
 RANDOM = tl.constexpr(3)
@@ -49,25 +49,25 @@ RANDOM = tl.constexpr(3)
 INFINITE = tl.constexpr(0x7F800000)  # the key of an infinite score
 LARGEST = tl.constexpr(3.4028234663852886e38)
 
-# ``blocks`` (large blocks, BLOCK) int64: what the host says of a block that is too large for one program.
+# `blocks` (large blocks, BLOCK) int64: a block that is too large for one program, as the host describes it.
 TENSOR = tl.constexpr(0)
 NUMBER = tl.constexpr(1)  # of the block in its tensor
 POOL = tl.constexpr(2)  # where its pool begins
 CAPACITY = tl.constexpr(3)  # of its pool
 BLOCK = tl.constexpr(4)
 
-# ``states`` (large blocks, STATE) int64: what the step found out about it. Entries are ordered by code: by key, and of
-# equal keys the first before the others; no two have the same. The k-th highest code is in the bracket [LOW, HIGH].
+# `states` (large blocks, STATE) int64: what the step has found out about it. Entries are ordered by code: by key, and
+# of equal keys the first before the others; no two have the same. The k-th highest code is in the bracket [LOW, HIGH].
 LOW = tl.constexpr(0)
 HIGH = tl.constexpr(1)
 WANTED = tl.constexpr(2)  # how many of the bracket's entries move
 SIZE = tl.constexpr(3)  # how many entries it has
 SHIFT = tl.constexpr(4)  # (code - LOW) >> SHIFT is less than BINS
-ABOVE = tl.constexpr(5)  # entries above the first bracket, told from a sample,
-INSIDE = tl.constexpr(6)  # and inside
+ABOVE = tl.constexpr(5)  # entries above the first bracket, which is guessed from a sample,
+INSIDE = tl.constexpr(6)  # and inside it
 POOLED = tl.constexpr(7)  # entries in its pool
 STATE = tl.constexpr(8)
 
-# ``pending`` (MAX_ROUNDS) int32: for how many blocks a round of narrowing has left too many entries.
+# `pending` (MAX_ROUNDS) int32: for how many blocks a round of narrowing has left too many entries.
 MAX_ROUNDS = tl.constexpr(32)
 UNKNOWN = tl.constexpr(1 << 40)  # a size that no pool holds

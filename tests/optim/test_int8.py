@@ -58,7 +58,7 @@ def assert_same(params, optimizer, others, other):
 @pytest.mark.parametrize("implementation", BACK_ENDS)
 @pytest.mark.parametrize("score", ["momentum", "gradient", "momentum_over_rms", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_step_is_the_specification_on_dequantised_moments_quantised_again(implementation, score, dtype):
+def test_int8_step_is_the_specification_between_dequantise_and_quantise(implementation, score, dtype):
     params, optimizer = make(dtype, score=score, weight_decay=0.1, **implementation)
     train(params, optimizer, range(3))
     for step in range(3, 6):
@@ -96,7 +96,7 @@ def test_a_step_is_the_specification_on_dequantised_moments_quantised_again(impl
     st.floats(0.1, 6.0),
     st.integers(64, 100),
 )
-def test_codes_scales_and_values_are_those_of_torchao_to_the_bit(seed, signed, block, exponent, spread, rows):
+def test_quantise_equals_torchao_to_the_bit(seed, signed, block, exponent, spread, rows):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(rows, block, generator=generator)
     values *= torch.randn(rows, block, generator=generator).mul_(spread).exp_()
@@ -115,7 +115,7 @@ def test_codes_scales_and_values_are_those_of_torchao_to_the_bit(seed, signed, b
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_every_boundary_between_two_codes_is_torchaos(signed):
+def test_quantise_has_torchaos_boundary_between_any_two_codes(signed):
     _, bounds = int8.code_tables(signed, torch.device("cpu"))
     near = (bounds[:-1].view(torch.int32)[:, None] + torch.arange(-40, 41)).int().view(torch.float32)
     values = torch.zeros(255, 128)
@@ -128,7 +128,7 @@ def test_every_boundary_between_two_codes_is_torchaos(signed):
     assert set(range(256)) - set(own.codes.view(-1).tolist()) == set()
 
 
-def test_pieces_do_not_change_a_result(monkeypatch):
+def test_quantise_in_pieces_gives_the_same_codes(monkeypatch):
     values = torch.randn(100, 192)
     whole, cut = (int8_zeros(values, 64, signed=True) for _ in range(2))
     quantise_(whole, values)
@@ -138,7 +138,7 @@ def test_pieces_do_not_change_a_result(monkeypatch):
     assert torch.equal(dequantise(cut), whole.dequantize())
 
 
-def test_a_column_major_parameter_is_updated_like_a_row_major_one():
+def test_column_major_parameter_is_updated_like_a_row_major_one():
     params, optimizer = make(shapes=[(64, 128)])
     others, other = make(shapes=[(64, 128)])
     others[0].data = others[0].data.t().contiguous().t()
@@ -148,7 +148,7 @@ def test_a_column_major_parameter_is_updated_like_a_row_major_one():
     assert_same(params, optimizer, others, other)
 
 
-def test_a_number_that_is_not_finite_shows_in_its_whole_quantisation_block_and_nowhere_else():
+def test_non_finite_value_shows_in_its_quantisation_block_alone():
     params, optimizer = make(shapes=[(64, 128)])
     train(params, optimizer, range(1))
     params[0].grad = torch.ones(64, 128)
@@ -160,7 +160,7 @@ def test_a_number_that_is_not_finite_shows_in_its_whole_quantisation_block_and_n
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_with_fraction_1_it_is_close_to_the_adamw_of_torchao(dtype):
+def test_fraction_one_is_close_to_torchaos_adamw(dtype):
     """Not to the bit: its order of operations is another, and a value between two codes may go either way."""
     shapes = [(64, 256), (16, 512)]
     params, optimizer = make(dtype, shapes, fraction=1.0, weight_decay=0.1)
@@ -185,7 +185,7 @@ def test_with_fraction_1_it_is_close_to_the_adamw_of_torchao(dtype):
 @pytest.mark.parametrize("implementation", BACK_ENDS)
 @pytest.mark.parametrize("fraction", [0.1, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_resuming_equals_not_having_stopped_to_the_bit(implementation, fraction, dtype):
+def test_resumed_run_equals_uninterrupted_run_to_the_bit(implementation, fraction, dtype):
     whole, optimizer = make(dtype, fraction=fraction, **implementation)
     train(whole, optimizer, range(6))
 
@@ -201,7 +201,7 @@ def test_resuming_equals_not_having_stopped_to_the_bit(implementation, fraction,
     assert_same(whole, optimizer, second, resumed)
 
 
-def test_a_copy_by_state_dict_goes_on_alike_and_does_not_share_memory():
+def test_state_dict_copy_continues_alike_and_shares_no_memory():
     params, optimizer = make()
     train(params, optimizer, range(2))
     others, other = make()
@@ -216,7 +216,7 @@ def test_a_copy_by_state_dict_goes_on_alike_and_does_not_share_memory():
     assert_same(params, optimizer, others, other)
 
 
-def test_a_deep_copy_goes_on_alike():
+def test_deep_copy_continues_alike():
     params, optimizer = make()
     train(params, optimizer, range(2))
     others, other = copy.deepcopy((params, optimizer))
@@ -225,7 +225,7 @@ def test_a_deep_copy_goes_on_alike():
     assert_same(params, optimizer, others, other)
 
 
-def test_a_float32_checkpoint_is_rounded_and_one_of_8_bits_becomes_float32_without_loss():
+def test_checkpoints_convert_between_float32_and_int8():
     params, optimizer = make(state_dtype="float32")
     train(params, optimizer, range(3))
     rounded = MoFO(params, state_dtype="int8")
@@ -246,7 +246,7 @@ def test_a_float32_checkpoint_is_rounded_and_one_of_8_bits_becomes_float32_witho
             assert torch.equal(back.state[param][key], dequantise(moment))
 
 
-def test_adamw_continues_from_a_checkpoint_through_float32():
+def test_adamw_continues_from_an_int8_checkpoint_through_float32():
     params, optimizer = make()
     train(params, optimizer, range(2))
     float32 = MoFO(params)
@@ -272,11 +272,11 @@ def test_adamw_continues_from_a_checkpoint_through_float32():
         ((4096, 0), None),
     ],
 )
-def test_blocks_lie_within_rows(shape, block):
+def test_quantisation_blocks_lie_within_rows(shape, block):
     assert quantisation_block(torch.empty(shape, device="meta")) == block
 
 
-def test_every_entry_takes_2_bytes_and_its_share_of_the_scales():
+def test_int8_moments_take_2_bytes_an_entry_and_the_scales():
     params, optimizer = make(shapes=[(1024, 1024), (1024, 576)])
     train(params, optimizer, range(1))
     for param, block in zip(params, (256, 64), strict=True):
@@ -285,14 +285,14 @@ def test_every_entry_takes_2_bytes_and_its_share_of_the_scales():
         assert held == param.numel() * (2 + 2 * 4 / block) + 2 * 256 * 4
 
 
-def test_groups_can_differ():
+def test_state_dtype_of_groups_can_differ():
     params, _ = make(shapes=[(64, 128), (64, 128)])
     optimizer = MoFO([{"params": params[:1], "state_dtype": "int8"}, {"params": params[1:]}], fraction=0.1)
     train(params, optimizer, range(2))
     assert [is_int8(optimizer.state[param]["exp_avg"]) for param in params] == [True, False]
 
 
-def test_bad_values_are_refused(monkeypatch):
+def test_state_dtype_refuses_bad_values(monkeypatch):
     params, _ = make()
     with pytest.raises(ValueError, match=r"state_dtype must be one of \('float32', 'int8'\), got 'int4'"):
         MoFO(params, state_dtype="int4")
@@ -311,7 +311,7 @@ def test_bad_values_are_refused(monkeypatch):
     MoFO(params)
 
 
-def test_a_refused_step_writes_nothing():
+def test_refused_step_writes_nothing():
     params, optimizer = make()
     train(params, optimizer, range(1))
     before = [param.detach().clone() for param in params]
@@ -420,13 +420,13 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch wa
     ("saving", "loading"),
     [(1, 1), *(pytest.param(*worlds, marks=pytest.mark.slow) for worlds in [(2, 2), (2, 1), (1, 2)])],
 )
-def test_a_sharded_state_survives_a_checkpoint_on_any_number_of_ranks(saving, loading, tmp_path):
+def test_sharded_state_survives_a_checkpoint_on_any_number_of_ranks(saving, loading, tmp_path):
     _run(saving, _save_sharded, tmp_path / "checkpoint", tmp_path)
     _run(loading, _load_sharded, tmp_path / "checkpoint", tmp_path)
 
 
 @needs_distributed
-def test_a_shard_that_would_cut_a_quantisation_block_is_refused():
+def test_shard_that_cuts_a_quantisation_block_is_refused():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.testing._internal.distributed.fake_pg import FakeStore

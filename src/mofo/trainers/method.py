@@ -1,0 +1,115 @@
+"""Any method of the workbench in a trainer of transformers or trl that has been made already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mofo.errors import UserError
+from mofo.methods.hooks import MethodHooks
+from mofo.methods.method import Entry, Method, expand
+from mofo.methods.part import OptimizerPart, Part, Setup
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import Trainer
+
+COMPARISON_ONLY = ("rows", "weights", "after_training")
+"""Hooks that only a comparison calls: it owns the rows, and measures merged weights and variants of the end."""
+
+
+def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | None = None) -> Method:
+    """Let a trainer train by a method: with its optimizer and its extras.
+
+    Learning rate and weight decay are the trainer's own, as its arguments have them.
+
+    Args:
+        trainer: A trainer of transformers or trl that has not begun to train.
+        entry: The method, as a recipe writes it: `mofo+self-distill`, or a mapping from parts to settings.
+        settings: Values for every part that has a setting of that name, or for one part: `self-distill.weight`.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: The method is unknown, needs rows or adapters of its own, stands for several, or does not go with
+            the trainer's sharding.
+
+    Example:
+        >>> trainer = SFTTrainer(model, args=args, train_dataset=dataset)
+        >>> use_method(trainer, "mofo+self-distill")
+        >>> trainer.train()
+    """
+    method = single_method(entry, settings or {})
+    own = {"learning_rate": trainer.args.learning_rate, "weight_decay": trainer.args.weight_decay}
+    method = Method(method.optimizer.model_copy(update=own), method.extras)
+    _attach(trainer, method, _OwnOptimizer)
+    return method
+
+
+def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
+    """Return the one method that an entry stands for, and check that it goes with any trainer.
+
+    Raises:
+        UserError: It is unknown, stands for several, or has a part that only a comparison can use.
+    """
+    method, *others = expand(entry, settings)
+    if others:
+        raise UserError(f"{entry} stands for {len(others) + 1} methods, expected one: give each setting one value.")
+    for part in method.extras:
+        hooks = [hook for hook in COMPARISON_ONLY if getattr(type(part), hook) is not getattr(Part, hook)]
+        if hooks:
+            raise UserError(
+                f"{part.name} is for mofo compare alone: it brings rows or a model of its own, which a trainer that "
+                "has been made does not take."
+            )
+    return method
+
+
+def use_extras(trainer: Trainer, method: Method) -> None:
+    """Let a trainer's steps call the hooks of a method's extras; its optimizer stays as it is.
+
+    Raises:
+        UserError: The model is sharded, which the extras do not know how to treat.
+    """
+    _attach(trainer, method, MethodHooks)
+
+
+def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
+    """Make a trainer one of a class with a mix-in, and give it what the hooks ask for."""
+    if method.extras and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError(f"{method.name}: extras do not go with sharded models yet; use one process or DDP.")
+    model: Any = trainer.model
+    needed = any(part.compares_with_base for part in method.extras)
+    hooked: Any = trainer
+    hooked.method = method
+    hooked.setup = Setup(
+        base={name: p.detach().cpu().clone() for name, p in model.named_parameters()} if needed else {},
+        tokenizer=trainer.processing_class,  # type: ignore[arg-type]
+        device=model.device,
+        seed=trainer.args.seed,
+        steps=trainer.args.max_steps,
+        batch=trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps,
+        rows=[],
+        folder=Path(str(trainer.args.output_dir)) / "mofo",
+        shared=Path(str(trainer.args.output_dir)) / "mofo",
+    )
+    hooked.trained = model
+    for part in method.extras:
+        part.prepare(model, hooked.setup)
+        for callback in part.callbacks(hooked.setup):
+            trainer.add_callback(callback)
+    trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
+
+
+class _OwnOptimizer(MethodHooks):
+    """Mix-in for a trainer class that trains with the optimizer of its method."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Return the method's optimizer, made when the trainer wants it: after the model has been placed."""
+        if self.optimizer is None:
+            part: OptimizerPart = self.method.optimizer
+            self.optimizer = part.build(self.trained if model is None else model, self.setup)  # type: ignore[arg-type]
+        return self.optimizer

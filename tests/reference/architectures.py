@@ -1,0 +1,112 @@
+"""Tiny random models of many architectures, by the name that transformers has for each."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SIZES = {
+    "vocab_size": 270,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.3,
+}
+"""The sizes of all; None in an entry below leaves one out."""
+
+MAMBA = {"state_size": 4}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+WINDOWS = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+IMAGES = {"mm_tokens_per_image": 4, "image_token_index": 260, "boi_token_index": 261, "eoi_token_index": 262}
+
+ARCHITECTURES = {
+    "llama": {},
+    "gpt2": {},
+    "mamba": MAMBA,
+    "qwen3": {},
+    "qwen3_moe": EXPERTS,
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_neox": {"num_key_value_heads": None},
+    "gemma3_text": WINDOWS,
+    "gemma3": {
+        "text_config": SIZES | WINDOWS,
+        "vision_config": VISION | {"image_size": 16, "patch_size": 8},
+        **IMAGES,
+    },
+    "mistral": {"sliding_window": 16},
+    "phi3": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2, "head_dim": None, "num_key_value_heads": None},
+    "bloom": {},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 32,
+        "shared_intermediate_size": 16,
+    },
+    "mamba2": MAMBA | {"num_heads": 8, "n_groups": 1, "expand": 2, "chunk_size": 16},
+    "recurrent_gemma": {
+        "lru_width": 32,
+        "attention_window_size": 16,
+        "num_key_value_heads": 1,
+        "block_types": ["recurrent", "attention"],
+    },
+    "rwkv": {"attention_hidden_size": 32, "context_length": 256},
+    "openai-gpt": {},
+    "gemma2": WINDOWS | {"query_pre_attn_scalar": 8},
+    "deepseek_v3": EXPERTS
+    | {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+        "num_key_value_heads": 4,
+        "num_experts": None,
+        "head_dim": None,
+    },
+    "qwen3_next": EXPERTS
+    | {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "shared_expert_intermediate_size": 16,
+    },
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+    },
+    "falcon_mamba": MAMBA,
+}
+"""What differs from `SIZES`, by the name of the architecture."""
+
+
+def make_model(name, *, seed=0, **changes):
+    """A random model of an architecture, in eval mode."""
+    settings = SIZES | ARCHITECTURES[name] | changes
+    config = AutoConfig.for_model(name, **{key: value for key, value in settings.items() if value is not None})
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config).eval()

@@ -1,0 +1,140 @@
+"""Methods of the workbench in the trainers of transformers and trl."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from mofo import MoFO
+from mofo.errors import UserError
+from mofo.trainers import use_method
+from mofo.trainers.trl_training import train
+
+ROWS = [[1, 7, 9, 11, 5], [1, 8, 6, 4, 2], [1, 30, 20, 10, 3], [1, 40, 41, 42, 43]]
+DISTILL = {"texts": 3, "tokens": 8}
+
+
+@pytest.fixture
+def make_trainer(tiny_model, tmp_path):
+    """A trainer of transformers or of trl; four steps of two rows."""
+
+    def make(kind=Trainer, folder="out", **more):
+        settings = {
+            "output_dir": str(tmp_path / folder),
+            "max_steps": 4,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 0.01,
+            "lr_scheduler_type": "constant",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "save_steps": 2,
+        }
+        arguments = (
+            SFTConfig(**settings, bf16=False, **more) if kind is SFTTrainer else TrainingArguments(**settings, **more)
+        )
+        data = [{"input_ids": row, "labels": row} for row in ROWS]
+        return kind(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model),
+            args=arguments,
+            train_dataset=Dataset.from_list(data),
+            processing_class=AutoTokenizer.from_pretrained(tiny_model),
+        )
+
+    return make
+
+
+def weights(trainer):
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", [Trainer, SFTTrainer])
+def test_trainer_learns_by_the_method_and_resumes_to_the_same_bits(make_trainer, kind, tmp_path):
+    whole = make_trainer(kind)
+    base = weights(whole)
+    method = use_method(whole, "mofo+self-distill", {"fraction": 0.1, **DISTILL})
+    assert (method.optimizer.learning_rate, method.optimizer.fraction) == (0.01, 0.1)
+    whole.train()
+    assert isinstance(whole.optimizer.optimizer, MoFO)
+    assert isinstance(whole, kind)
+    assert not equal(weights(whole), base)
+
+    plain = make_trainer(kind, folder="plain")
+    use_method(plain, "mofo", {"fraction": 0.1})
+    plain.train()
+    assert not equal(weights(plain), weights(whole))
+
+    resumed = make_trainer(kind)
+    use_method(resumed, "mofo+self-distill", {"fraction": 0.1, **DISTILL})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["adamw", "lion", "adamw+l2", "adamw+hft", "adamw+dft", "sgd+l1", {"adamw": {}, "anchor": {"weight": 1}}],
+)
+def test_methods_train_in_any_trainer(make_trainer, entry):
+    trainer = make_trainer()
+    base = weights(trainer)
+    use_method(trainer, entry)
+    trainer.train()
+    assert not equal(weights(trainer), base)
+
+
+def test_pull_is_towards_the_weights_that_the_trainer_began_with(make_trainer):
+    ends = []
+    for entry in ("sgd", {"sgd": {}, "l2": {"strength": 20.0}}):
+        trainer = make_trainer(folder=str(len(ends)), max_grad_norm=0.0)
+        base = weights(trainer)
+        use_method(trainer, entry)
+        trainer.train()
+        ends.append(sum(float((p - base[name]).square().sum()) for name, p in weights(trainer).items()))
+    assert ends[1] < 0.7 * ends[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings", "message"),
+    [
+        ("mofo+replay", {}, "replay is for mofo compare alone"),
+        ("lora", {}, "lora is for mofo compare alone"),
+        ("mofo", {"fraction": [0.1, 0.2]}, "stands for 2 methods, expected one"),
+        ("mofoo", {}, r"Unknown method 'mofoo' \(did you mean mofo\?\)"),
+    ],
+)
+def test_methods_that_a_trainer_cannot_use_are_refused(make_trainer, entry, settings, message):
+    trainer = make_trainer()
+    with pytest.raises(UserError, match=message):
+        use_method(trainer, entry, settings)
+    assert type(trainer) is Trainer
+
+
+def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
+    def flags(**more):
+        settings = {
+            "model_name_or_path": tiny_model,
+            "dataset_name": tiny_data,
+            "output_dir": tmp_path / "tuned",
+            "max_steps": 2,
+            "report_to": "none",
+            **more,
+        }
+        return [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+
+    train(flags(method="mofo+self-distill", method_settings="self-distill.texts=3,tokens=8", fraction=0.1))
+    assert "Trained with MoFO + self-distillation: fraction 0.1" in capsys.readouterr().out
+    train(flags(method="adamw+l2", output_dir=tmp_path / "other"))
+    assert "Trained with AdamW + L2." in capsys.readouterr().out
+    for more, message in [
+        ({"method": "lion", "fraction": 0.1}, "--fraction is a flag of MoFO"),
+        ({"method": "mofo+lora"}, "lora is for mofo compare alone"),
+        ({"method_settings": "weight"}, "expected NAME=VALUE"),
+        ({"method_settings": "wait=3"}, "No method has a setting 'wait'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(flags(**more))
