@@ -354,13 +354,14 @@ def _suggestion(row: Row) -> str:
         name for name, value in row.items() if isinstance(value, str | int | float) and not isinstance(value, bool)
     ]
     asked, answered = _like(texts, ASKED), _like(texts, ANSWERED)
-    if asked is None or answered is None or asked == answered:
+    if len(texts) == 1 or (asked is None and answered is None):
         written = _like(texts, WRITTEN)
         if written is not None or len(texts) == 1:
             return f" Perhaps --columns {_flag('text', written or texts[0])} fits."
-        others = [name for name in texts if name not in (asked, answered)]
-        asked = asked or next(iter(others), None)
-        answered = next((name for name in (answered, *others) if name is not None and name != asked), None)
+    others = [name for name in texts if name not in (asked, answered)]
+    asked = asked or next(iter(others), None)
+    if answered is None or answered == asked:
+        answered = next((name for name in others if name != asked), None)
     if asked is None or answered is None:
         return " Give the names of its fields with --columns, as in --columns question=Prompt,answer=Reply."
     return f" Perhaps --columns {_flag('question', asked)},{_flag('answer', answered)} fits."

@@ -16,6 +16,7 @@ import io
 import json
 import lzma
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -202,7 +203,7 @@ def _is_table(value: Any) -> bool:
     )
 
 
-def _read_csv(stream: TextIO, path: Path) -> Iterator[dict[str, str]]:
+def _read_csv(stream: TextIO, path: Path) -> Iterator[dict[str, str | None]]:
     csv.field_size_limit(LONGEST_CELL)
     first = stream.readline()
     separators = [separator for separator in ",\t;" if separator in first]
@@ -220,7 +221,7 @@ def _read_csv(stream: TextIO, path: Path) -> Iterator[dict[str, str]]:
                 f"{path}, line {reader.line_num} has {len(cells)} cells, expected {len(header)}: put quotation marks "
                 "around a text that has commas."
             )
-        yield dict(zip(header, cells, strict=False))
+        yield dict(zip_longest(header, cells))
 
 
 def _chain(first: str, stream: TextIO) -> Iterator[str]:
@@ -261,7 +262,7 @@ def _read_folder(folder: Path, split: str) -> Iterator[Any]:
     A folder with one split has it under every name.
     """
     from datasets import load_from_disk
-    from datasets.data_files import EmptyDatasetError, get_data_patterns, resolve_pattern
+    from datasets.data_files import DataFilesList, EmptyDatasetError, get_data_patterns
 
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         try:
@@ -275,7 +276,7 @@ def _read_folder(folder: Path, split: str) -> Iterator[Any]:
     except EmptyDatasetError:
         patterns = {}
     found = {
-        name: [file for pattern in chosen for file in resolve_pattern(pattern, str(folder)) if is_file_name(Path(file))]
+        name: [file for file in DataFilesList.from_patterns(chosen, str(folder)) if is_file_name(Path(file))]
         for name, chosen in patterns.items()
     }
     splits = {str(name): sorted(dict.fromkeys(files)) for name, files in found.items() if files}

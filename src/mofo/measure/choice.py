@@ -182,7 +182,7 @@ def read_questions(file: str) -> list[Question]:
     """
     path = Path(file) if file else GENERAL_KNOWLEDGE
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The choice questions cannot be read from {path}: {error}.") from error
     questions = [parse_question(line, f"{path}, row {row}") for row, line in enumerate(lines, 1) if line.strip()]
