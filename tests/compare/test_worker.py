@@ -59,7 +59,7 @@ def folder(tiny_model, tiny_data, tmp_path):
                 "batch_size": 2,
                 "probes": ["divergence"],
                 "precision": "float32",
-                "save": False,
+                "save": "none",
             }
         )
         output = OutputFolder(tmp_path / "out")

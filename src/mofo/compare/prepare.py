@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from mofo.compare.estimate import Estimate, estimate
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
 from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
@@ -15,13 +16,22 @@ from mofo.data.tokens import encode, has_labels
 from mofo.errors import UserError
 from mofo.files import new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
-from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.load import load_tokenizer, local_folder, quantisation
 from mofo.models.precision import choose_precision
 from mofo.results import Plan
 
 
-def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
+def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: bool = False) -> Estimate | None:
     """Make the folder with the recipe, the plan and the data, or check that it is there.
+
+    Args:
+        recipe: What to do.
+        folder: The output folder.
+        overwrite: Replace what an earlier comparison left in the folder.
+        dry_run: Check everything and write nothing.
+
+    Returns:
+        What the comparison will take; None for one that is resumed.
 
     Raises:
         UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
@@ -31,18 +41,23 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
     in_use = output.exists() and any(output.iterdir())
     if in_use and not folder.is_prepared:
         raise UserError(f"{output} exists and is not a folder of mofo compare: choose another --output.")
-    if in_use and not overwrite:
+    if in_use and not overwrite and not dry_run:
         _resume(recipe, folder)
-        return
+        return None
     training, held_out = _load_data(recipe)
     model_folder = local_folder(recipe.model)
-    plan = _plan(recipe, model_folder, training, held_out)
-    _check_disk(recipe, output, model_folder)
+    _check_trainable(recipe.model, model_folder)
+    plan, lengths = _plan(recipe, model_folder, training, held_out)
+    found = estimate(recipe, plan.total_steps, lengths)
+    _check_disk(found, output)
+    if dry_run:
+        return found
     with new_folder(output) as scratch:
         made = OutputFolder(scratch)
         _write_rows(made, training, held_out)
         made.write_plan(plan)
         _write_recipe(recipe, made)
+    return found
 
 
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:
@@ -50,7 +65,7 @@ def _resume(recipe: Recipe, folder: OutputFolder) -> None:
     _check_continues(recipe, folder)
     if not folder.held_out_rows.exists():
         training, held_out = _load_data(recipe)
-        plan = _plan(recipe, local_folder(recipe.model), training, held_out)
+        plan, _ = _plan(recipe, local_folder(recipe.model), training, held_out)
         if plan.model_copy(update={"precision": folder.plan.precision}) != folder.plan:
             raise UserError(
                 f"{folder.path} was made with other data: {folder.plan.training_rows} training and "
@@ -104,32 +119,42 @@ def _rows_needed(recipe: Recipe) -> int:
     return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
 
 
-def _plan(recipe: Recipe, model_folder: Path, training: list[Row], held_out: list[Row]) -> Plan:
+def _plan(recipe: Recipe, model_folder: Path, training: list[Row], held_out: list[Row]) -> tuple[Plan, list[int]]:
+    """Return the plan, and the tokens of each row that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
-    usable = {}
+    lengths: dict[str, list[int]] = {}
     for name, rows in (("training", training), ("held-out", held_out)):
-        usable[name] = sum(has_labels(encode(row, tokenizer, recipe.max_length)) for row in rows)
-        if not usable[name]:
+        examples = [encode(row, tokenizer, recipe.max_length) for row in rows]
+        lengths[name] = [len(example["input_ids"]) for example in examples if has_labels(example)]
+        if not lengths[name]:
             raise UserError(
                 f"No {name} row has a completion within max_length = {recipe.max_length} tokens: raise --max-length."
             )
-    return Plan(
-        total_steps=recipe.total_steps(usable["training"]),
-        training_rows=usable["training"],
-        held_out_rows=usable["held-out"],
-        precision=choose_precision(recipe.precision),
+    plan = Plan(
+        total_steps=recipe.total_steps(len(lengths["training"])),
+        training_rows=len(lengths["training"]),
+        held_out_rows=len(lengths["held-out"]),
+        precision=choose_precision("bfloat16" if recipe.weights == "bfloat16" else recipe.precision),
     )
+    return plan, lengths["training"]
 
 
-def _check_disk(recipe: Recipe, output: Path, model_folder: Path) -> None:
-    """Refuse to begin what would fill the disk: two checkpoints of three model sizes, and the models that are kept."""
-    weights = sum(path.stat().st_size for path in model_folder.glob("*.safetensors"))
-    needed = weights * (6 + (len(recipe.runs()) if recipe.save else 0))
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
+def _check_trainable(model: str, folder: Path) -> None:
+    """Refuse a model whose stored weights are quantised: making them plain to train them is for its owner to do."""
+    if method := quantisation(folder):
         raise UserError(
-            f"{output.parent.resolve()} has {free / 1e9:.1f} GB free and the comparison needs {needed / 1e9:.1f} GB: "
-            "free some, choose another --output, or keep no models with --no-save."
+            f"The weights of {model} are quantised ({method}) and cannot be trained: give the model in 16 or 32 bits."
+        )
+
+
+def _check_disk(found: Estimate, output: Path) -> None:
+    """Refuse to begin what would fill the disk."""
+    parent = next(folder for folder in output.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < found.disk:
+        raise UserError(
+            f"{parent} has {free / 1e9:.1f} GB free and the comparison needs {found.disk / 1e9:.1f} GB: "
+            "free some, choose another --output, or keep no models with --save none."
         )
 
 

@@ -14,7 +14,6 @@ from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.scoring import held_out_loss
 from mofo.models.pairing import base_of, load_pair
-from mofo.models.positions import max_positions
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import weights_of
 from mofo.results import FinalDistance, Number, Record
@@ -72,8 +71,7 @@ def measure_pair(
         model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
     distance = weight_distance(*map(weights_of, models))
     pair.tuned.float()
-    length = min(max_length, max_positions(pair.base.config))
-    examples = [encode(row, pair.tokenizer, length) for row in held_out]
+    examples = [encode(row, pair.tokenizer, max_length) for row in held_out]
     with autocast(choose_precision("auto")):
         made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
         before, after = (

@@ -49,8 +49,8 @@ def resolve_model(spec: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
             raise UserError(
-                f"The folder {spec} is not a model: it has neither config.json nor adapter_config.json. Give a folder "
-                "that save_pretrained wrote."
+                f"The folder {spec} is not a model: it has no config.json and no adapter_config.json. Give a "
+                "folder that save_pretrained wrote."
             )
         return str(path)
     if path.exists() or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
@@ -181,9 +181,10 @@ def model_config(spec: str, *, base: str | None = None, trust_remote_code: bool 
     if is_adapter(folder):
         return model_config(base or adapter_base(folder), trust_remote_code=trust_remote_code)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
+    return config
 
 
 def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -197,9 +198,10 @@ def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool =
     config = model_config(spec, base=base, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(
             f"{spec} ({config.model_type}) is not a causal language model that transformers can load: "
             f"{first_line(error)}"
         ) from error
+    return model

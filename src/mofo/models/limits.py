@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def max_positions(config: PreTrainedConfig) -> int:
+def position_limit(config: PreTrainedConfig) -> int:
     """Return the most tokens of a text that a model was made for; `sys.maxsize` if its configuration has no limit.
 
     Where positions are learned, as in GPT-2, there are no others.
