@@ -16,8 +16,9 @@ from mofo.data.tokens import encode, has_labels
 from mofo.errors import UserError
 from mofo.files import new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
-from mofo.models.load import load_tokenizer, local_folder, quantisation
+from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
+from mofo.models.quantised import quantisation
 from mofo.results import Plan
 
 

@@ -105,7 +105,9 @@ class Progress:
             self.foretold = True
             seconds = (time.monotonic() - began) / (done - before) * (len(self.runs) * self.steps - done)
             left = timedelta(seconds=round(seconds))
-            self.bars.console.print(f"Training all runs will take about {left}; loading and measuring come on top.", highlight=False)
+            self.bars.console.print(
+                f"Training all runs will take about {left}; loading and measuring come on top.", highlight=False
+            )
 
     def finish(self, name: str) -> None:
         """Take a job's bar away."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +11,7 @@ from mofo.errors import UserError, first_line
 from mofo.models.adapter import adapter_base, is_adapter, merged
 from mofo.models.embedded import EMBEDDED_MODEL, embedded_model
 from mofo.models.gguf import converted_gguf
+from mofo.models.quantised import quantisation, with_plain_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -123,19 +123,12 @@ def load_model(
         return merged(model, folder), tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-        if quantisation(folder):
-            model = model.dequantize()
     except LOADING_ERRORS as error:
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
+    if method := quantisation(folder):
+        model = with_plain_weights(model, method, spec)
+        model = model if dtype == "auto" else model.to(dtype)
     return model, tokenizer
-
-
-def quantisation(folder: Path) -> str | None:
-    """Return the method by which the weights in a model's folder are quantised; None for plain weights."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settings = config.get("quantization_config")
-    return None if not settings else str(settings.get("quant_method", "an unknown method"))
 
 
 def load_tokenizer(

@@ -9,7 +9,8 @@ import torch
 
 from mofo.errors import UserError
 from mofo.models.adapter import adapter_base, is_adapter
-from mofo.models.load import empty_model, load_model, local_folder, quantisation
+from mofo.models.load import empty_model, load_model, local_folder
+from mofo.models.quantised import quantisation
 from mofo.models.weights import token_rows
 
 if TYPE_CHECKING:
