@@ -68,7 +68,7 @@ def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console)
         if folder.base is None:
             _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, progress)
         gather(recipe, folder)
-        _drop_models(recipe, folder)
+        drop_models(recipe, folder)
         _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, progress)
     return gather(recipe, folder)
 
@@ -105,7 +105,7 @@ def _run_pool(
                     _check_ended(folder, name, process.returncode)
                     progress.finish(name)
                     gather(recipe, folder)
-                    _drop_models(recipe, folder)
+                    drop_models(recipe, folder)
                     waiting = [other for other in unfinished() if other not in working]
     finally:
         for process in working.values():
@@ -113,7 +113,7 @@ def _run_pool(
             process.wait()
 
 
-def _drop_models(recipe: Recipe, folder: OutputFolder) -> None:
+def drop_models(recipe: Recipe, folder: OutputFolder) -> None:
     """Remove the models of runs that ended above another of their method, if only the best are to be kept."""
     if recipe.save != "best":
         return

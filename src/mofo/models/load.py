@@ -127,7 +127,8 @@ def load_model(
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
     if method := quantisation(folder):
         model = with_plain_weights(model, method, spec)
-        model = model if dtype == "auto" else model.to(dtype)
+        if dtype != "auto":
+            model.to(dtype)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
     return model, tokenizer
 
 
