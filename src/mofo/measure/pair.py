@@ -15,9 +15,9 @@ from mofo.errors import UserError
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.scoring import held_out_loss
+from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.pairing import base_of, load_pair
-from mofo.models.positions import folder_positions
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import weights_of
 from mofo.results import FinalDistance, Number, Record
