@@ -75,7 +75,8 @@ def test_flags_give_the_values_of_a_recipe(compared):
     words = (
         "--model m --data d.jsonl --methods adamw,mofo+l2 --learning-rates 1e-4,2e-4 --fractions 0.05 "
         "--weight-decay 0.1 --set strength=1e-3,1e-2 --set mofo.score=random --set l2.decoupled=true --seeds 0,1 "
-        "--epochs 2.5 --batch-size 4 --schedule linear --no-save --gradient-checkpointing --probes text,divergence"
+        "--epochs 2.5 --batch-size 4 --schedule linear --save none --weights bfloat16 --rounding stochastic "
+        "--gradient-checkpointing --probes text,divergence"
     )
     assert recipe_of(compared, *words.split()) == make_recipe(
         {
@@ -86,6 +87,7 @@ def test_flags_give_the_values_of_a_recipe(compared):
                 "learning_rate": [1e-4, 2e-4],
                 "fraction": [0.05],
                 "weight_decay": [0.1],
+                "rounding": ["stochastic"],
                 "strength": [1e-3, 1e-2],
                 "mofo.score": ["random"],
                 "l2.decoupled": [True],
@@ -94,7 +96,8 @@ def test_flags_give_the_values_of_a_recipe(compared):
             "epochs": 2.5,
             "batch_size": 4,
             "schedule": "linear",
-            "save": False,
+            "save": "none",
+            "weights": "bfloat16",
             "gradient_checkpointing": True,
             "probes": ["text", "divergence"],
         }
@@ -112,7 +115,7 @@ def test_other_arguments_are_passed_on(compared, tmp_path):
 @pytest.mark.parametrize(
     ("words", "same"),
     [
-        ("--held_out_rows 5 --no_save", "--held-out-rows 5 --no-save"),
+        ("--held_out_rows 5 --no_tune", "--held-out-rows 5 --no-tune"),
         ("--learning_rates=1e-3", "--learning-rates=1e-3"),
         ("--learning_rate 1e-3 --fraction 0.1", "--learning-rates 1e-3 --fractions 0.1"),
         ("--model_name_or_path m --dataset_name d --output_dir o", "--model m --data d --output o"),

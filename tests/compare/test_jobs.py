@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from mofo.compare import jobs, prepare
+from mofo.compare.folder import OutputFolder, RunResult
 from mofo.compare.recipe import make_recipe, read_recipe
 from mofo.errors import UserError
 from mofo.results import load_results
@@ -205,6 +206,33 @@ def test_bad_input_leaves_nothing(tmp_path, values, change, message, no_jobs):
     with pytest.raises(UserError, match=message):
         jobs.compare(make_recipe(values | change), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
+
+
+def test_quantised_weights_are_refused_before_anything_is_loaded(tmp_path, values, tiny_model, no_jobs):
+    quantised = shutil.copytree(tiny_model, tmp_path / "quantised")
+    config = json.loads((quantised / "config.json").read_text())
+    (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    (quantised / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"are quantised \(awq\) and cannot be trained"):
+        jobs.compare(make_recipe(values | {"model": str(quantised)}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("save", ["best", "all"])
+def test_drop_models_keeps_the_best_of_each_method(copy, values, save):
+    folder = OutputFolder(copy)
+    run = folder.run("mofo-lr0.01-f0.1-s0")
+    for seed, loss in ((1, 0.5), (2, None), (3, 0.1), (4, 0.2)):
+        name = f"mofo-lr0.01-f0.1-s{seed}"
+        shutil.copytree(run.path, copy / "runs" / name)
+        (result,) = run.result.runs
+        points = [result.points[-1].model_copy(update={"learned": {"sums": {"loss": loss}}})]
+        changed = result.model_copy(update={"name": name, "seed": seed, "points": points})
+        folder.run(name).write_result(RunResult(runs=[changed]))
+    jobs.drop_models(make_recipe(values | {"save": save}), folder)
+    kept = {name for name in folder.begun_runs if folder.run(name).model.is_dir()}
+    everything = {"adamw-lr0.01-s0", *(f"mofo-lr0.01-f0.1-s{seed}" for seed in range(5))}
+    assert kept == ({"adamw-lr0.01-s0", "mofo-lr0.01-f0.1-s3"} if save == "best" else everything)
 
 
 def test_disk_that_would_fill_up_is_noticed_before(tmp_path, values, no_jobs, monkeypatch):

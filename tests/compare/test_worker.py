@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mofo.compare.folder import OutputFolder
 from mofo.compare.prepare import prepare
@@ -11,6 +12,7 @@ from mofo.compare.recipe import make_recipe
 from mofo.compare.recorder import Recorder
 from mofo.compare.worker import FineTuning, Job, last_checkpoint, measure_base
 from mofo.methods.parts import PARTS
+from reference.architectures import make_model, save_as_on_the_hub
 
 METHODS = {
     "mofo": {"mofo": {"fraction": 0.1}},
@@ -46,7 +48,7 @@ class KilledError(Exception):
 
 @pytest.fixture
 def folder(tiny_model, tiny_data, tmp_path):
-    def make(method):
+    def make(method, **changes):
         recipe = make_recipe(
             {
                 "model": tiny_model,
@@ -59,8 +61,9 @@ def folder(tiny_model, tiny_data, tmp_path):
                 "batch_size": 2,
                 "probes": ["divergence"],
                 "precision": "float32",
-                "save": False,
+                "save": "none",
             }
+            | changes
         )
         output = OutputFolder(tmp_path / "out")
         prepare(recipe, output, overwrite=False)
@@ -125,3 +128,46 @@ def test_rows_of_a_part_must_be_as_many_as_were_given(folder, monkeypatch):
     monkeypatch.setattr("mofo.methods.part.Part.rows", lambda self, rows, setup: rows[1:])
     with pytest.raises(RuntimeError, match="mofo returned 7 training rows for 8"):
         FineTuning(Job(output.path), run.name)
+
+
+@pytest.mark.parametrize("method", ["mofo", {"lora": {"rank": 2}}], ids=["mofo", "lora"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["gpt_neox", *(pytest.param(name, marks=pytest.mark.full) for name in ("gpt2", "gemma3", "bloom", "mixtral"))],
+)
+def test_distance_of_a_base_as_the_hub_has_it(folder, tiny_model, tmp_path, architecture, method):
+    base = make_model(architecture)
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    save_as_on_the_hub(base, architecture, hub)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(hub)
+    output, run = folder(method, model=str(hub))
+    tuning = FineTuning(Job(output.path), run.name)
+    assert tuning.measure(0)[1].l2 == 0
+    tuning.train()
+    (result,) = output.run(run.name).result.runs
+    assert result.distance.l2 > 0
+    assert 0 < result.distance.moved < 1
+    assert tuning.setup.base.keys() == dict(base.named_parameters()).keys()
+
+
+def test_weights_of_bfloat16_are_trained_rounded_at_random_and_kept_in_bfloat16(folder, tiny_model):
+    output, run = folder("mofo", weights="bfloat16", precision="auto", save="all", settings={"rounding": "stochastic"})
+    tuning = FineTuning(Job(output.path), run.name)
+    assert {weight.dtype for weight in tuning.setup.base.values()} == {torch.bfloat16}
+    assert output.plan.precision == "bfloat16"
+    tuning.train()
+    (result,) = output.run(run.name).result.runs
+    assert result.settings["rounding"] == "stochastic"
+    assert 0 < result.distance.moved < 0.6
+    assert AutoModelForCausalLM.from_pretrained(output.run(run.name).model).dtype == torch.bfloat16
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(folder):
+    ends = []
+    for checkpointing in (False, True):
+        output, run = folder("adamw", gradient_checkpointing=checkpointing)
+        FineTuning(Job(output.path), run.name).train()
+        ends.append(without_time(output.run(run.name).result))
+        shutil.rmtree(output.path)
+    assert ends[0] == ends[1]

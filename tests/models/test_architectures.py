@@ -1,7 +1,6 @@
 """Models of many architectures, as `save_pretrained` writes them and as the hub has them, held against plain passes."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -14,7 +13,7 @@ from mofo.models.load import load_model
 from mofo.models.pairing import load_pair
 from mofo.models.weights import weights_of
 from reference import tiny_llama
-from reference.architectures import ARCHITECTURES, make_model
+from reference.architectures import ARCHITECTURES, make_model, save_as_on_the_hub
 
 IN_EVERY_RUN = ("llama", "gpt2", "mamba")
 QUESTIONS = [
@@ -23,61 +22,6 @@ QUESTIONS = [
 ]
 LENGTHS = (9, 30, 60)
 START = 1
-
-
-def without_prefix(prefix):
-    return lambda state: {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-
-
-def gpt2_of_the_hub(state):
-    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 256, 256).tril() for layer in range(2)}
-    return without_prefix("transformer.")(state) | masks
-
-
-def pythia_of_the_hub(state):
-    buffers = {}
-    for layer in range(2):
-        attention = f"gpt_neox.layers.{layer}.attention"
-        buffers[f"{attention}.bias"] = torch.ones(1, 1, 256, 256).tril().bool()
-        buffers[f"{attention}.masked_bias"] = torch.tensor(-1e9)
-        buffers[f"{attention}.rotary_emb.inv_freq"] = torch.ones(1)
-    return {name.replace("lm_head", "embed_out"): tensor for name, tensor in state.items()} | buffers
-
-
-def gemma3_of_the_hub(state):
-    renamed = {}
-    for name, tensor in state.items():
-        name = name.removeprefix("model.").replace("language_model.", "language_model.model.")
-        if name.startswith("vision_tower."):
-            name = name.replace("vision_tower.", "vision_tower.vision_model.")
-        renamed[name] = tensor
-    return renamed
-
-
-OF_THE_HUB = {
-    "gpt2": gpt2_of_the_hub,
-    "gpt_neox": pythia_of_the_hub,
-    "gemma3": gemma3_of_the_hub,
-    "bloom": without_prefix("transformer."),
-    "opt": without_prefix("model."),
-}
-"""How the hub's names differ from those of a loaded model's parameters; by default not at all."""
-
-
-def save_as_on_the_hub(model, name, folder):
-    """Write weights as `.bin` in two files with an index, under the names that the hub's files have."""
-    model.config.save_pretrained(folder)
-    state = {key: tensor.clone() for key, tensor in weights_of(model).items()}
-    state = OF_THE_HUB.get(name, dict)(state)
-    keys = list(state)
-    files = {
-        "pytorch_model-00001-of-00002.bin": keys[: len(keys) // 2],
-        "pytorch_model-00002-of-00002.bin": keys[len(keys) // 2 :],
-    }
-    for file, held in files.items():
-        torch.save({key: state[key] for key in held}, folder / file)
-    index = {"metadata": {}, "weight_map": {key: file for file, held in files.items() for key in held}}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
 def move(model):

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofo.cli.output import add_formats, as_json, as_table, show_comparison
+from mofo.cli.output import add_formats, as_json, as_table, show, show_comparison
 from mofo.cli.recipe_flags import add_recipe_flags, list_parts, recipe_values
 from mofo.errors import UserError
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
+    from mofo.compare.recipe import Recipe
 
 HELP = "Fine-tune one base with several methods and compare them"
 EXAMPLES = """\
@@ -37,6 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
     return run_comparison(arguments, arguments.recipe)
 
 
+def show_plan(recipe: Recipe, output: Path, *, overwrite: bool) -> None:
+    """Show what a comparison will take, and write nothing."""
+    from mofo.compare.estimate import estimate_table
+    from mofo.compare.folder import OutputFolder
+    from mofo.compare.prepare import prepare
+
+    found = prepare(recipe, OutputFolder(output), overwrite=overwrite, dry_run=True)
+    assert found is not None
+    show(estimate_table(found, output))
+
+
 def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
     """Add the flags that are no setting of a recipe: where results go, and how the runs are done."""
     parser.add_argument(
@@ -48,6 +60,7 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the comparison in that folder")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, show what it will take, and stop")
     add_formats(parser)
 
 
@@ -58,6 +71,9 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
     recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
+    if arguments.dry_run:
+        show_plan(recipe, arguments.output, overwrite=arguments.overwrite)
+        return 0
     from mofo.compare.jobs import compare
 
     try:

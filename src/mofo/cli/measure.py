@@ -53,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure both models and show the results."""
-    from mofo.measure.pair import measure_pair, pair_table
+    from mofo.measure.pair import measure_pair, pair_legend, pair_table, pair_verdict
 
     results = measure_pair(
         arguments.base,
@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(as_json(results))
     else:
+        show(pair_verdict(results))
         show(pair_table(results))
-        for note in results.notes:
-            show(note)
+        for line in [*pair_legend(results), *results.notes]:
+            show(line)
     return 0

@@ -142,8 +142,9 @@ def _settings_with_flags() -> Iterator[tuple[str, str, Any]]:
     seen = set()
     for part in parts.PARTS:
         for name, field in part.model_fields.items() if issubclass(part, OptimizerPart) else ():
-            varied = note_of(part, name).in_name
-            if name not in seen and (varied or name in OptimizerPart.model_fields):
+            note = note_of(part, name)
+            varied = note.in_name
+            if name not in seen and (varied or note.flag or name in OptimizerPart.model_fields):
                 seen.add(name)
                 yield name, f"{name}s" if varied else name, field
 

@@ -14,12 +14,13 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from mofo.compare.estimate import estimate_table
 from mofo.compare.folder import BASE_JOB, OutputFolder
 from mofo.compare.gather import gather
 from mofo.compare.prepare import prepare
 from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
-from mofo.compare.tune import planned_runs
+from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
 from mofo.report import write_report
 from mofo.results import Results
@@ -50,11 +51,13 @@ def compare(
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            prepare(recipe, OutputFolder(output), overwrite=overwrite)
-            shown = console or Console(stderr=True)
+            console = console or Console(stderr=True)
+            found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
+            if found is not None:
+                console.print(estimate_table(found, output), highlight=False)
             for reason, count in OutputFolder(output).plan.rows.items():
-                shown.print(f"{count} {reason}", highlight=False)
-            results = _run_jobs(recipe, OutputFolder(output), jobs, shown)
+                console.print(f"{count} {reason}", highlight=False)
+            results = _run_jobs(recipe, OutputFolder(output), jobs, console)
             write_report(output)
             return results
     except Timeout:
@@ -67,6 +70,7 @@ def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console)
         if folder.base is None:
             _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, progress)
         gather(recipe, folder)
+        drop_models(recipe, folder)
         _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, progress)
     return gather(recipe, folder)
 
@@ -103,11 +107,27 @@ def _run_pool(
                     _check_ended(folder, name, process.returncode)
                     progress.finish(name)
                     gather(recipe, folder)
+                    drop_models(recipe, folder)
                     waiting = [other for other in unfinished() if other not in working]
     finally:
         for process in working.values():
             process.kill()
             process.wait()
+
+
+def drop_models(recipe: Recipe, folder: OutputFolder) -> None:
+    """Remove the models of runs that ended above another of their method, if only the best are to be kept."""
+    if recipe.save != "best":
+        return
+    losses = end_losses(recipe, folder)
+    best: dict[str, str] = {}
+    for name, runs in folder.finished_runs.items():
+        if folder.run(name).model.is_dir():
+            method = runs[0].method
+            kept, dropped = sorted([best.get(method, name), name], key=lambda run: losses[run])
+            best[method] = kept
+            if dropped != kept:
+                shutil.rmtree(folder.run(dropped).model)
 
 
 def start_job(folder: OutputFolder, name: str, number: int, jobs: int) -> subprocess.Popen[bytes]:

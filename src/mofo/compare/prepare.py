@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import yaml
 
+from mofo.compare.estimate import Estimate, estimate
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
 from mofo.data.forms import Row
@@ -18,9 +19,10 @@ from mofo.data.usage import check_positions, usage
 from mofo.errors import UserError
 from mofo.files import new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
+from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
-from mofo.models.positions import folder_positions
 from mofo.models.precision import choose_precision
+from mofo.models.quantised import quantisation
 from mofo.results import Plan
 
 
@@ -33,8 +35,17 @@ class _Data(NamedTuple):
     left_out: dict[str, int]
 
 
-def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
+def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: bool = False) -> Estimate | None:
     """Make the folder with the recipe, the plan and the data, or check that it is there.
+
+    Args:
+        recipe: What to do.
+        folder: The output folder.
+        overwrite: Replace what an earlier comparison left in the folder.
+        dry_run: Check everything and write nothing.
+
+    Returns:
+        What the comparison will take; None for one that is resumed.
 
     Raises:
         UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
@@ -44,18 +55,23 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool) -> None:
     in_use = output.exists() and any(output.iterdir())
     if in_use and not folder.is_prepared:
         raise UserError(f"{output} exists and is not a folder of mofo compare: choose another --output.")
-    if in_use and not overwrite:
+    if in_use and not overwrite and not dry_run:
         _resume(recipe, folder)
-        return
+        return None
     data = _load_data(recipe)
     model_folder = local_folder(recipe.model)
-    plan = _plan(recipe, model_folder, data)
-    _check_disk(recipe, output, model_folder)
+    _check_trainable(recipe.model, model_folder)
+    plan, lengths = _plan(recipe, model_folder, data)
+    found = estimate(recipe, plan.total_steps, lengths)
+    _check_disk(found, output)
+    if dry_run:
+        return found
     with new_folder(output) as scratch:
         made = OutputFolder(scratch)
         _write_rows(made, data)
         made.write_plan(plan)
         _write_recipe(recipe, made)
+    return found
 
 
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:
@@ -63,7 +79,7 @@ def _resume(recipe: Recipe, folder: OutputFolder) -> None:
     _check_continues(recipe, folder)
     if not folder.held_out_rows.exists():
         data = _load_data(recipe)
-        plan = _plan(recipe, local_folder(recipe.model), data)
+        plan, _ = _plan(recipe, local_folder(recipe.model), data)
         earlier = folder.plan
         if plan.model_copy(update={"precision": earlier.precision, "rows": earlier.rows}) != earlier:
             raise UserError(
@@ -124,14 +140,17 @@ def _rows_needed(recipe: Recipe) -> int:
     return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
 
 
-def _plan(recipe: Recipe, model_folder: Path, data: _Data) -> Plan:
+def _plan(recipe: Recipe, model_folder: Path, data: _Data) -> tuple[Plan, list[int]]:
+    """Return the plan, and the tokens of each row that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
     positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
     used = {}
+    lengths: dict[str, list[int]] = {}
     reasons = dict(data.left_out)
     for kind, rows in (("training", data.training), ("held-out", data.held_out)):
         examples = encode_rows(rows, tokenizer, WHOLE, turns=recipe.turns, place=find_row(data.sources))
         used[kind] = usage(examples, recipe.max_length)
+        lengths[kind] = [min(len(example["input_ids"]), recipe.max_length) for example in examples]
         if not used[kind].usable:
             raise UserError(
                 f"No {kind} row has a completion within max_length = {recipe.max_length} tokens: raise --max-length."
@@ -140,24 +159,32 @@ def _plan(recipe: Recipe, model_folder: Path, data: _Data) -> Plan:
         reasons |= used[kind].by_reason(kind)
         if recipe.answers and not all(example["prompt_ids"] for example in examples):
             raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")
-    return Plan(
+    plan = Plan(
         total_steps=recipe.total_steps(used["training"].usable),
         training_rows=used["training"].usable,
         held_out_rows=used["held-out"].usable,
-        precision=choose_precision(recipe.precision),
+        precision=choose_precision("bfloat16" if recipe.weights == "bfloat16" else recipe.precision),
         rows=reasons,
     )
+    return plan, lengths["training"]
 
 
-def _check_disk(recipe: Recipe, output: Path, model_folder: Path) -> None:
-    """Refuse to begin what would fill the disk: two checkpoints of three model sizes, and the models that are kept."""
-    weights = sum(path.stat().st_size for path in model_folder.glob("*.safetensors"))
-    needed = weights * (6 + (len(recipe.runs()) if recipe.save else 0))
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
+def _check_trainable(model: str, folder: Path) -> None:
+    """Refuse a model whose stored weights are quantised: making them plain to train them is for its owner to do."""
+    if method := quantisation(folder):
         raise UserError(
-            f"{output.parent.resolve()} has {free / 1e9:.1f} GB free and the comparison needs {needed / 1e9:.1f} GB: "
-            "free some, choose another --output, or keep no models with --no-save."
+            f"The weights of {model} are quantised ({method}) and cannot be trained: give the model in 16 or 32 bits."
+        )
+
+
+def _check_disk(found: Estimate, output: Path) -> None:
+    """Refuse to begin what would fill the disk."""
+    parent = next(folder for folder in output.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < found.disk:
+        raise UserError(
+            f"{parent} has {free / 1e9:.1f} GB free and the comparison needs {found.disk / 1e9:.1f} GB: "
+            "free some, choose another --output, or keep no models with --save none."
         )
 
 

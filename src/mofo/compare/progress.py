@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -19,6 +21,9 @@ from rich.progress import Progress as RichProgress
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recorder import LoggedStep, Measurement
 from mofo.results import Metric, Point
+
+STEPS_TO_FORETELL = 5
+"""Steps after which the time that all will take is known well enough."""
 
 
 class Progress:
@@ -46,6 +51,8 @@ class Progress:
         self.jobs: dict[str, TaskID] = {}
         self.read_so_far: dict[str, int] = {}  # bytes of each run's file
         self.done_steps: dict[str, int] = {}
+        self.first_logged: tuple[float, int] | None = None  # the time and the steps of the first that were seen
+        self.foretold = False
 
     def __enter__(self) -> Progress:
         self.bars.start()
@@ -85,6 +92,22 @@ class Progress:
         self.bars.update(self.jobs[name], completed=self.done_steps.get(name, 0), rate=rate)
         if self.all_runs is not None:
             self.bars.update(self.all_runs, completed=sum(self.done_steps.values()))
+        self._foretell(sum(self.done_steps.values()))
+
+    def _foretell(self, done: int) -> None:
+        """Say once, after the first steps, how long the training of all runs will take."""
+        if self.foretold or not done:
+            return
+        if self.first_logged is None:
+            self.first_logged = time.monotonic(), done
+        began, before = self.first_logged
+        if done - before >= STEPS_TO_FORETELL:
+            self.foretold = True
+            seconds = (time.monotonic() - began) / (done - before) * (len(self.runs) * self.steps - done)
+            left = timedelta(seconds=round(seconds))
+            self.bars.console.print(
+                f"Training all runs will take about {left}; loading and measuring come on top.", highlight=False
+            )
 
     def finish(self, name: str) -> None:
         """Take a job's bar away."""

@@ -101,11 +101,14 @@ class Training(Settings):
     )
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="clip gradients to this norm")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="precision of the computation; weights stay float32"
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the computation")
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="precision of the weights; bfloat16 takes half the memory and computes in bfloat16"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
-    save: bool = Field(True, description="keep each tuned model")
+    save: Literal["best", "all", "none"] = Field(
+        "best", description="tuned models to keep: of each method the one with the lowest held-out loss, all or none"
+    )
 
 
 class Measuring(Settings):
@@ -217,12 +220,16 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         if name not in Recipe.model_fields:
             known = Recipe.model_fields
             raise UserError(f"A recipe has no {name!r}{closest(name, known)}: it knows {', '.join(known)}.")
+    if isinstance(values.get("save"), bool):
+        raise UserError("A recipe's save is no longer true or false: give best, all or none.")
     try:
         recipe = Recipe(**values)
     except ValidationError as error:
         raise UserError(f"{first_problem(error)}.") from None
     if recipe.steps is not None and recipe.epochs is not None:
         raise UserError("Both steps and epochs are given: give one of them.")
+    if recipe.weights == "bfloat16" and recipe.precision == "float32":
+        raise UserError("weights are bfloat16 and precision is float32: leave precision out, or keep float32 weights.")
     check_settings(recipe.settings)
     recipe.reference_method()  # expands every entry, and so checks it
     return recipe

@@ -22,7 +22,7 @@ WIDEST = 6
 
 def planned_runs(recipe: Recipe, folder: OutputFolder) -> list[PlannedRun]:
     """Return the runs of a comparison, done or not: all of the recipe's, or those that tuning asks for so far."""
-    return tuned_runs(recipe, _ends(recipe, folder)) if recipe.tune else recipe.runs()
+    return tuned_runs(recipe, end_losses(recipe, folder)) if recipe.tune else recipe.runs()
 
 
 def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
@@ -78,7 +78,7 @@ def _but_learning_rate(method: Method) -> str:
     return repr(settings)
 
 
-def _ends(recipe: Recipe, folder: OutputFolder) -> dict[str, float]:
+def end_losses(recipe: Recipe, folder: OutputFolder) -> dict[str, float]:
     """Return the held-out loss at the end of each finished run, infinite where it diverged."""
     losses = {name: runs[0].points[-1].learned[recipe.task.name]["loss"] for name, runs in folder.finished_runs.items()}
     return {name: math.inf if loss is None else loss for name, loss in losses.items()}

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
@@ -66,7 +67,11 @@ class Job:
         self.recipe = self.folder.recipe
         self.plan = self.folder.plan
         self.device = compute_device()
-        self.model, self.tokenizer = load_model(self.recipe.model, trust_remote_code=self.recipe.trust_remote_code)
+        self.model, self.tokenizer = load_model(
+            self.recipe.model,
+            dtype=getattr(torch, self.recipe.weights),
+            trust_remote_code=self.recipe.trust_remote_code,
+        )
         self.model.to(self.device)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
         self.held_out = self._examples(self.folder.held_out_rows)
         states = self.folder.probe_states
@@ -188,7 +193,7 @@ class FineTuning:
         rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
         write_jsonl(self.folder.metrics, rows)
         self._trainer().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.job.recipe.save:
+        if self.job.recipe.save != "none":
             _save_model(self.model, self.job.tokenizer, self.folder.model)
         self.folder.write_result(RunResult(runs=[self._result(), *self._variants()]))
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)

@@ -17,8 +17,8 @@ from mofo.data.rows import load_form
 from mofo.data.tokens import IGNORED, WHOLE, Example, encode_rows, find_row
 from mofo.data.usage import usage
 from mofo.errors import UserError
+from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
-from mofo.models.positions import folder_positions
 from mofo.results import Record
 
 if TYPE_CHECKING:

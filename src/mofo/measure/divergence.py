@@ -12,7 +12,7 @@ from mofo.errors import UserError
 from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference, reusable_cache
-from mofo.models.positions import max_positions
+from mofo.models.limits import position_limit
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ def write_texts(
     """
     start = tokenizer("")["input_ids"] or [first_token(base, tokenizer)]
     generator = torch.Generator().manual_seed(seed)
-    tokens = min(tokens, max_positions(base.config) - len(start) + 1)  # the last token is not read
+    tokens = min(tokens, position_limit(base.config) - len(start) + 1)  # the last token is not read
     written = torch.tensor(start).expand(texts, -1)
     cache, unread = None, written
     with inference(base):
         for _ in range(tokens):
             # `past_key_values=None` would be an unknown argument to models that have another kind of cache.
-            past = {} if cache is None else {"past_key_values": cache}
+            past: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
             output = base(input_ids=unread.to(base.device), use_cache=True, logits_to_keep=1, **past)
             probabilities = output.logits[:, -1].float().softmax(dim=-1).cpu()
             drawn = torch.multinomial(probabilities, 1, generator=generator)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 from mofo.data.tokens import Problem
 from mofo.measure.mean import Mean
 from mofo.measure.scoring import inference, pad
-from mofo.models.positions import max_positions
+from mofo.models.limits import position_limit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +103,7 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
 ) -> list[str]:
     """Continue each prompt greedily until it ends or the model's positions do, and return the new text."""
-    room = min(max_new_tokens, max_positions(model.config) - max(map(len, prompts)))
+    room = min(max_new_tokens, position_limit(model.config) - max(map(len, prompts)))
     if room < 1:
         return [""] * len(prompts)
     end = end_tokens(model, tokenizer)

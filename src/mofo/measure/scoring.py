@@ -19,7 +19,7 @@ from mofo.measure.mean import Mean
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 
 TOKENS_PER_BATCH = 1024
 """Enough to keep two cores or a GPU busy; the logits of a 49k vocabulary take 200 MB at float32."""

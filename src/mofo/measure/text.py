@@ -12,7 +12,7 @@ from mofo.data.tokens import IGNORED, Labelled
 from mofo.errors import UserError
 from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import held_out_loss
-from mofo.models.positions import max_positions
+from mofo.models.limits import position_limit
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class TextProbe(Probe):
     def make(cls, name: str, argument: str, base: Base, state: Any) -> TextProbe:
         """Return a probe on the text of a file, or on general English if no file is given."""
         subject = f"the text {Path(argument).name}" if argument else "a short story by Jules Verne, general English"
-        return cls(name, read_text(argument), base.tokenizer, subject, max_positions(base.model.config))
+        return cls(name, read_text(argument), base.tokenizer, subject, position_limit(base.model.config))
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
         """Return `loss` in nats per token; lower is better. Its units are the windows."""

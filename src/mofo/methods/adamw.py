@@ -19,16 +19,22 @@ class AdamW(OptimizerPart):
     source = "arXiv 1711.05101"
     cost = "8 bytes of state a parameter; 2 with state_dtype int8"
 
+    rounding: Literal["nearest", "stochastic"] = setting(
+        "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
+    )
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
-        """Return torch's fused AdamW; where moments have 8 bits MoFO with fraction 1, which is the same method."""
+        """Return torch's fused AdamW; for what it cannot do MoFO with fraction 1, which is the same method.
+
+        That is moments of 8 bits and stochastic rounding.
+        """
         import torch
 
         import mofo
 
-        if self.state_dtype == "float32":
+        if self.state_dtype == "float32" and self.rounding == "nearest":
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         groups = mofo.param_groups(model, fraction=1.0, weight_decay=self.weight_decay)
-        return mofo.MoFO(groups, lr=self.learning_rate, state_dtype=self.state_dtype)
+        return mofo.MoFO(groups, lr=self.learning_rate, rounding=self.rounding, state_dtype=self.state_dtype)

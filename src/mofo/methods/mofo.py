@@ -25,6 +25,9 @@ class MoFO(OptimizerPart):
         "what ranks the entries",
         variants={"gradient": "gradient", "momentum_over_rms": "m/√v", "random": "random"},
     )
+    rounding: Literal["nearest", "stochastic"] = setting(
+        "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
+    )
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
@@ -32,4 +35,6 @@ class MoFO(OptimizerPart):
         import mofo
 
         groups = mofo.param_groups(model, fraction=self.fraction, weight_decay=self.weight_decay)
-        return mofo.MoFO(groups, lr=self.learning_rate, score=self.score, state_dtype=self.state_dtype)
+        return mofo.MoFO(
+            groups, lr=self.learning_rate, score=self.score, rounding=self.rounding, state_dtype=self.state_dtype
+        )

@@ -175,12 +175,14 @@ class SettingNote:
         short: Its name in the names of runs.
         in_name: Whether the names of runs always have it; otherwise only where it is not the default.
         variants: If not empty, values other than the default make methods of their own, with these labels.
+        flag: Whether the command line has a flag for it, besides those that every run's name has.
     """
 
     label: str
     short: str
     in_name: bool
     variants: Mapping[str, str]
+    flag: bool
 
 
 def setting(
@@ -190,6 +192,7 @@ def setting(
     label: str = "",
     short: str = "",
     variants: Mapping[str, str] | None = None,
+    flag: bool = False,
     **limits: Any,
 ) -> SettingType:
     """Return a field of a part: its default, what it means, and its limits as in `pydantic.Field`.
@@ -200,9 +203,10 @@ def setting(
         label: What readers call it; by default its name.
         short: Its name in the names of runs, which then always have it.
         variants: Labels of those values that make a method of their own, such as the scores of MoFO.
+        flag: Whether the command line has a flag for it.
         limits: `gt`, `ge`, `lt`, `le`, ...
     """
-    note: dict[str, Any] = {"label": label, "short": short, "variants": dict(variants or {})}
+    note: dict[str, Any] = {"label": label, "short": short, "variants": dict(variants or {}), "flag": flag}
     field: SettingType = Field(default, description=description, json_schema_extra={"note": note}, **limits)
     return field
 
@@ -213,7 +217,7 @@ def note_of(part: type[Part], name: str) -> SettingNote:
     given: dict[str, Any] = extra["note"] if isinstance(extra, dict) else {}  # type: ignore[assignment]
     short = given.get("short") or ""
     label = given.get("label") or name.replace("_", " ")
-    return SettingNote(label, short or name, bool(short), given.get("variants") or {})
+    return SettingNote(label, short or name, bool(short), given.get("variants") or {}, bool(given.get("flag")))
 
 
 class OptimizerPart(Part):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mofo.errors import UserError, first_line
+from mofo.models.weights import token_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +51,7 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     from peft import PeftModel
 
     rows = _embedding_rows(folder)
-    if rows and rows != base.get_input_embeddings().weight.shape[0]:
+    if rows and rows != token_rows(base):
         base.resize_token_embeddings(rows, mean_resizing=False)
     try:
         model: PreTrainedModel = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()

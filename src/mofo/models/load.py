@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +11,7 @@ from mofo.errors import UserError, first_line
 from mofo.models.adapter import adapter_base, is_adapter, merged
 from mofo.models.embedded import EMBEDDED_MODEL, embedded_model
 from mofo.models.gguf import converted_gguf
+from mofo.models.quantised import quantisation, with_plain_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,8 +49,8 @@ def resolve_model(spec: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
             raise UserError(
-                f"The folder {spec} is not a model: it has neither config.json nor adapter_config.json. Give a folder "
-                "that save_pretrained wrote."
+                f"The folder {spec} is not a model: it has no config.json and no adapter_config.json. Give a "
+                "folder that save_pretrained wrote."
             )
         return str(path)
     if path.exists() or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
@@ -123,19 +123,13 @@ def load_model(
         return merged(model, folder), tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-        if quantisation(folder):
-            model = model.dequantize()
     except LOADING_ERRORS as error:
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
+    if method := quantisation(folder):
+        model = with_plain_weights(model, method, spec)
+        if dtype != "auto":
+            model.to(dtype)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
     return model, tokenizer
-
-
-def quantisation(folder: Path) -> str | None:
-    """Return the method by which the weights in a model's folder are quantised; None for plain weights."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settings = config.get("quantization_config")
-    return None if not settings else str(settings.get("quant_method", "an unknown method"))
 
 
 def load_tokenizer(
@@ -182,9 +176,10 @@ def model_config(spec: str, *, base: str | None = None, trust_remote_code: bool 
     if is_adapter(folder):
         return model_config(base or adapter_base(folder), trust_remote_code=trust_remote_code)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
+    return config
 
 
 def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -198,9 +193,10 @@ def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool =
     config = model_config(spec, base=base, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise UserError(
             f"{spec} ({config.model_type}) is not a causal language model that transformers can load: "
             f"{first_line(error)}"
         ) from error
+    return model

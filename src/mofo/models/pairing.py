@@ -9,7 +9,9 @@ import torch
 
 from mofo.errors import UserError
 from mofo.models.adapter import adapter_base, is_adapter
-from mofo.models.load import empty_model, load_model, local_folder, quantisation
+from mofo.models.load import empty_model, load_model, local_folder
+from mofo.models.quantised import quantisation
+from mofo.models.weights import token_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,7 +71,7 @@ def load_pair(base: str, tuned: str, *, trust_remote_code: bool = False) -> Pair
     methods = [quantisation(local_folder(spec)) for spec in (base, tuned)]
     if methods[1] and not methods[0]:
         notes.append(f"The tuned model's weights are quantised ({methods[1]}): their rounding is part of the distance.")
-    rows = [model.get_input_embeddings().weight.shape[0] for model in (base_model, tuned_model)]
+    rows = [token_rows(model) for model in (base_model, tuned_model)]
     if rows[0] != rows[1]:
         common = min(rows)
         for model, own in zip((base_model, tuned_model), rows, strict=True):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -21,6 +25,11 @@ def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
     loading, of former versions of the architecture, or of buffers that no model has any more.
     """
     return {name: weight.cpu() if weight.is_cuda else weight.clone() for name, weight in weights_of(model).items()}
+
+
+def token_rows(model: PreTrainedModel) -> int:
+    """Return the rows of a model's token embeddings, which may be more than its tokenizer has tokens."""
+    return sum(len(table) for table in model.get_input_embeddings().parameters())
 
 
 def layer_of(name: str) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def max_positions(config: PreTrainedConfig) -> int:
+def position_limit(config: PreTrainedConfig) -> int:
     """Return the most tokens of a text that a model was made for; `sys.maxsize` if its configuration has no limit.
 
     Where positions are learned, as in GPT-2, there are no others. Recurrent models have no limit.
@@ -20,7 +20,7 @@ def max_positions(config: PreTrainedConfig) -> int:
 
 
 def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | None:
-    """Return `max_positions` of a model that is not loaded; None if it has no limit, or its configuration is not read.
+    """Return `position_limit` of a model that is not loaded; None if it has no limit, or its configuration is not read.
 
     Args:
         folder: The model's folder.
@@ -29,7 +29,7 @@ def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | 
     from transformers import AutoConfig
 
     try:
-        limit = max_positions(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+        limit = position_limit(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
     except (OSError, ValueError, KeyError):  # loading the model will say what is wrong
         return None
     return None if limit == sys.maxsize else limit
