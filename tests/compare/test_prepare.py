@@ -18,7 +18,7 @@ def prepared(tmp_path, tiny_model):
 
     def prepared(rows, **changes):
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        values = {"model": tiny_model, "data": str(tmp_path / "rows.jsonl"), "held_out_rows": 2, "save": False}
+        values = {"model": tiny_model, "data": str(tmp_path / "rows.jsonl"), "held_out_rows": 2, "save": "none"}
         folder = OutputFolder(tmp_path / "out")
         prepare(make_recipe(values | changes), folder, overwrite=True)
         return folder

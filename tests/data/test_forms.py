@@ -160,6 +160,8 @@ def test_unknown_form_lists_its_fields_and_suggests_columns(load, row, suggestio
     [
         ({"question": "a", "answer": " \n"}, "row 2 has no answer"),
         ({"question": "a", "answer": None}, "row 2 has no answer"),
+        ({"question": "a", "answer": float("nan")}, "row 2 has no answer"),
+        ({"question": "a", "answer": "\ud800"}, "row 2 has one half of a surrogate pair"),
         ({"question": "a", "answer": True}, "row 2: answer must be a text, not true or false"),
         ({"question": "a", "answer": {"text": "b"}}, "row 2: answer must be a text, not an object"),
         ({"question": "a", "answer": ["b"]}, "row 2: answer must be a text, not a list"),

@@ -8,6 +8,7 @@ otherwise, a function that converts a row.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from typing import Any, NamedTuple
@@ -190,6 +191,10 @@ def convert(row: Any, form: Form, columns: Mapping[str, str]) -> Row:
         raise RowError(f" has no {' and no '.join(missing)}: expected {' and '.join(form.needed)}")
     converted = form.convert(named)
     _check_conversation(converted)
+    try:
+        json.dumps(converted, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RowError(" has one half of a surrogate pair, which is no character") from None
     return converted
 
 
@@ -327,6 +332,8 @@ def _plain(value: Any) -> Any:
 
 
 def _is_empty(value: Any) -> bool:
+    if isinstance(value, float) and math.isnan(value):  # what pandas writes where there is nothing
+        return True
     return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
 
 
