@@ -167,3 +167,13 @@ def test_limits_say_what_seeds_show():
     results = make_results(seeds=(0, 1))
     results.runs.pop()
     assert "1 to 2 seeds per configuration" in limits.section(Comparison(results)).items[0]
+
+
+def test_limits_count_rows_that_were_not_used_as_they_are():
+    comparison = make_comparison()
+    assert not any("rows" in item for item in limits.section(comparison).items)
+    plan = comparison.results.plan.model_copy(update={"rows": {"training rows cut at max_length": 1200}})
+    results = comparison.results.model_copy(update={"plan": plan})
+    assert "Not all rows were used as they are: 1,200 training rows cut at max_length." in (
+        limits.section(Comparison(results)).items
+    )
