@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from mofo.data.forms import SPOKEN, Messages, Row, Turn
@@ -72,8 +73,10 @@ def encode_conversation(
     whole = render(messages)
     _check_complete(messages, extras, render, whole)
     if _marks_the_assistant(tokenizer, extras):
-        return _by_marks(messages, learned, spoken, extras, tokenizer)
-    pieces = _pieces(messages, learned, whole, render, tokenizer.eos_token or "")
+        marked = _by_marks(messages, learned, spoken, extras, tokenizer)
+        _check_said(last, messages, str(tokenizer.decode(marked[-1].ids)))
+        return marked
+    pieces = _pieces(messages, learned, whole, render, tokenizer)
     stretches = [Stretch(token_ids(piece.text, tokenizer), piece.learned) for piece in pieces]
     return [*stretches[:-1], Stretch(closed(stretches[-1].ids, tokenizer), True)]
 
@@ -108,27 +111,29 @@ def _renderer(tokenizer: PreTrainedTokenizerBase, extras: dict[str, Any]) -> Ren
 
 
 def _pieces(
-    messages: Messages,
-    learned: list[int],
-    whole: str,
-    render: Render,
-    eos: str,
+    messages: Messages, learned: list[int], whole: str, render: Render, tokenizer: PreTrainedTokenizerBase
 ) -> list[_Piece]:
     """Return the rendered conversation in stretches that are learned and stretches that are not, in turn."""
     pieces: list[_Piece] = []
     position = 0
     for i in learned:
-        start = _start_of(i, messages, whole, render)
-        end = len(whole) if i == len(messages) - 1 else _end_of(i, start, messages, whole, render, eos)
-        completion = _until_its_end(whole[start:end], messages[i], eos)
-        if not completion.strip():
-            raise UserError(f"the chat template writes nothing of turn {i + 1}, which is to be learned.")
+        start = _start_of(i, messages, whole, render, tokenizer)
+        end = len(whole) if i == len(messages) - 1 else _end_of(i, start, messages, whole, render, tokenizer)
+        completion = _until_its_end(whole[start:end], messages[i], tokenizer.eos_token or "")
+        _check_said(i, messages, completion)
         pieces += [_Piece(whole[position:start], False), _Piece(completion, True)]
         position = start + len(completion)
     return pieces
 
 
-def _start_of(i: int, messages: Messages, whole: str, render: Render) -> int:
+def _check_said(i: int, messages: Messages, completion: str) -> None:
+    """Refuse a template that leaves out what is said, as those for images do with content that is no list of parts."""
+    words = (messages[i]["content"] or "").split()
+    if not completion.strip() or (words and not any(word in completion for word in words)):
+        raise UserError(f"the chat template writes nothing of turn {i + 1}, which is to be learned.")
+
+
+def _start_of(i: int, messages: Messages, whole: str, render: Render, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return where a turn of the assistant begins: after all that generation would start from."""
     if i == 0:  # there is nothing to render before it: what leads to an answer is what leads to a later one
         later = next(k for k in range(1, len(messages)) if messages[k]["role"] != "assistant") + 1
@@ -142,22 +147,21 @@ def _start_of(i: int, messages: Messages, whole: str, render: Render) -> int:
     before = render(messages[:i], prompt=True)
     if not before.strip():
         raise UserError("the chat template writes nothing of what comes before the completion.")
-    if not whole.startswith(before):
-        hint = "" if i == len(messages) - 1 else "learn the last turn alone with --turns last, or "
-        raise UserError(
-            "The model's chat template does not put the prompt before the completion unchanged, so the loss cannot be "
-            f"kept to the completion: {hint}give the data as text, or as prompt and completion texts."
-        )
-    return len(before)
+    if whole.startswith(before):
+        return len(before)
+    is_last = i == len(messages) - 1
+    asked = render(messages[:i])
+    if not is_last and whole.startswith(asked) and before.startswith(asked):  # it begins later turns in another way
+        return len(asked) + _common(before[len(asked) :], whole[len(asked) :], tokenizer)
+    hint = "" if is_last else "learn the last turn alone with --turns last, or "
+    raise UserError(
+        "The model's chat template does not put the prompt before the completion unchanged, so the loss cannot be "
+        f"kept to the completion: {hint}give the data as text, or as prompt and completion texts."
+    )
 
 
 def _end_of(
-    i: int,
-    start: int,
-    messages: Messages,
-    whole: str,
-    render: Render,
-    eos: str,
+    i: int, start: int, messages: Messages, whole: str, render: Render, tokenizer: PreTrainedTokenizerBase
 ) -> int:
     """Return where a turn that others follow ends."""
     until = render(messages[: i + 1])
@@ -169,9 +173,17 @@ def _end_of(
         raise UserError(
             f"the chat template rewrites turn {i + 1} where others follow it: learn the last alone with --turns last."
         )
-    end = found + len(content)
-    gap = len(whole[end:]) - len(whole[end:].lstrip())
-    return end + gap + len(eos) if eos and whole.startswith(eos, end + gap) else end
+    end, alone = found + len(content), until.rfind(content)
+    return end + (_common(until[alone + len(content) :], whole[end:], tokenizer) if alone >= 0 else 0)
+
+
+def _common(one: str, other: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many characters two texts begin with in common, in whole tokens."""
+    ids = token_ids(one, tokenizer)
+    pairs = zip(ids, token_ids(other, tokenizer), strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    common = str(tokenizer.decode(ids[:same], clean_up_tokenization_spaces=False))
+    return len(common) if one.startswith(common) and other.startswith(common) else 0
 
 
 def _until_its_end(completion: str, turn: Turn, eos: str) -> str:
