@@ -215,3 +215,32 @@ def test_rows_are_the_same_tokens_as_in_committed_runs(tokenizer, row, ids):
         assert example["prompt_ids"] == prompt
         assert example["input_ids"] == prompt + completion
         assert example["labels"] == [IGNORED] * len(prompt) + completion
+
+
+ENDS_AT_THE_END = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<pad>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% else %}</s>{% endif %}"
+)
+THINKS_AT_THE_END = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if loop.last and m['role'] == 'assistant' %}<s>{% endif %}"
+    "{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|><s>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "learned"),
+    [(ENDS_AT_THE_END, ["2<pad>", "3<pad></s>"]), (THINKS_AT_THE_END, ["2</s>", "3</s>"])],
+    ids=["as phi-3", "as qwen3.5"],
+)
+def test_turn_is_learned_as_it_is_written_where_others_follow(tokenizer, template, learned):
+    tokenizer.chat_template = template
+    example = encode({"messages": CHAT}, tokenizer, 1000)
+    assert stretches(example, tokenizer) == learned
+    assert example["input_ids"] == tokenizer.apply_chat_template(CHAT, tokenize=True)["input_ids"]
+
+
+def test_template_that_ignores_content_is_refused(tokenizer):
+    """As those of models for images do, which write a list of parts and nothing of a text."""
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ message['content'] }}", "{{ message.parts }}")
+    with pytest.raises(UserError, match="writes nothing of turn 3"):
+        encode({"messages": CHAT}, tokenizer, 1000)
