@@ -53,9 +53,9 @@ def quantisation_block(param: Tensor) -> int | None:
     """Return the size of the quantisation blocks of a parameter's moments, in entries; None if they stay float32.
 
     Quantisation blocks lie within the rows (the entries of one index of the first dimension): the largest power of two
-    up to 256 that divides them. So a shard along the first dimension, as FSDP2 cuts, holds whole ones, and the number
-    of ranks changes neither what is quantised nor any value. Tensors of fewer than 4096 entries, and those whose rows
-    64 does not divide (all vectors, convolutions with small kernels), stay float32.
+    up to 256 that divides them. A shard along the first dimension, as FSDP2 cuts, therefore cuts none, and the number of
+    ranks changes neither what is quantised nor any value. Tensors of fewer than 4096 entries, and those whose rows 64
+    does not divide (all vectors, convolutions with small kernels), stay float32.
 
     Raises:
         NotImplementedError: the parameter is sharded within its rows, and a shard cuts a quantisation block.
