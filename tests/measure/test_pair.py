@@ -87,23 +87,6 @@ def test_pair_table_has_a_dash_for_what_is_not_finite():
     ]
 
 
-def test_measure_pair_reads_columns_and_counts_rows_that_are_cut(folders, tmp_path):
-    rows = [{"Q": "what is blue?", "A": answer} for answer in ("the sky", "the sea, and the sky above it")]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = {"probes": [], "data": str(tmp_path / "rows.jsonl"), "columns": {"question": "Q", "answer": "A"}}
-    whole = measure_pair(str(folders / "base"), str(folders / "base"), **options)
-    assert whole.rows == {}
-    cut = measure_pair(str(folders / "base"), str(folders / "base"), max_length=30, **options)
-    assert cut.rows == {"held-out rows cut at max_length": 1}
-    assert cut.base.learned["loss"] != whole.base.learned["loss"]
-    with pytest.raises(
-        UserError, match=r"No row of .*rows\.jsonl has a completion within 3 tokens: raise --max-length"
-    ):
-        measure_pair(str(folders / "base"), str(folders / "base"), max_length=3, **options)
-    with pytest.raises(UserError, match=r"has the fields \['A', 'Q'\]"):
-        measure_pair(str(folders / "base"), str(folders / "base"), **options | {"columns": None})
-
-
 def test_pair_has_the_sign_of_a_comparison_in_which_positive_is_worse():
     def model(accuracy, error=0.0):
         forgotten = {"quiz": {"accuracy": accuracy}}
@@ -123,3 +106,20 @@ def test_pair_has_the_sign_of_a_comparison_in_which_positive_is_worse():
     assert pair_verdict(pair(0.6, 0.01)) == "The tuned model gained on quiz."
     assert pair_verdict(pair(0.4, 0.01)) == "The tuned model forgot quiz."
     assert pair_verdict(pair(0.4, 0.06)) == "The tuned model shows no change beyond noise on quiz."
+
+
+def test_measure_pair_reads_columns_and_counts_rows_that_are_cut(folders, tmp_path):
+    rows = [{"Q": "what is blue?", "A": answer} for answer in ("the sky", "the sea, and the sky above it")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"probes": [], "data": str(tmp_path / "rows.jsonl"), "columns": {"question": "Q", "answer": "A"}}
+    whole = measure_pair(str(folders / "base"), str(folders / "base"), **options)
+    assert whole.rows == {}
+    cut = measure_pair(str(folders / "base"), str(folders / "base"), max_length=30, **options)
+    assert cut.rows == {"held-out rows cut at max_length": 1}
+    assert cut.base.learned["loss"] != whole.base.learned["loss"]
+    with pytest.raises(
+        UserError, match=r"No row of .*rows\.jsonl has a completion within 3 tokens: raise --max-length"
+    ):
+        measure_pair(str(folders / "base"), str(folders / "base"), max_length=3, **options)
+    with pytest.raises(UserError, match=r"has the fields \['A', 'Q'\]"):
+        measure_pair(str(folders / "base"), str(folders / "base"), **options | {"columns": None})

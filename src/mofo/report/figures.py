@@ -78,7 +78,7 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
     "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
     "svg.hashsalt": "mofo",  # the same ids, and so the same file, whenever it is drawn again
 }
-_WIDTH = 4.8  # inches, of a panel
+_WIDTH = 4.2  # inches, of a panel
 
 
 def png(panels: Sequence[Panel]) -> bytes:
