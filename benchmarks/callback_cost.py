@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from common import about_this_run, write
 from datasets import Dataset
-from step_time import about_this_run, write
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 from transformers import __version__ as transformers_version
 

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import torch
-from step_time import SHAPES as CPU_SHAPES
-from step_time import about_this_run, fill_gradients, llama_shapes, write
+from common import SHAPES as CPU_SHAPES
+from common import about_this_run, fill_gradients, llama_shapes, write
+from official import official_step
 
 from mofo import MoFO
-from reference.naive import official_step
 
 SHAPES = {
     **CPU_SHAPES,
@@ -148,7 +148,7 @@ def state_bytes(optimizer):
 
 def scratch_bytes(optimizer):
     """Bytes that our kernels keep from step to step."""
-    return sum(workspace.nbytes for workspace in getattr(optimizer, "_workspaces", {}).values())
+    return sum(workspace.nbytes for workspace in getattr(optimizer, "workspaces", {}).values())
 
 
 def measure(name, shapes, device, repeats, warmup=3):

@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from step_time import FRACTIONS, about_this_run, write
+from common import FRACTIONS, about_this_run, write
 
 from mofo import MoFO
 from mofo.data.rows import load_rows

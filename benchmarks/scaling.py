@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from step_time import about_this_run, write
+from common import about_this_run, write
 
 from mofo import MoFO
 

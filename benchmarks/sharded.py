@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from state_memory import held
-from step_time import SHAPES, about_this_run, fill_gradients, write
+from common import SHAPES, about_this_run, fill_gradients, held, write
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 

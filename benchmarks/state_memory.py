@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 
 import torch
-from step_time import (
+from common import (
     GIVE_BACK,
     SHAPES,
     about_this_run,
     fill_gradients,
+    held,
     llama_shapes,
     make_params,
     measure_memory,
@@ -48,14 +49,6 @@ MODELS = {
     "Llama-3.1-8B": llama_shapes(128256, 4096, 14336, 32, 1024, tied=False),
     "Llama-3.1-70B": llama_shapes(128256, 8192, 28672, 80, 1024, tied=False),
 }
-
-
-def held(moment):
-    """Bytes of a tensor; of a quantised one, of the tensors it is made of."""
-    if type(moment) is torch.Tensor:
-        return moment.numel() * moment.itemsize
-    names, _ = moment.__tensor_flatten__()
-    return sum(held(getattr(moment, name)) for name in names)
 
 
 def between_steps(shapes, kind):

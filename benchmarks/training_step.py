@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from step_time import BASELINE, about_this_run, contenders, share_moments, write
+from common import BASELINE, about_this_run, contenders, share_moments, write
 from transformers import LlamaConfig, LlamaForCausalLM
 
 NAMES = (BASELINE, "MoFO α=0.05", "MoFO α=0.15", "official formula α=0.05")

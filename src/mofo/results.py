@@ -47,6 +47,7 @@ class Metric(Record):
     name: str = Field(description="key of the number in that part of the point, such as `loss`")
     task: str | None = Field(default=None, description="the task whose learning it measures; `null` for all else")
     label: str = Field(description="what readers call it")
+    description: str = Field(default="", description="what it is, in one line")
     unit: str = Field(default="", description="unit in which it is shown; empty if it needs none")
     scale: float = Field(default=1.0, description="factor from the number in the file to the unit in which it is shown")
     higher_is_better: bool = Field(default=False, description="whether a larger number is better")
@@ -62,6 +63,14 @@ class Metric(Record):
             return point.distance.number(self.name) if point.distance else None
         part = point.learned if self.kind == "learned" else point.forgotten
         return part.get(self.source, {}).get(self.name)
+
+    def error(self, point: Point) -> float | None:
+        """Return the standard error of the number at a point; None if it has none."""
+        return point.errors.of(self)
+
+    def change_error(self, point: Point) -> float | None:
+        """Return the standard error of the number's change from the base; None if it has none."""
+        return point.change_errors.of(self)
 
     def change(self, base: Point, point: Point) -> float | None:
         """Return how much worse a point is than the base, in the file's unit: positive is worse.
@@ -102,6 +111,18 @@ class FinalDistance(Distance):
     layers: list[LayerDistance] = Field(default=[], description="the same per layer, in the order of the model")
 
 
+class Errors(Record):
+    """Standard errors of numbers of a point, by the names that the numbers have there; those without are left out."""
+
+    learned: dict[str, dict[str, Number]] = Field(default={}, description="per task")
+    forgotten: dict[str, dict[str, Number]] = Field(default={}, description="per probe")
+
+    def of(self, metric: Metric) -> float | None:
+        """Return the error of a metric's number; None if there is none."""
+        parts = {"learned": self.learned, "forgotten": self.forgotten}
+        return parts.get(metric.kind, {}).get(metric.source, {}).get(metric.name)
+
+
 class Point(Record):
     """One measurement of the model: of the base, or along a run."""
 
@@ -110,6 +131,10 @@ class Point(Record):
     task: str | None = Field(default=None, description="the task that was being trained; `null` for the base")
     learned: dict[str, dict[str, Number]] = Field(description="per task its metrics: held-out `loss`, `accuracy`")
     forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
+    errors: Errors = Field(default=Errors(), description="standard errors of these numbers")
+    change_errors: Errors = Field(
+        default=Errors(), description="standard errors of their changes from the base, question by question"
+    )
     distance: Distance | None = Field(default=None, description="distance from the base; `null` for the base itself")
 
 
@@ -130,6 +155,14 @@ class Seconds(Record):
     total: Number = Field(default=None, description="the run as a whole")
 
 
+class Sample(Record):
+    """A prompt that the base and every tuned model answered greedily."""
+
+    prompt: str = Field(description="the prompt, as the model saw it")
+    expected: str | None = Field(default=None, description="the answer in the data; `null` for a general question")
+    answer: str = Field(description="the base's answer, cut where it did not end")
+
+
 class Run(Record):
     """One fine-tuning: a method with its settings and a seed.
 
@@ -143,6 +176,9 @@ class Run(Record):
     points: list[Point] = Field(description="measurements in order of steps; the last is the end of training")
     training: list[TrainingStep] = Field(default=[], description="the training log")
     distance: FinalDistance | None = Field(default=None, description="distance from the base at the end of training")
+    samples: list[str] = Field(default=[], description="its answers to the prompts of the file's `samples`")
+    model: str | None = Field(default=None, description="path of the tuned model in the output folder, if it was kept")
+    command: str | None = Field(default=None, description="flags of `mofo compare` that make this run alone")
     seconds: Seconds | None = Field(default=None, description="where the time went; `null` if it was not taken")
     peak_memory_bytes: int | None = Field(default=None, description="most memory that the process (CPU) or GPU held")
 
@@ -159,6 +195,7 @@ class SettingInfo(Record):
 
     label: str = Field(description="what readers call it")
     description: str = Field(default="", description="what it means")
+    is_rate: bool = Field(default=False, description="whether it is a learning rate, to be tuned for every method")
 
 
 class Task(Record):
@@ -175,6 +212,11 @@ class Plan(Record):
     training_rows: int = Field(description="rows that can be trained on")
     held_out_rows: int = Field(description="rows that are measured")
     precision: str = Field(description="`float32` or `bfloat16`, in which the model computes")
+    rows: dict[str, int] = Field(
+        default={},
+        description="number of rows that are not used as they are, by reason, such as `training rows cut at "
+        "max_length`",
+    )
 
 
 class Hardware(Record):
@@ -203,6 +245,7 @@ class Results(Record):
     settings: dict[str, SettingInfo] = Field(description="the settings of the methods by name")
     metrics: list[Metric] = Field(description="every number that is measured, in the order in which it is shown")
     base: Point = Field(description="the measurement of the pre-trained model")
+    samples: list[Sample] = Field(default=[], description="prompts with the base's answers, to be read")
     runs: list[Run] = Field(description="one entry per method, combination of settings and seed")
 
     @property
@@ -279,6 +322,9 @@ may be absent, as they are while a run is under way.
 
 *Forgotten* is the change of a probe's metric from the base, with the sign that makes worse positive.
 
+A standard error says how far a number may be off because other questions, windows, rows or texts might have been drawn.
+That of a change compares each question with itself, so that it is smaller than the errors of the two numbers.
+
 What mofo itself measures:
 - of a task: `loss`, the mean cross-entropy of held-out rows, of the completion alone where there is one; `accuracy`,
   the share of held-out problems whose generated answer is exactly right
@@ -292,12 +338,12 @@ What mofo itself measures:
 def document() -> str:
     """Return `docs/results.md`: an example, and every class of the file with its fields, types and meanings."""
     lines = [_INTRODUCTION.format(schema=SCHEMA, example=_compact(example()))]
-    records = (Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Distance, FinalDistance)
-    for record in (*records, LayerDistance, TrainingStep, Seconds):
+    records = (Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Errors, Distance)
+    for record in (*records, FinalDistance, LayerDistance, TrainingStep, Seconds, Sample):
         lines += [f"## {record.__name__}", (record.__doc__ or "").replace("\n    ", "\n").strip(), ""]
         lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
         for name, field in record.model_fields.items():
-            default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
+            default = "" if field.is_required() else f"`{_default(field.default)}`"
             cells = [f"`{field.alias or name}`", _type_name(field.annotation), default, field.description]
             lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.append("")
@@ -322,7 +368,7 @@ def example() -> Results:
             "mofo": MethodInfo(label="MoFO", parts=["mofo"]),
         },
         settings={
-            "learning_rate": SettingInfo(label="lr", description="peak learning rate"),
+            "learning_rate": SettingInfo(label="lr", description="peak learning rate", is_rate=True),
             "fraction": SettingInfo(label="fraction", description="share of entries that move at a step"),
         },
         metrics=[
@@ -330,7 +376,15 @@ def example() -> Results:
             Metric(kind="forgotten", source="divergence", name="kl", label="divergence", unit="nats per token"),
             Metric(kind="distance", source="weights", name="moved", label="entries moved", unit="%", scale=100.0),
         ],
-        base=Point(step=0, learned={task: {"loss": 2.11}}, forgotten={"divergence": {"kl": 0.0}}),
+        base=Point(
+            step=0,
+            learned={task: {"loss": 2.11}},
+            forgotten={"divergence": {"kl": 0.0}},
+            errors=Errors(learned={task: {"loss": 0.05}}, forgotten={"divergence": {"kl": 0.0}}),
+        ),
+        samples=[
+            Sample(prompt="Question: What is 2 + 3?\nAnswer:", expected="2 + 3 = 5\n#### 5", answer=" 2 + 3 = 23")
+        ],
         runs=[
             Run(
                 name="mofo-f0.15-lr0.0001-s0",
@@ -344,11 +398,16 @@ def example() -> Results:
                         task=task,
                         learned={task: {"loss": 1.3}},
                         forgotten={"divergence": {"kl": 0.15}},
+                        errors=Errors(learned={task: {"loss": 0.04}}, forgotten={"divergence": {"kl": 0.008}}),
+                        change_errors=Errors(learned={task: {"loss": 0.02}}, forgotten={"divergence": {"kl": 0.008}}),
                         distance=Distance(l2=3.9, moved=0.44),
                     )
                 ],
                 training=[TrainingStep(step=1, loss=1.9, learning_rate=9e-5)],
                 distance=FinalDistance(l2=3.9, moved=0.44, relative=0.004, layers=[layer]),
+                samples=[" 2 + 3 = 5\n#### 5"],
+                model="runs/mofo-f0.15-lr0.0001-s0/model",
+                command="--methods mofo --set mofo.learning_rate=0.0001 --set mofo.fraction=0.15 --seeds 0",
                 seconds=Seconds(optimizer=12.1, training=200.0, measuring=60.0, total=275.0),
                 peak_memory_bytes=3_100_000_000,
             )
@@ -360,6 +419,10 @@ def _compact(results: Results) -> str:
     """Return the JSON of results with a line for each of the innermost lists and objects."""
     text = results.model_dump_json(by_alias=True, indent=2)
     return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda inner: " ".join(inner[0].split()), text)
+
+
+def _default(value: Any) -> str:
+    return value.model_dump_json(exclude_defaults=True) if isinstance(value, BaseModel) else json.dumps(value)
 
 
 def _type_name(annotation: Any) -> str:

@@ -65,8 +65,8 @@ def test_help_lists_every_part_with_its_settings(capsys):
 def test_help_of_the_demo_shows_the_demos_defaults(capsys):
     shown = help_of(capsys, "demo")
     assert "peak learning rate (default 0.0003)" in shown
-    assert "--batch-size N rows of a batch (default 4)" in shown
-    assert "in place of epochs (default 16)" in shown
+    assert "--batch-size N rows of a batch (default 3)" in shown
+    assert "in place of epochs (default 10)" in shown
     assert "folder of the results (default mofo-demo)" in shown
     assert "--recipe" not in shown
 
@@ -171,7 +171,14 @@ def test_flags_win_over_the_recipe_and_settings_merge(compared, tmp_path):
 def test_epochs_take_the_place_of_the_recipes_steps(compared):
     recipe = recipe_of(compared, "--epochs", "1", command="demo")
     assert (recipe.steps, recipe.epochs) == (None, 1)
-    assert recipe_of(compared, command="demo").steps == 16
+    assert recipe_of(compared, command="demo").steps == 10
+
+
+def test_demo_tries_a_lower_rate_of_the_reference(compared):
+    recipe = recipe_of(compared, command="demo")
+    runs = [(run.method.name, run.method.optimizer.learning_rate) for run in recipe.runs()]
+    assert runs == [("adamw", 1e-4), ("adamw", 3e-4), ("mofo", 3e-4), ("adamw+self-distill", 3e-4)]
+    assert recipe.reference_method() == "adamw"
 
 
 def test_json_is_the_results_alone(compared, capsys):
@@ -184,6 +191,7 @@ def test_json_is_the_results_alone(compared, capsys):
 def test_table_verdict_and_place_of_the_report_are_shown(compared, capsys):
     assert cli.main(["compare", "--output", "there"]) == 0
     printed = capsys.readouterr().out
+    assert printed.startswith("Result: ")
     assert "MoFO" in printed
     assert printed.rstrip().endswith("Report: there/report.html")
 

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from mofo import __version__, cli
-from mofo.cli import compare, demo, measure, report
+from mofo.cli import compare, data, demo, measure, methods, report
 from mofo.cli.parser import Parser
 
-COMMANDS = ("demo", "sft", "compare", "measure", "report")
+COMMANDS = ("demo", "data", "sft", "compare", "measure", "report", "methods")
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",
 }  # fmt: skip
@@ -52,7 +52,7 @@ def test_help_fits_80_columns(capsys, monkeypatch, command):
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [compare, demo, measure, report])
+@pytest.mark.parametrize("command", [compare, data, demo, measure, methods, report])
 def test_examples_are_commands(command):
     parser = Parser(prog="mofo")
     command.add_arguments(parser)
@@ -80,7 +80,9 @@ def loaded_by(*words):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], [], ["help"], ["measure", "--help"], ["report", "--help"], ["nonsense"]]
+    "words",
+    [["--help"], ["--version"], [], ["help"], ["nonsense"]]
+    + [[name, "--help"] for name in ("data", "measure", "methods", "report")],
 )
 def test_help_imports_nothing_heavy(words):
     assert not loaded_by(*words) & HEAVY

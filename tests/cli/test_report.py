@@ -30,3 +30,20 @@ def test_json_of_one_folder_is_its_results(folder, capsys):
 def test_json_of_several_folders_is_a_list(folder, capsys):
     assert cli.main(["report", "--json", str(folder), str(folder)]) == 0
     assert [results["model"] for results in json.loads(capsys.readouterr().out)] == ["smollm2-135m"] * 2
+
+
+def test_report_begins_with_the_answer(folder, capsys):
+    cli.main(["report", str(folder)])
+    heads = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert heads[:3] == ["Result", "Take", "To be surer"]
+
+
+@pytest.mark.parametrize(("flag", "first"), [("--csv", "method,learning_rate,fraction"), ("--markdown", "| method | ")])
+def test_report_as_a_table_prints_nothing_else(folder, capsys, flag, first):
+    assert cli.main(["report", str(folder), flag]) == 0
+    assert capsys.readouterr().out.startswith(first)
+
+
+def test_report_has_one_format_at_a_time(folder):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["report", str(folder), "--csv", "--json"])

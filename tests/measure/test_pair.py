@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mofo.errors import UserError
-from mofo.measure.pair import PairResults, measure_pair, pair_table
-from mofo.results import FinalDistance
+from mofo.measure import learned_metrics
+from mofo.measure.pair import ModelResults, PairResults, measure_pair, pair_legend, pair_table, pair_verdict
+from mofo.results import Errors, FinalDistance, Metric
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +42,24 @@ def test_measure_pair_measures_both_models(folders):
     assert labels == [
         "held-out loss",
         "text loss",
-        "divergence kl",
+        "divergence",
         "L2 distance",
         "L2 distance / L2 of the base",
         "entries moved",
     ]
-    assert float(change[1]) == pytest.approx(float(after[1]) - float(before[1]), abs=2e-4)
+    numbers = [float(column[1].split(" ±")[0]) for column in (before, after, change)]
+    assert numbers[2] == pytest.approx(numbers[1] - numbers[0], abs=2e-4)
+    assert " ±" in after[1]
+    assert results.tuned.change_errors.forgotten["text"]["loss"] > 0
+    assert "divergence" in pair_verdict(results)
+    assert len(pair_legend(results)) == 3
 
 
 def test_measure_pair_of_a_model_with_itself_finds_no_change(folders):
     results = measure_pair(str(folders / "base"), str(folders / "base"), probes=["text"])
-    assert results.base == results.tuned
+    assert results.base.forgotten == results.tuned.forgotten
     assert results.base.learned == {}
+    assert pair_verdict(results) == "The tuned model shows no change beyond noise on text loss."
     assert results.distance.l2 == 0
 
 
@@ -68,11 +75,51 @@ def test_pair_table_has_a_dash_for_what_is_not_finite():
             "base": {"learned": {"loss": 2.0}, "forgotten": {}},
             "tuned": {"learned": {"loss": nan}, "forgotten": {}},
             "distance": FinalDistance(l2=nan, moved=1.0, relative=nan),
+            "metrics": learned_metrics("task")[:1],
         }
     )
+    assert pair_verdict(results) == "The tuned model has no finite held-out loss: it diverged."
     assert shown(results) == [
         ["held-out loss", "L2 distance", "L2 distance / L2 of the base", "entries moved"],
         ["2.0000", "", "", ""],
         ["–", "–", "–", "100.00%"],
         ["–", "", "", ""],
     ]
+
+
+def test_pair_has_the_sign_of_a_comparison_in_which_positive_is_worse():
+    def model(accuracy, error=0.0):
+        forgotten = {"quiz": {"accuracy": accuracy}}
+        return ModelResults(
+            learned={}, forgotten=forgotten, change_errors=Errors(forgotten={"quiz": {"accuracy": error}})
+        )
+
+    metric = Metric(
+        kind="forgotten", source="quiz", name="accuracy", label="quiz", unit="%", scale=100, higher_is_better=True
+    )
+
+    def pair(after, error):
+        distance = FinalDistance(l2=1.0, moved=1.0, relative=1.0)
+        return PairResults(base=model(0.5), tuned=model(after, error), distance=distance, metrics=[metric])
+
+    assert [column[0] for column in shown(pair(0.6, 0.01))] == ["quiz, %", "50.0000", "60.0000", "-10.0000 ±1.0000"]
+    assert pair_verdict(pair(0.6, 0.01)) == "The tuned model gained on quiz."
+    assert pair_verdict(pair(0.4, 0.01)) == "The tuned model forgot quiz."
+    assert pair_verdict(pair(0.4, 0.06)) == "The tuned model shows no change beyond noise on quiz."
+
+
+def test_measure_pair_reads_columns_and_counts_rows_that_are_cut(folders, tmp_path):
+    rows = [{"Q": "what is blue?", "A": answer} for answer in ("the sky", "the sea, and the sky above it")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"probes": [], "data": str(tmp_path / "rows.jsonl"), "columns": {"question": "Q", "answer": "A"}}
+    whole = measure_pair(str(folders / "base"), str(folders / "base"), **options)
+    assert whole.rows == {}
+    cut = measure_pair(str(folders / "base"), str(folders / "base"), max_length=30, **options)
+    assert cut.rows == {"held-out rows cut at max_length": 1}
+    assert cut.base.learned["loss"] != whole.base.learned["loss"]
+    with pytest.raises(
+        UserError, match=r"No row of .*rows\.jsonl has a completion within 3 tokens: raise --max-length"
+    ):
+        measure_pair(str(folders / "base"), str(folders / "base"), max_length=3, **options)
+    with pytest.raises(UserError, match=r"has the fields \['A', 'Q'\]"):
+        measure_pair(str(folders / "base"), str(folders / "base"), **options | {"columns": None})

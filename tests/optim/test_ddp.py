@@ -51,7 +51,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ddp_step_sends_nothing_and_equals_one_process(world_size, tmp_path):
     back_ends = [back_end.values[0] for back_end in BACK_ENDS]
@@ -91,7 +91,7 @@ def train_with_zero_redundancy_optimizer():
     return len(optimizer.optim.state)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_zero_redundancy_optimizer_keeps_tensors_in_one_piece(tmp_path):
     with Processes(2, tmp_path) as processes:
         states = processes.run(train_with_zero_redundancy_optimizer)

@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 import torch
+from official import official_step
 
 from mofo import MoFO
 from mofo.optim.rule.scores import SCORES, noise, noise_key
 from reference.back_ends import BACK_ENDS
-from reference.naive import naive_step, official_step
+from reference.naive import naive_step
 
 OPTIONS = {"lr": 1e-2, "fraction": 0.3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 

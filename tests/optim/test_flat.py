@@ -170,7 +170,7 @@ def step_after_fully_shard():
     return error, [param.detach().full_tensor() for param in model.parameters()]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_fsdp2_parameters_are_not_flat(two):
     for error, params in two.run(step_after_fully_shard):
         assert error is None
@@ -212,7 +212,7 @@ def train_with_fsdp1():
     return said
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_fsdp1_is_refused_on_every_process_unless_allowed(two):
     for said in two.run(train_with_fsdp1):
         assert len(said) == 6
@@ -250,7 +250,7 @@ def train_with_deepspeed():
     return said
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 def test_deepspeed_zero_is_refused_unless_allowed(two):
     for said in two.run(train_with_deepspeed):

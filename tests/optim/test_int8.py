@@ -418,7 +418,7 @@ needs_distributed = pytest.mark.skipif(not dist.is_available(), reason="torch wa
 @needs_distributed
 @pytest.mark.parametrize(
     ("saving", "loading"),
-    [(1, 1), *(pytest.param(*worlds, marks=pytest.mark.slow) for worlds in [(2, 2), (2, 1), (1, 2)])],
+    [(1, 1), *(pytest.param(*worlds, marks=pytest.mark.processes) for worlds in [(2, 2), (2, 1), (1, 2)])],
 )
 def test_sharded_state_survives_a_checkpoint_on_any_number_of_ranks(saving, loading, tmp_path):
     _run(saving, _save_sharded, tmp_path / "checkpoint", tmp_path)

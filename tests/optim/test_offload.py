@@ -385,7 +385,7 @@ def _train_with_ddp(rank, store, folder):
         dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 def test_ddp_gradients_count_after_their_reduction(tmp_path):
     torch.multiprocessing.spawn(_train_with_ddp, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
@@ -395,6 +395,7 @@ def test_ddp_gradients_count_after_their_reduction(tmp_path):
             assert all(torch.equal(param, params[0]) for param in params)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"clip": 0.01}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -2,8 +2,6 @@
 
 import functools
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,11 +14,13 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 from mofo import MoFO
 from mofo.optim.distributed import search
-from mofo.optim.distributed.layout import find_layout, parts_of_dimension
+from mofo.optim.distributed.layout import find_layout
 from mofo.optim.rule.scores import SCORES
 from mofo.optim.state.int8 import dequantise
 from reference.back_ends import BACK_ENDS, needs_native
 from reference.processes import Processes
+
+pytestmark = pytest.mark.processes
 
 SHAPES = [(7, 5), (8, 6), (12, 3, 4), (1, 5), (5,), (4,), (64, 33), (4, 1), (0, 3), (132, 70)]
 LAYOUTS = {
@@ -144,7 +144,7 @@ def test_sharded_step_equals_one_process(processes, name, back_end):
     processes.run(compare_many, *LAYOUTS[name], back_end, name, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_sharded_step_equals_one_process_with_many_options(processes, name):
     processes.run(compare_many, *LAYOUTS[name], {}, f"many {name}", 15)
@@ -362,17 +362,6 @@ def test_checkpoint_of_one_process_loads_into_shards(processes, tmp_path):
     processes.run(restored_in_one_process, str(tmp_path))
 
 
-@pytest.mark.parametrize("cuts", [(), ((2, 1),), ((3, 1),), ((2, 2), (2, 1)), ((2, 1), (2, 1)), ((4, 3), (3, 1))])
-@pytest.mark.parametrize("size", [0, 1, 2, 5, 12, 13])
-def test_parts_of_dimension_are_an_ascending_partition(size, cuts):
-    parts = parts_of_dimension(size, cuts)
-    assert sorted(torch.cat(parts).tolist()) == list(range(size))
-    assert all(part.tolist() == sorted(part.tolist()) for part in parts)
-    if len(cuts) == 1 and cuts[0][1] == 1 and size:
-        chunks = torch.arange(size).chunk(cuts[0][0])
-        assert [part.tolist() for part in parts[: len(chunks)]] == [chunk.tolist() for chunk in chunks]
-
-
 def indices(name):
     mesh_shape, placements = LAYOUTS[name]
     mesh = make_mesh(mesh_shape)
@@ -388,8 +377,3 @@ def indices(name):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_global_index_is_that_of_the_full_tensor(processes, name):
     processes.run(indices, name)
-
-
-def test_import_does_not_load_dtensor():
-    code = "import sys, mofo; assert 'torch.distributed.tensor' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

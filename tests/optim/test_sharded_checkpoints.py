@@ -13,6 +13,8 @@ from torch.distributed.tensor import distribute_tensor
 from mofo import MoFO
 from reference.processes import Processes
 
+pytestmark = pytest.mark.processes
+
 OPTIONS = {"lr": 1e-2, "fraction": 0.1, "weight_decay": 0.1}
 
 

@@ -21,6 +21,7 @@ from mofo.optim.rule.blocks import as_blocks
 from mofo.optim.rule.scores import SCORES, noise, noise_key, scores, select_top_k
 from mofo.optim.rule.types import Operands
 from mofo.optim.rule.update import update
+from reference.matrix import matrix
 from reference.operands import RULE, bits, copied, make_operands
 from reference.patterns import KINDS, patterned
 
@@ -37,7 +38,12 @@ pytestmark = [
     # NumPy's, where the interpreter divides by zero and rounds to infinity
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
-on_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
+
+
+def on_gpu(test):
+    """Mark a test that runs on a GPU alone."""
+    return pytest.mark.gpu(pytest.mark.skipif(INTERPRETED, reason="needs a GPU")(test))
+
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Blocks of more than 256 entries are large; and each way in which the sample misleads or the pool is too small.
@@ -107,18 +113,17 @@ def test_kernels_meet_specification_on_the_hardest_patterns(path, score):
     assert_meets_the_specification(tensors, PATHS[path], score=score)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fraction", [1e-6, 0.6])
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("path", "score", "fraction"),
+    matrix(PATHS, SCORES, [1e-6, 0.6], always=lambda *case: case == ("usual", "momentum", 0.6)),
+)
 def test_kernels_meet_specification_on_every_pattern_path_and_score(path, score, fraction):
     generator = torch.Generator().manual_seed(1)
     tensors = [make_operands(patterned(kind, 1300, generator).float(), generator) for kind in KINDS]
     assert_meets_the_specification(tensors, PATHS[path], score=score, fraction=fraction)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", matrix(PATHS, always=lambda path: path == "pool_of_one"))
 def test_kernels_meet_specification_in_two_steps_of_blocks_of_rows(path):
     generator = torch.Generator().manual_seed(10)
     grads = [patterned(kind, 3 * 300, generator).view(3, 300).bfloat16() for kind in KINDS]
@@ -440,9 +445,9 @@ def test_capturable_counts_steps_on_the_device(taken_for_gpu, everything_is_a_de
     ("target", "scores"),
     [
         ("cuda:90", SCORES[:1]),
-        pytest.param("cuda:90", SCORES[1:], marks=pytest.mark.slow),
-        pytest.param("cuda:80", SCORES, marks=pytest.mark.slow),
-        pytest.param("hip:gfx942", SCORES, marks=pytest.mark.slow),
+        pytest.param("cuda:90", SCORES[1:], marks=pytest.mark.full),
+        pytest.param("cuda:80", SCORES, marks=pytest.mark.full),
+        pytest.param("hip:gfx942", SCORES, marks=pytest.mark.full),
     ],
 )
 def test_kernels_compile(target, scores):

@@ -1,10 +1,13 @@
-"""The back ends that must have the same results, as options of MoFO."""
+"""The back ends that must have the same results: as classes, and as options of MoFO."""
 
 import os
 
 import pytest
 
 from mofo.optim.kernels.cpu import library
+from mofo.optim.kernels.cpu.step import NativeStep
+from mofo.optim.kernels.plain.foreach import ForeachStep
+from mofo.optim.kernels.plain.reference import ReferenceStep
 
 # MOFO_REQUIRE_NATIVE=1, as with make where there is a compiler: without the library they fail
 needs_native = pytest.mark.skipif(
@@ -12,6 +15,11 @@ needs_native = pytest.mark.skipif(
     reason=f"no native library: {library.load()}",
 )
 
+KERNELS = [
+    pytest.param(ReferenceStep, id="reference"),
+    pytest.param(ForeachStep, id="foreach"),
+    pytest.param(NativeStep, id="native", marks=needs_native),
+]
 BACK_ENDS = [
     pytest.param({"foreach": False}, id="plain"),
     pytest.param({"foreach": True}, id="foreach"),

@@ -41,16 +41,3 @@ def naive_step(param, grad, m, v, t, *, lr, fraction, betas, eps, weight_decay, 
             v_hat = v[i] / (1 - beta2**t)
             new[i] -= lr * m_hat / (math.sqrt(v_hat) + eps)
     return new, m, v, moved
-
-
-def official_step(param, grad, m, v, t, *, lr, fraction, betas, eps, weight_decay):
-    """The official update formula, in torch and in place: a threshold by top-k, `>=`, and decay of all entries."""
-    import torch
-
-    beta1, beta2 = betas
-    param.mul_(1 - lr * weight_decay)
-    m.lerp_(grad, 1 - beta1)
-    v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    denominator = (v.sqrt() / math.sqrt(1 - beta2**t)).add_(eps)
-    threshold = torch.topk(m.abs().flatten(), int(m.numel() * fraction)).values.min()
-    param.addcdiv_(torch.where(m.abs() >= threshold, m, 0), denominator, value=-lr / (1 - beta1**t))

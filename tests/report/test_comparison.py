@@ -1,9 +1,10 @@
 """What is derived from results."""
 
 import pytest
-from fake import BASE, KL, TASK, make_comparison, make_results, path_results
+from fake import BASE, KL, LOSS, TASK, make_comparison, make_results, path_results
 
 from mofo.report.comparison import Comparison
+from mofo.results import Errors, TrainingStep
 
 
 def measures(metrics):
@@ -84,11 +85,51 @@ def test_amounts_are_in_the_unit_in_which_they_are_shown():
     assert found.at_end(found.configurations[0], moved).mean == 100.0
 
 
-def test_trajectory_leaves_out_what_is_not_finite():
+def test_trajectory_leaves_out_probes_that_are_not_finite():
+    found = Comparison(path_results({("mofo", 1e-4, 0): [(1.5, 0.1), (1.2, float("nan"))]}))
+    assert found.trajectory(found.runs[0], KL) == [(2.0, 0.0), (1.5, 0.1)]
+
+
+def test_trajectory_of_a_run_that_diverged_is_the_base_alone():
     found = Comparison(
         path_results({("mofo", 1e-4, 0): [(1.5, 0.1), (None, 0.2), (float("nan"), 0.3), (1.2, float("nan"))]})
     )
-    assert found.trajectory(found.runs[0], KL) == [(2.0, 0.0), (1.5, 0.1)]
+    assert found.trajectory(found.runs[0], KL) == [(2.0, 0.0)]
+    assert found.diverged_at(found.runs[0]) == 2
+    assert found.divergences == ["MoFO at lr\u00a01e-4 diverged at step 2"]
+
+
+def test_run_whose_training_loss_was_not_finite_diverged():
+    results = path_results({("mofo", 1e-4, 0): [(1.5, 0.1), (1.4, 0.1)], ("mofo", 1e-4, 1): [(1.5, 0.1), (1.4, 0.1)]})
+    results.runs[0].training.append(TrainingStep(step=1, loss=None))
+    found = Comparison(results)
+    assert found.divergences == ["MoFO at lr\u00a01e-4 diverged at step 1 with 1 of 2 seeds"]
+    assert found.at_end(found.configurations[0], KL) is None
+
+
+def test_divergences_of_a_method_are_one_clause():
+    found = Comparison(path_results({("mofo", rate, 0): [(None, 0.1)] for rate in (1.0, 2.0)}))
+    assert found.divergences == ["MoFO diverged at step 1 (lr\u00a01) and at step 1 (lr\u00a02)"]
+
+
+def test_error_is_the_mean_over_seeds_in_the_unit_that_is_shown():
+    results = path_results({("mofo", 1e-4, seed): [(1.5, 0.1)] for seed in (0, 1)})
+    for run, error in zip(results.runs, (0.02, 0.04), strict=True):
+        errors = Errors(forgotten={"divergence": {"kl": error}})
+        run.points[0] = run.points[0].model_copy(update={"change_errors": errors})
+    found = Comparison(results)
+    assert found.error(found.configurations[0], KL) == pytest.approx(0.03)
+    assert found.at_end(found.configurations[0], KL).error == pytest.approx(0.03)
+    assert found.error(found.configurations[0], LOSS) is None
+
+
+def test_base_text_has_the_standard_error():
+    results = path_results({("mofo", 1e-4, 0): [(1.5, 0.1)]})
+    assert Comparison(results).base_text(LOSS) == "2.000"
+    base = results.base.model_copy(update={"errors": Errors(learned={TASK: {"loss": 0.04}})})
+    found = Comparison(results.model_copy(update={"base": base}))
+    assert found.base_text(LOSS) == "2.00 ± 0.04"
+    assert found.base_text(KL) == "0"
 
 
 def test_settings_are_shown_where_they_differ():

@@ -3,32 +3,32 @@
 import re
 
 import pytest
-from fake import TASK, Character, make_comparison, make_results, set_path
+from fake import TASK, Character, change_runs, make_comparison, make_results, path_results, set_path
 
 from mofo.report import Comparison, verdict
+from mofo.results import Errors
 
 
 def test_verdict_on_one_seed_says_that_there_is_no_spread():
     sentence = verdict(make_comparison())
     assert sentence.startswith("At equal learning (held-out loss 1.")
     assert "MoFO forgot less than AdamW on" in sentence
-    assert "one seed each: no spread" in sentence
+    assert "One seed each: no spread, so these differences may be chance" in sentence
     assert "±" not in sentence
 
 
 def test_verdict_on_three_seeds_gives_spreads_and_percent():
     sentence = verdict(make_comparison(seeds=(0, 1, 2)))
     assert re.search(r"divergence \(0\.\d+ ± 0\.\d+ against 0\.\d+ ± 0\.\d+, \d+ % less\)", sentence)
-    assert re.search(r"L2 distance: \S+ ± \S+ against \S+ ± \S+, \d+ % less\.", sentence)
     assert "3 seeds" in sentence
 
 
 def test_verdict_gives_no_percent_of_changes_that_can_have_either_sign():
     sentence = verdict(make_comparison(seeds=(0, 1, 2)))
-    assert sentence.count("%") == 2  # of the divergence and of the distance
+    assert sentence.count("%") == 1  # of the divergence
     results = make_results(seeds=(0, 1, 2))
     results.runs[0].points[0].forgotten["divergence"]["kl"] = -0.01
-    assert verdict(Comparison(results)).count("%") == 1
+    assert "%" not in verdict(Comparison(results))
 
 
 def test_verdict_says_a_loss_as_plainly_as_a_win():
@@ -43,7 +43,7 @@ def test_verdict_does_not_distinguish_equal_methods():
     twins = [run.model_copy(update={"method": "mofo", "name": f"mofo-{run.name}"}, deep=True) for run in results.runs]
     methods = make_results(learning_rates=()).methods
     results = results.model_copy(update={"runs": results.runs + twins, "methods": methods})
-    assert "MoFO and AdamW cannot be distinguished on text loss" in verdict(Comparison(results))
+    assert "MoFO cannot be told from AdamW on text loss" in verdict(Comparison(results))
 
 
 def test_verdict_without_overlap_refuses_to_compare():
@@ -91,8 +91,14 @@ def test_verdict_on_one_method_compares_nothing(method):
 
 def test_verdict_on_one_method_that_never_learned():
     results = make_results(methods=("adamw",), learning_rates=(1e-4,))
+    set_path(results.runs[0], [(2.3, 0.1), (2.5, 0.2), (2.2, 0.3)])
+    never = "AdamW is the only method, and AdamW never got below the base's held-out loss."
+    assert verdict(Comparison(results)) == never
     set_path(results.runs[0], [(None, 0.1), (2.5, 0.2), (2.2, 0.3)])
-    assert verdict(Comparison(results)) == "AdamW is the only method, and it never got below the base's held-out loss."
+    assert verdict(Comparison(results)) == (
+        "AdamW is the only method, and every configuration of AdamW diverged. "
+        "AdamW at lr\u00a01e-4 diverged at step 20."
+    )
 
 
 def test_verdict_on_unfinished_results_says_so():
@@ -102,9 +108,84 @@ def test_verdict_on_unfinished_results_says_so():
     assert verdict(Comparison(results)) == "Unfinished; so far: no run has been measured yet."
 
 
-def test_verdict_is_about_the_first_other_method_and_the_reference():
-    comparison = make_comparison(methods=("mofo-random", "mofo", "adamw"))
-    assert re.search(r"MoFO \(random\) forgot \w+ than AdamW", verdict(comparison))
+THREE = ("mofo-random", "mofo", "adamw")
+
+
+def test_verdict_on_three_methods_holds_each_against_the_reference():
+    sentence = verdict(make_comparison(methods=THREE, seeds=(0, 1, 2), noise=0.01))
+    assert re.search(r"on text loss MoFO and MoFO \(random\) forgot less than AdamW \(\S+ ± \S+\)\.", sentence)
+    assert re.search(r"Least: MoFO \(\S+ ± \S+\)\.", sentence)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_verdict_on_three_methods_never_ranks_with_fewer_than_three_seeds(seeds):
+    sentence = verdict(make_comparison(methods=THREE, seeds=seeds))
+    assert "forgot" not in sentence.replace("forgets", "")
+    assert "too few to tell which of these 3 methods forgets less" in sentence
+
+
+def test_verdict_on_three_methods_says_which_ones_are_not_compared():
+    results = make_results(methods=THREE, seeds=(0, 1, 2), learning_rates=(1e-4,))
+    for run in results.runs:
+        if run.method == "mofo-random":
+            set_path(run, [(2.0, 0.1)] * 3)
+        if run.method == "mofo":
+            set_path(run, [(1.5, 0.1), (None, 0.1), (None, 0.1)])
+    sentence = verdict(Comparison(results))
+    assert "MoFO at lr\u00a01e-4 and fraction\u00a00.15 diverged at step 40." in sentence
+    assert "No two methods learned enough to be compared" in sentence
+
+
+def pair(ours, theirs, noise=0.0, base=1.0):
+    """Results of two methods whose text loss ends that much above the base's, with the same standard error."""
+    results = path_results({("adamw", 1e-4, 0): [(1.5, theirs)], ("mofo", 1e-4, 0): [(1.5, ours)]})
+    point = results.base.model_copy(update={"forgotten": {"divergence": {"kl": base}}})
+
+    def change(run):
+        (end,) = run.points
+        errors = Errors(forgotten={"divergence": {"kl": noise}})
+        kl = {"divergence": {"kl": base + end.forgotten["divergence"]["kl"]}}
+        return run.model_copy(
+            update={"points": [end.model_copy(update={"forgotten": kl, "change_errors": errors})]}, deep=True
+        )
+
+    return Comparison(change_runs(results.model_copy(update={"base": point}), change))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (0.1, 0.2, "MoFO forgot less than AdamW on divergence (0.100 against 0.200)"),
+        (0.2, 0.1, "MoFO forgot more than AdamW on divergence (0.200 against 0.100)"),
+        (-0.2, -0.1, "MoFO gained more than AdamW on divergence (0.200 gained against 0.100 gained)"),
+        (-0.1, -0.2, "MoFO gained less than AdamW on divergence (0.100 gained against 0.200 gained)"),
+        (-0.1, 0.2, "MoFO forgot less than AdamW on divergence (0.100 gained against 0.200)"),
+    ],
+)
+def test_verdict_says_forgot_only_of_what_got_worse_than_the_base(ours, theirs, words):
+    assert words in verdict(pair(ours, theirs))
+
+
+def test_verdict_says_what_lies_within_the_probes_standard_error():
+    assert "MoFO cannot be told from AdamW on divergence." in verdict(pair(0.1, 0.2, noise=0.04))
+    assert "forgot less" in verdict(pair(0.1, 0.2, noise=0.02))
+
+
+def test_verdict_says_that_a_lower_rate_of_the_reference_was_not_tried():
+    results = make_results(learning_rates=(1e-4,))
+    rate = results.settings["learning_rate"].model_copy(update={"is_rate": True})
+    results = results.model_copy(update={"settings": results.settings | {"learning_rate": rate}})
+    assert verdict(Comparison(results)).endswith("A lower lr of AdamW was not tried: it might forget less.")
+    assert "not tried" not in verdict(make_comparison(learning_rates=(1e-4,)))
+
+
+def test_verdict_on_one_method_says_forgot_and_gained():
+    results = make_results(methods=("mofo",), learning_rates=(1e-4,))
+    for point in results.runs[0].points:
+        point.forgotten["text"]["loss"] = 3.5
+    sentence = verdict(Comparison(results))
+    assert re.search(r"gained text loss \(0\.221\)", sentence)
+    assert re.search(r"forgot divergence", sentence)
 
 
 def test_verdict_with_a_run_that_diverged_rests_on_the_others():
@@ -112,4 +193,14 @@ def test_verdict_with_a_run_that_diverged_rests_on_the_others():
     for run in results.runs:
         if run.settings["learning_rate"] == 3e-4:
             set_path(run, [(None, 9.0)] * 3)
-    assert "1 of 2 and 1 of 2" in verdict(Comparison(results))
+    sentence = verdict(Comparison(results))
+    assert "1 of 2 and 1 of 2" in sentence
+    assert "AdamW at lr\u00a03e-4 diverged at step 20; MoFO at lr\u00a03e-4 and fraction\u00a00.15 diverged" in sentence
+
+
+def test_verdict_never_compares_the_warm_up_of_a_run_that_diverged():
+    results = make_results(learning_rates=(1e-4,))
+    set_path(results.runs[0], [(1.6, 0.1), (1.4, 0.2), (None, 0.3)])
+    sentence = verdict(Comparison(results))
+    assert "forgot" not in sentence
+    assert "AdamW at lr\u00a01e-4 diverged at step 60." in sentence

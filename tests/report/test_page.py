@@ -17,7 +17,7 @@ from mofo.report.fronts import front
 from mofo.report.sections import forgetting
 from mofo.results import FinalDistance, LayerDistance
 
-VOID = {"meta", "img", "br", "link", "input"}
+VOID = {"meta", "img", "br", "link", "input", "source"}
 
 
 class Page(HTMLParser):
@@ -62,7 +62,8 @@ def test_page_holds_every_section(drawn):
         assert part in page.text
     assert "MoFO forgot less than AdamW" in page.text
     assert "Unfinished" not in page.text
-    assert page.tags.count("img") == 5 + 2 + 2  # measures and distance, methods, L2 and moved
+    assert page.tags.count("img") == 3 + 5 + 2 + 2  # headlines, measures and distance, methods, L2 and moved
+    assert page.tags.count("source") == page.tags.count("img")  # each for a dark page as well
 
 
 def test_page_is_self_contained(drawn):
@@ -76,10 +77,12 @@ def test_page_is_self_contained(drawn):
 
 
 def test_plots_are_pictures(drawn):
-    assert {path.name for path in (drawn / "plots").iterdir()} == {"forgetting.png", "learning.png", "distance.png"}
+    assert {path.name for path in (drawn / "plots").iterdir()} == {
+        f"{name}.png" for name in ("equal_learning", "forgetting", "learning", "distance")
+    }
     for path in (drawn / "plots").iterdir():
         with Image.open(path) as image:
-            assert image.width > 1000
+            assert image.width > 700
             assert len(image.convert("RGB").getcolors(1 << 24)) > 50  # something is drawn
 
 
@@ -197,7 +200,7 @@ def test_page_of_runs_that_diverged_at_once(tmp_path):
         ),
     )
     page = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8"))
-    assert "never got below the base's held-out loss" in page.text
+    assert "every configuration of MoFO and AdamW diverged" in page.text
 
 
 def test_page_of_fourteen_methods(tmp_path):

@@ -1,11 +1,11 @@
 """The tables of the page, section by section."""
 
 import pytest
-from fake import TASK, change_runs, make_comparison, make_results
+from fake import TASK, change_runs, make_comparison, make_results, set_path
 
 from mofo.report import Comparison
-from mofo.report.sections import cost, equal_learning, equal_steps, limits
-from mofo.results import Seconds
+from mofo.report.sections import cost, equal_learning, equal_steps, limits, reading, samples
+from mofo.results import Errors, Sample, Seconds
 
 
 def column(table, head):
@@ -99,8 +99,60 @@ def divergence_cells(comparison):
 
 def test_equal_learning_marks_as_best_what_is_ahead_by_more_than_the_spread():
     cells = divergence_cells(make_comparison(seeds=(0, 1, 2), noise=0.001))
-    assert [cell.bold for cell in cells[0]] == [False, True]
+    assert [cell.bold for cell in cells[0]] == [True, False]  # the first forgot less
     assert not any(cell.bold for row in divergence_cells(make_comparison()) for cell in row)
+
+
+def test_equal_learning_is_ordered_by_what_was_forgotten_and_ends_with_what_is_not_compared():
+    results = make_results(methods=("adamw", "mofo", "mofo-random"), learning_rates=(1e-4,), seeds=(0, 1, 2))
+    for run in results.runs:
+        if run.method == "adamw":
+            for point in run.points:
+                point.learned[TASK]["loss"] = 2.0
+    section = equal_learning.section(Comparison(results))
+    heads = [row.head for row in section.table.groups[0].rows]
+    assert [head.text for head in heads] == ["MoFO", "MoFO (random)", "AdamW"]
+    assert heads[-1].note == "learned too little, 2.000 at best"
+    assert section.caption.startswith("Ordered by text loss. ")
+
+
+def test_equal_learning_says_what_lies_within_noise():
+    results = make_results(learning_rates=(1e-4,))
+    errors = Errors(forgotten={"text": {"loss": 0.5}, "divergence": {"kl": 0.001}})
+
+    def change(run):
+        points = [point.model_copy(update={"change_errors": errors}) for point in run.points]
+        return run.model_copy(update={"points": points})
+
+    table = equal_learning.section(Comparison(change_runs(results, change))).table
+    assert [cell.note for cell in table.groups[0].rows[0].cells[:2]] == ["within\u00a0noise", ""]
+
+
+def test_reading_explains_each_metric_with_the_bases_number():
+    results = make_results(learning_rates=(1e-4,))
+    metrics = [m.model_copy(update={"description": "mean loss on a story"}) for m in results.metrics[2:3]]
+    results = results.model_copy(update={"metrics": [*results.metrics[:2], *metrics, *results.metrics[3:]]})
+    terms = reading.section(Comparison(results)).terms
+    assert terms["text loss"] == "Mean loss on a story; in nats per token, lower is better. The base has 3.72."
+    assert terms["choice accuracy"] == "In percentage points, higher is better. The base has 61.2."
+
+
+def test_samples_show_the_base_and_the_best_run_of_each_method():
+    results = make_results(learning_rates=(1e-4, 3e-4))
+    results = results.model_copy(update={"samples": [Sample(prompt="2 + 3?", expected="5", answer="four")]})
+    results = change_runs(results, lambda run: run.model_copy(update={"samples": [run.name]}))
+    set_path(results.runs[1], [(1.5, 0.1), (1.4, 0.1), (None, 0.1)])
+    (conversation,) = samples.section(Comparison(results)).conversations
+    assert (conversation.prompt, conversation.expected) == ("2 + 3?", "5")
+    assert [(written.author, written.text) for written in conversation.answers] == [
+        ("base", "four"),
+        ("AdamW, lr\u00a01e-4", "adamw-lr0.0001-s0"),  # the other one diverged
+        ("MoFO, lr\u00a03e-4", "mofo-f0.15-lr0.0003-s0"),
+    ]
+
+
+def test_samples_that_were_not_written_have_no_section():
+    assert samples.section(make_comparison()) is None
 
 
 def test_limits_name_runs_that_diverged():

@@ -56,7 +56,7 @@ def test_help_shows_mofos_flags_first(capsys):
         parse(["--help"])
     ours, trls = capsys.readouterr().out.split("\noptions:\n")
     assert "\nMoFO:\n" in ours
-    assert all(flag in ours for flag in ("--fraction", "--score", "--decay", "--state"))
+    assert all(flag in ours for flag in ("--fraction", "--score", "--decay", "--state_dtype", "--method"))
     assert "--learning_rate" in trls
     assert "--packing" in trls
     assert "--optim " not in trls

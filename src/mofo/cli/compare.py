@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofo.cli.output import as_json, show, show_comparison
+from mofo.cli.output import add_formats, as_json, as_table, show, show_comparison
 from mofo.cli.recipe_flags import add_recipe_flags, list_parts, recipe_values
 from mofo.errors import UserError
 
@@ -61,7 +61,7 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the comparison in that folder")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, show what it will take, and stop")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_formats(parser)
 
 
 def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None) -> int:
@@ -82,6 +82,8 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
         raise KeyboardInterrupt("run the same command again to resume") from None
     if arguments.json:
         print(as_json(results))
+    elif (table := as_table(results, arguments)) is not None:
+        print(table, end="")
     else:
         show_comparison(results, arguments.output / "report.html")
     return 0

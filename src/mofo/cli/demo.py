@@ -12,12 +12,12 @@ from mofo.cli.recipe_flags import add_recipe_flags
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
 
-HELP = "Compare AdamW and MoFO on a small model in a few minutes"
+HELP = "Compare AdamW, MoFO and self-distillation in a few minutes"
 RECIPE = Path(__file__).parents[1] / "compare" / "demo.yaml"
 EXAMPLES = """\
 examples:
   mofo demo
-  mofo demo --learning-rates 1e-4,3e-4 --jobs 2 --output two-rates
+  mofo demo --jobs 2 --seeds 0,1,2 --output three-seeds
 """
 
 

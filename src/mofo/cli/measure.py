@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mofo.cli.output import as_json, show
 from mofo.cli.recipe_flags import split_commas
+from mofo.cli.row_flags import add_row_flags
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
@@ -35,11 +36,12 @@ def add_arguments(parser: Parser) -> None:
     models.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a model")
     measuring = parser.add_argument_group("measuring")
     measuring.add_argument(
-        "--data", metavar="DATA", help="held-out data of the task: .jsonl, .json, .csv or .parquet file, or hub id"
+        "--data", metavar="DATA", help="held-out data of the task: file, folder or pattern of files, or hub id"
     )
     measuring.add_argument(
         "--rows", type=int, default=100, metavar="N", help="use only the first N of its rows (default 100)"
     )
+    add_row_flags(measuring)
     measuring.add_argument(
         "--probes",
         type=split_commas,
@@ -51,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure both models and show the results."""
-    from mofo.measure.pair import measure_pair, pair_table
+    from mofo.measure.pair import measure_pair, pair_legend, pair_table, pair_verdict
 
     results = measure_pair(
         arguments.base,
@@ -59,12 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
         probes=arguments.probes,
         data=arguments.data,
         rows=arguments.rows,
+        max_length=arguments.max_length,
+        columns=arguments.columns,
+        turns=arguments.turns,
         trust_remote_code=arguments.trust_remote_code,
     )
     if arguments.json:
         print(as_json(results))
     else:
+        show(pair_verdict(results))
         show(pair_table(results))
-        for note in results.notes:
-            show(note)
+        for line in [*pair_legend(results), *results.notes]:
+            show(line)
     return 0

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import argparse
+
     from rich.console import RenderableType
 
     from mofo.results import Record, Results
@@ -24,10 +26,35 @@ def show(content: RenderableType) -> None:
 
 
 def show_comparison(results: Results, page: Path) -> None:
-    """Print the table and the verdict of a comparison, and where its report lies."""
-    from mofo.report import Comparison, summary_table, verdict
+    """Print the answer and the table of a comparison, and where its report lies."""
+    from mofo.report import Comparison, legend, make_answer, summary_table
 
     comparison = Comparison(results)
+    answer = make_answer(comparison, page.parent)
+    show(f"Result: {answer.result}")
+    for head, advice in (("Take", answer.take), ("To be surer", answer.surer)):
+        show(f"{head}: {advice.text}")
+        for what, command in advice.commands:
+            show(f"  {what}:\n  {command}")
+    show("")
     show(summary_table(comparison))
-    show(verdict(comparison))
+    for line in legend(comparison):
+        show(line)
     show(f"Report: {page}")
+
+
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose how results are printed; without one they are shown to a reader."""
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="print the results as JSON")
+    formats.add_argument("--csv", action="store_true", help="print a row per configuration as comma-separated values")
+    formats.add_argument("--markdown", action="store_true", help="print a row per configuration as a Markdown table")
+
+
+def as_table(results: Results, arguments: argparse.Namespace) -> str | None:
+    """Return results in the form that `--csv` or `--markdown` asks for; None without these."""
+    from mofo.report import Comparison, to_csv, to_markdown
+
+    if arguments.csv:
+        return to_csv(Comparison(results))
+    return to_markdown(Comparison(results)) if arguments.markdown else None

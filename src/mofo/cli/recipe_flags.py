@@ -22,6 +22,7 @@ METAVARS = {
     "methods": "METHOD",
     "reference": "METHOD",
     "probes": "PROBE",
+    "columns": "NAME=FIELD,...",
 }
 """What stands for the value of a text in the help."""
 
@@ -73,13 +74,14 @@ def list_parts() -> str:
     from mofo.methods.part import OptimizerPart
 
     flags = {name for name, _, _ in _settings_with_flags()}
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {"optimizers:": [], "extras:": []}
     for part in parts.PARTS:
         fields = part.model_fields.items()
         settings = ", ".join(f"{name}={_text(field.default)}" for name, field in fields if name not in flags)
-        heading = "optimizers" if issubclass(part, OptimizerPart) else "extras"
-        lines.setdefault(f"{heading}, with what --set changes:", []).append(f"  {part.name:<13} {settings}".rstrip())
-    return "".join("\n".join([heading, *rows, ""]) for heading, rows in lines.items())
+        heading = "optimizers:" if issubclass(part, OptimizerPart) else "extras:"
+        lines[heading].append(f"  {part.name:<13} {settings}".rstrip())
+    sections = ["\n".join([heading, *rows, ""]) for heading, rows in lines.items()]
+    return "\n".join([*sections, "--set changes their settings; `mofo methods NAME` explains one.\n"])
 
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, annotation: Any, description: str, default: Any) -> None:
@@ -182,7 +184,7 @@ def _metavar(annotation: Any) -> str | None:
 
 
 def _shown_default(value: Any) -> str:
-    return "" if value is None else f" (default {_text(value)})"
+    return "" if value is None or value == {} else f" (default {_text(value)})"
 
 
 def _text(value: Any) -> str:

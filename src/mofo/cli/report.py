@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofo.cli.output import as_json, show_comparison
+from mofo.cli.output import add_formats, as_json, as_table, show_comparison
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
@@ -16,15 +16,16 @@ EXAMPLES = """\
 examples:
   mofo report mofo-demo
   mofo report mofo-demo --json > results.json
+  mofo report mofo-demo --csv > results.csv
 """
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the folders and `--json`."""
-    parser.usage = "mofo report FOLDER [FOLDER ...] [--json]"
+    """Add the folders and the formats."""
+    parser.usage = "mofo report FOLDER [FOLDER ...] [--json | --csv | --markdown]"
     parser.epilog = EXAMPLES
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of mofo compare")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON; a list for several folders")
+    add_formats(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         results = load_results(folder)
         if arguments.json:
             printed.append(as_json(results))
+        elif (table := as_table(results, arguments)) is not None:
+            print(table, end="")
         else:
             show_comparison(results, page)
     if printed:

@@ -19,20 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from mofo.compare.recipe import PlannedRun, Recipe, make_recipe, read_recipe
 from mofo.files import read_json, write_json
+from mofo.measure.measured import Units
 from mofo.methods.method import make_method
-from mofo.results import FILE_NAME, Metric, Plan, Point, Record, Run, load_results
+from mofo.results import FILE_NAME, Metric, Plan, Point, Record, Run, Sample, load_results
 
 BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""
 
 
 class BaseResult(Record):
-    """What the base's job found: the base's point, and the metrics that its numbers belong to."""
+    """What the base's job found: its point, the metrics of its numbers, their units, and its answers to the samples."""
 
     metrics: list[Metric]
     point: Point
+    units: dict[str, Units] = Field(default={})
+    samples: list[Sample] = Field(default=[])
 
 
 class RunResult(Record):

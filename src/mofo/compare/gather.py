@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -12,9 +13,9 @@ import torch
 
 import mofo
 from mofo.compare.folder import OutputFolder
-from mofo.compare.recipe import Recipe
+from mofo.compare.recipe import PlannedRun, Recipe
 from mofo.compare.tune import planned_runs
-from mofo.results import Hardware, Results, write_results
+from mofo.results import Hardware, Results, Run, write_results
 
 
 def gather(recipe: Recipe, folder: OutputFolder) -> Results:
@@ -42,10 +43,31 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
         settings={key: methods[name].setting_info(key) for name, key in keys},
         metrics=base.metrics,
         base=base.point,
-        runs=done,
+        samples=base.samples,
+        runs=[_with_way_back(run, recipe, folder, planned) for run in done],
     )
     write_results(results, folder.path)
     return results
+
+
+def _with_way_back(run: Run, recipe: Recipe, folder: OutputFolder, planned: Sequence[PlannedRun]) -> Run:
+    """Return a run with its model, if that was kept, and with the flags that make the run or its variant's again."""
+    kept = folder.run(run.name).model
+    origin = next((p for p in planned if run.name == p.name or run.name.startswith(f"{p.name}-")), None)
+    return run.model_copy(
+        update={
+            "model": str(kept.relative_to(folder.path)) if kept.exists() else None,
+            "command": _flags(origin, recipe) if origin else None,
+        }
+    )
+
+
+def _flags(run: PlannedRun, recipe: Recipe) -> str:
+    """Return the flags that make a run of the recipe alone."""
+    flags = [run.method.flags(recipe.settings), f"--seeds {run.seed}"]
+    if recipe.reference is not None:
+        flags.append(f"--reference {run.method.name}")
+    return " ".join([*flags, *(["--no-tune"] if recipe.tune else [])])
 
 
 def hardware() -> Hardware:

@@ -55,6 +55,8 @@ def compare(
             found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
             if found is not None:
                 console.print(estimate_table(found, output), highlight=False)
+            for reason, count in OutputFolder(output).plan.rows.items():
+                console.print(f"{count} {reason}", highlight=False)
             results = _run_jobs(recipe, OutputFolder(output), jobs, console)
             write_report(output)
             return results

@@ -5,21 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from mofo.compare.estimate import Estimate, estimate
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
-from mofo.data.rows import GENERATED, Row, drop_held_out, load_rows, split_rows
-from mofo.data.tokens import encode, has_labels
+from mofo.data.forms import Row
+from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
+from mofo.data.tokens import WHOLE, encode_rows, find_row
+from mofo.data.usage import check_positions, usage
 from mofo.errors import UserError
 from mofo.files import new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
+from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
 from mofo.models.quantised import quantisation
 from mofo.results import Plan
+
+
+class _Data(NamedTuple):
+    """Rows to train on and to measure, where they come from, and how many are neither, by reason."""
+
+    training: list[Row]
+    held_out: list[Row]
+    sources: dict[str, list[Row]]
+    left_out: dict[str, int]
 
 
 def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: bool = False) -> Estimate | None:
@@ -45,17 +58,17 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     if in_use and not overwrite and not dry_run:
         _resume(recipe, folder)
         return None
-    training, held_out = _load_data(recipe)
+    data = _load_data(recipe)
     model_folder = local_folder(recipe.model)
     _check_trainable(recipe.model, model_folder)
-    plan, lengths = _plan(recipe, model_folder, training, held_out)
+    plan, lengths = _plan(recipe, model_folder, data)
     found = estimate(recipe, plan.total_steps, lengths)
     _check_disk(found, output)
     if dry_run:
         return found
     with new_folder(output) as scratch:
         made = OutputFolder(scratch)
-        _write_rows(made, training, held_out)
+        _write_rows(made, data)
         made.write_plan(plan)
         _write_recipe(recipe, made)
     return found
@@ -65,21 +78,22 @@ def _resume(recipe: Recipe, folder: OutputFolder) -> None:
     """Check that a folder is this recipe's, and make its rows again where they were not kept."""
     _check_continues(recipe, folder)
     if not folder.held_out_rows.exists():
-        training, held_out = _load_data(recipe)
-        plan, _ = _plan(recipe, local_folder(recipe.model), training, held_out)
-        if plan.model_copy(update={"precision": folder.plan.precision}) != folder.plan:
+        data = _load_data(recipe)
+        plan, _ = _plan(recipe, local_folder(recipe.model), data)
+        earlier = folder.plan
+        if plan.model_copy(update={"precision": earlier.precision, "rows": earlier.rows}) != earlier:
             raise UserError(
                 f"{folder.path} was made with other data: {folder.plan.training_rows} training and "
                 f"{folder.plan.held_out_rows} held-out rows, now {plan.training_rows} and {plan.held_out_rows}."
             )
-        _write_rows(folder, training, held_out)
+        _write_rows(folder, data)
     _write_recipe(recipe, folder)
 
 
-def _write_rows(folder: OutputFolder, training: list[Row], held_out: list[Row]) -> None:
+def _write_rows(folder: OutputFolder, data: _Data) -> None:
     folder.training_rows.parent.mkdir()
-    write_jsonl(folder.training_rows, training)
-    write_jsonl(folder.held_out_rows, held_out)
+    write_jsonl(folder.training_rows, data.training)
+    write_jsonl(folder.held_out_rows, data.held_out)
 
 
 def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
@@ -98,21 +112,27 @@ def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
         )
 
 
-def _load_data(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+def _load_data(recipe: Recipe) -> _Data:
     """Return training and held-out rows that share none."""
+    columns = recipe.columns
     if recipe.held_out is not None:
-        held_out = load_rows(recipe.held_out, split="test", limit=recipe.held_out_rows, seed=1)
-        training = drop_held_out(load_rows(recipe.data, limit=recipe.train_rows), held_out)
-    elif recipe.data.startswith(GENERATED):
-        count = recipe.train_rows or _rows_needed(recipe)
-        rows = load_rows(recipe.data, limit=count + recipe.held_out_rows)
-        training, held_out = split_rows(rows, recipe.held_out_rows, seed=0)
+        held_out = load_rows(recipe.held_out, split="test", limit=recipe.held_out_rows, seed=1, columns=columns)
+        rows = load_rows(recipe.data, limit=recipe.train_rows, columns=columns)
+        training = drop_held_out(rows, held_out)
+        left_out = {"training rows left out, as they are held out": len(rows) - len(training)}
+        sources = {recipe.data: rows, recipe.held_out: held_out}
     else:
-        training, held_out = split_rows(load_rows(recipe.data), recipe.held_out_rows, seed=0)
-        training = training[: recipe.train_rows]
+        wanted = recipe.train_rows or _rows_needed(recipe)
+        limit = wanted + recipe.held_out_rows if recipe.data.startswith(GENERATED) else None
+        rows = load_rows(recipe.data, limit=limit, columns=columns)
+        training, held_out = split_rows(rows, recipe.held_out_rows, seed=0)
+        left_out = {"repeated rows left out": len(rows) - len(training) - len(held_out)}
+        sources = {recipe.data: rows}
+        if limit is None:
+            training = training[: recipe.train_rows]
     if not training:
         raise UserError(f"{recipe.data} has no row that is not held out too: give training rows of their own.")
-    return training, held_out
+    return _Data(training, held_out, sources, {reason: count for reason, count in left_out.items() if count})
 
 
 def _rows_needed(recipe: Recipe) -> int:
@@ -120,22 +140,31 @@ def _rows_needed(recipe: Recipe) -> int:
     return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
 
 
-def _plan(recipe: Recipe, model_folder: Path, training: list[Row], held_out: list[Row]) -> tuple[Plan, list[int]]:
+def _plan(recipe: Recipe, model_folder: Path, data: _Data) -> tuple[Plan, list[int]]:
     """Return the plan, and the tokens of each row that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
+    positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
+    used = {}
     lengths: dict[str, list[int]] = {}
-    for name, rows in (("training", training), ("held-out", held_out)):
-        examples = [encode(row, tokenizer, recipe.max_length) for row in rows]
-        lengths[name] = [len(example["input_ids"]) for example in examples if has_labels(example)]
-        if not lengths[name]:
+    reasons = dict(data.left_out)
+    for kind, rows in (("training", data.training), ("held-out", data.held_out)):
+        examples = encode_rows(rows, tokenizer, WHOLE, turns=recipe.turns, place=find_row(data.sources))
+        used[kind] = usage(examples, recipe.max_length)
+        lengths[kind] = [min(len(example["input_ids"]), recipe.max_length) for example in examples]
+        if not used[kind].usable:
             raise UserError(
-                f"No {name} row has a completion within max_length = {recipe.max_length} tokens: raise --max-length."
+                f"No {kind} row has a completion within max_length = {recipe.max_length} tokens: raise --max-length."
             )
+        check_positions(used[kind].longest, positions, recipe.model)
+        reasons |= used[kind].by_reason(kind)
+        if recipe.answers and not all(example["prompt_ids"] for example in examples):
+            raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")
     plan = Plan(
-        total_steps=recipe.total_steps(len(lengths["training"])),
-        training_rows=len(lengths["training"]),
-        held_out_rows=len(lengths["held-out"]),
+        total_steps=recipe.total_steps(used["training"].usable),
+        training_rows=used["training"].usable,
+        held_out_rows=used["held-out"].usable,
         precision=choose_precision("bfloat16" if recipe.weights == "bfloat16" else recipe.precision),
+        rows=reasons,
     )
     return plan, lengths["training"]
 

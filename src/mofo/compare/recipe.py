@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from mofo.data.forms import parse_columns
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
 from mofo.methods.method import Entry, Method, check_settings, expand
@@ -24,6 +25,11 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _columns(value: Any) -> Any:
+    """Take columns as a flag has them: `question=Prompt,answer=Reply`."""
+    return parse_columns(value) if isinstance(value, str) else value
+
+
 def _entry(value: Any) -> Any:
     """Check the form of an entry of `methods`; its parts and settings are checked when it is expanded."""
     if isinstance(value, str) and value:
@@ -35,6 +41,7 @@ def _entry(value: Any) -> Any:
 
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Entries = Annotated[
     tuple[Annotated[str | dict[str, Any], BeforeValidator(_entry)], ...], BeforeValidator(_as_list), Field(min_length=1)
@@ -47,11 +54,16 @@ class Data(Settings):
     model: str = Field(EMBEDDED_MODEL, description="base model: hub id, folder or .gguf file")
     data: str = Field(
         EMBEDDED_DATA,
-        description="training data: .jsonl, .json, .csv or .parquet file, hub id[:config] or reasoning-gym:FAMILY",
+        description="training data: file, folder or pattern of .jsonl, .json, .csv, .parquet or .arrow files, "
+        "hub id[:config] or reasoning-gym:FAMILY",
     )
     held_out: str | None = Field(None, description="held-out data in the same forms; by default split off")
     held_out_rows: Count = Field(100, description="number of held-out rows")
     train_rows: Count | None = Field(None, description="use only the first N training rows")
+    columns: Columns = Field(
+        {}, description="names of the data's fields, where they are others: question=Prompt,answer=Reply"
+    )
+    turns: Literal["all", "last"] = Field("all", description="turns of the assistant that are learned")
     max_length: int = Field(1024, ge=2, description="truncate rows to N tokens")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
@@ -111,6 +123,9 @@ class Measuring(Settings):
         0, ge=0, description="held-out questions to answer before and after training, for the accuracy"
     )
     answer_tokens: Count = Field(256, description="cut answers at N tokens")
+    samples: int = Field(
+        3, ge=0, description="held-out prompts whose answers are shown, with two general questions; 0 for none"
+    )
 
 
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)

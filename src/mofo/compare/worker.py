@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ from mofo.measure import (
     probe_states,
     weight_distance,
 )
+from mofo.measure.generation import GENERAL_QUESTIONS, generate
+from mofo.measure.measured import Measured
 from mofo.methods.method import Method
 from mofo.methods.part import Setup
 from mofo.models.load import load_model
@@ -43,8 +46,11 @@ from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.quiet import quiet
 from mofo.models.weights import copy_of_weights, weights_of
-from mofo.results import Distance, FinalDistance, Point, Run, Scalar, TrainingStep
+from mofo.results import Distance, FinalDistance, Point, Run, Sample, Scalar, TrainingStep
 from mofo.trainers.checkpoints import last_checkpoint
+
+SAMPLE_TOKENS = 120
+"""Where the answers that are shown are cut off."""
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,7 +82,9 @@ class Job:
             self.folder.write_probe_states(probe_states(self.probes))
 
     def _examples(self, file: Path) -> list[Example]:
-        examples = [encode(row, self.tokenizer, self.recipe.max_length) for row in read_jsonl(file)]
+        recipe = self.recipe
+        rows = read_jsonl(file)
+        examples = [encode(row, self.tokenizer, recipe.max_length, turns=recipe.turns) for row in rows]
         return [example for example in examples if has_labels(example)]
 
     def training_examples(self, seed: int) -> list[Example]:
@@ -86,26 +94,62 @@ class Job:
         order = batch_order(lengths, steps=self.plan.total_steps, batch=self.recipe.rows_per_step, seed=seed)
         return [examples[i] for i in order]
 
-    def measure(self, model: PreTrainedModel, *, answers: bool) -> Point:
-        """Return what a model has learned and forgotten, as a point at step 0."""
+    def measure(self, model: PreTrainedModel, *, answers: bool) -> Measured:
+        """Return what a model has learned and forgotten."""
         with autocast(self.plan.precision):
-            learned: dict[str, float | None] = {"loss": held_out_loss(model, self.held_out)["loss"]}
+            learned: dict[str, float] = {"loss": held_out_loss(model, self.held_out)["loss"]}
             if answers and self.recipe.answers:
                 questions = self.held_out[: self.recipe.answers]
                 found = answer_accuracy(model, self.tokenizer, questions, max_new_tokens=self.recipe.answer_tokens)
                 learned["accuracy"] = found["accuracy"]
-            return Point(
-                step=0,
+            return Measured(
                 learned={self.recipe.task.name: learned},
-                forgotten={probe.name: dict(probe.measure(model)) for probe in self.probes},
+                forgotten={probe.name: probe.measure(model) for probe in self.probes},
             )
+
+    @cached_property
+    def base(self) -> Measured:
+        """The base as it was measured."""
+        return Measured.from_units(self.folder.base.units if self.folder.base else {})
+
+    @cached_property
+    def sample_prompts(self) -> list[Example]:
+        """What the base and every tuned model answer to be read: prompts of the task, and general questions."""
+        if not self.recipe.samples:
+            return []
+        try:
+            general = [encode(row, self.tokenizer, self.recipe.max_length) for row in GENERAL_QUESTIONS]
+        except UserError:  # a chat template that refuses questions is no obstacle to a comparison on texts
+            general = []
+        prompts = [example for example in self.held_out if example["prompt_ids"]][: self.recipe.samples]
+        for example in general:
+            example["answer"] = ""  # a reader judges
+        return [*prompts, *general]
+
+    def write_samples(self, model: PreTrainedModel) -> list[str]:
+        """Return a model's answers to the samples' prompts."""
+        prompts = [example["prompt_ids"] for example in self.sample_prompts]
+        with autocast(self.plan.precision):
+            return generate(model, self.tokenizer, prompts, SAMPLE_TOKENS) if prompts else []
 
 
 def measure_base(job: Job) -> None:
     """Measure the base and write `base.json`."""
+    measured = job.measure(job.model, answers=True)
+    samples = [
+        Sample(
+            prompt=str(job.tokenizer.decode(example["prompt_ids"])), expected=example["answer"] or None, answer=answer
+        )
+        for example, answer in zip(job.sample_prompts, job.write_samples(job.model), strict=True)
+    ]
     metrics = [*learned_metrics(job.recipe.task.name), *(m for probe in job.probes for m in probe.metrics)]
     job.folder.write_base(
-        BaseResult(metrics=[*metrics, *distance_metrics()], point=job.measure(job.model, answers=True))
+        BaseResult(
+            metrics=[*metrics, *distance_metrics()],
+            point=measured.point(None),
+            units=measured.units,
+            samples=samples,
+        )
     )
 
 
@@ -160,7 +204,8 @@ class FineTuning:
         last = step == self.setup.steps
         distance = weight_distance(self.setup.base, self._weights())
         seen = self.examples[: step * self.setup.batch]
-        point = self.job.measure(self.model, answers=last).model_copy(
+        measured = self.job.measure(self.model, answers=last)
+        point = measured.point(self.job.base).model_copy(
             update={
                 "step": step,
                 "tokens": sum(len(example["input_ids"]) for example in seen),
@@ -191,6 +236,7 @@ class FineTuning:
             gradient_checkpointing=recipe.gradient_checkpointing,
             seed=setup.seed,
             logging_steps=1,
+            logging_nan_inf_filter=False,  # a loss that is not finite would be logged as 0
             save_strategy="no",  # the recorder asks for a checkpoint after each measurement
             save_total_limit=1,
             report_to="none",
@@ -224,6 +270,7 @@ class FineTuning:
             points=[measurement.point for measurement in measured],
             training=[TrainingStep.model_validate(step.model_dump(exclude={"kind"})) for step in logged],
             distance=measured[-1].distance,
+            samples=self.job.write_samples(self.model),
             seconds=measured[-1].seconds,
             peak_memory_bytes=peak_memory(self.job.device),
         )
@@ -241,6 +288,7 @@ class FineTuning:
                     seed=self.run.seed,
                     points=[point],
                     distance=distance,
+                    samples=self.job.write_samples(self.model),
                 )
 
 

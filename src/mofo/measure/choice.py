@@ -12,6 +12,7 @@ import torch
 
 from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
+from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import batches, inference, pad, reusable_cache, token_log_probabilities
 from mofo.results import Metric
@@ -79,7 +80,7 @@ class ChoiceProbe(Probe):
             `accuracy`, the share of questions answered right, and `log_probability`, the mean over the questions of
             the right answer's log-probability in nats *among the choices* (the softmax of their log-probabilities per
             token; guessing blindly among four gives −1.39). Higher is better for both. The log-probability by itself
-            would mostly show how the model has come to like the format.
+            would mostly show how the model has come to like the format. The units of both are the questions.
         """
         scores: dict[int, list[float]] = {}
         with inference(model):
@@ -89,17 +90,19 @@ class ChoiceProbe(Probe):
                     scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
         right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
-        return {"accuracy": sum(hits) / len(hits), "log_probability": sum(right) / len(right)}
+        return {"accuracy": Mean(hits), "log_probability": Mean(right)}
 
     @property
     def metrics(self) -> list[Metric]:
         """Accuracy, and log-probability, which stands for the probe: accuracy on a few hundred questions is coarse."""
+        questions = f"{len(self._answers)} questions with choices"
         return [
             Metric(
                 kind="forgotten",
                 source=self.name,
                 name="accuracy",
                 label=f"{self.name} accuracy",
+                description=f"share of {questions} answered right",
                 unit="percentage points",
                 scale=100,
                 higher_is_better=True,
@@ -110,6 +113,7 @@ class ChoiceProbe(Probe):
                 source=self.name,
                 name="log_probability",
                 label=f"{self.name} log-probability",
+                description=f"log-probability of the right answer among the choices, mean over {questions}",
                 unit="nats",
                 higher_is_better=True,
             ),
@@ -178,7 +182,7 @@ def read_questions(file: str) -> list[Question]:
     """
     path = Path(file) if file else GENERAL_KNOWLEDGE
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The choice questions cannot be read from {path}: {error}.") from error
     questions = [parse_question(line, f"{path}, row {row}") for row, line in enumerate(lines, 1) if line.strip()]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mofo.errors import UserError
+from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference, reusable_cache
 from mofo.models.limits import position_limit
@@ -58,17 +59,27 @@ class DivergenceProbe(Probe):
         return cls(name, base.model, texts)
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return `kl` in nats per token; lower is nearer to the base."""
-        total = 0.0
+        """Return `kl` in nats per token; lower is nearer to the base. Its units are the texts."""
+        totals: list[float] = []
         with inference(model):
             for batch, base_logits in zip(self._batches, self._base_logits, strict=True):
-                total += divergence(base_logits, self._logits(model, batch))
-        return {"kl": total / sum(batch.numel() for batch in self._batches)}
+                totals += divergences(base_logits, self._logits(model, batch))
+        return {"kl": Mean(totals, [batch.shape[1] for batch in self._batches for _ in batch])}
 
     @property
     def metrics(self) -> list[Metric]:
         """The divergence."""
-        return [Metric(kind="forgotten", source=self.name, name="kl", label=self.name, unit="nats per token")]
+        return [
+            Metric(
+                kind="forgotten",
+                source=self.name,
+                name="kl",
+                label=self.name,
+                description=f"KL(base ‖ tuned) on {len(self.texts)} texts that the base wrote: how differently the "
+                "model now continues them",
+                unit="nats per token",
+            )
+        ]
 
     def state(self) -> list[list[int]]:
         """Return the texts."""
@@ -131,10 +142,16 @@ def first_token(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     raise UserError("The probe `divergence` has the base write from the start of a text, but it has no start token.")
 
 
-def divergence(base: Tensor, tuned: Tensor) -> float:
-    """Return the sum over all positions of KL(base ‖ tuned) in nats, from logits `[..., vocabulary]`."""
-    total = 0.0
+def divergences(base: Tensor, tuned: Tensor) -> list[float]:
+    """Return for each text the sum over its positions of KL(base ‖ tuned) in nats.
+
+    Args:
+        base: Logits of the base, `[texts, length, vocabulary]`.
+        tuned: Logits of the tuned model.
+    """
+    positions = []
     for p, q in zip(by_positions(base), by_positions(tuned), strict=True):
         log_p, log_q = p.to(q.device).float().log_softmax(dim=-1), q.float().log_softmax(dim=-1)
-        total += float(F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(dim=-1).sum(dtype=torch.float64))
-    return total
+        positions.append(F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(dim=-1))
+    sums: list[float] = torch.cat(positions).view(base.shape[:-1]).sum(dim=1, dtype=torch.float64).tolist()
+    return sums

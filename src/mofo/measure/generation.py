@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, TypedDict
 
 from mofo.data.tokens import Problem
+from mofo.measure.mean import Mean
 from mofo.measure.scoring import inference, pad
 from mofo.models.limits import position_limit
 
@@ -20,7 +21,14 @@ SAMPLES = 4
 """How many generated answers are returned as text."""
 
 
-class Sample(TypedDict):
+GENERAL_QUESTIONS = (
+    {"question": "What is the capital of Japan, and what is it known for?", "answer": "Tokyo."},
+    {"question": "Write two sentences about the sea in winter.", "answer": "It is grey. It is cold."},
+)
+"""Questions of no task, whose answers a reader can judge; the answers here only complete the rows."""
+
+
+class WrittenAnswer(TypedDict):
     """A generated answer, to be read."""
 
     prompt: str
@@ -30,11 +38,11 @@ class Sample(TypedDict):
 
 
 class Accuracy(TypedDict):
-    """The share of right answers, how many were generated, and the first few of them."""
+    """The share of right answers, whose units are the problems, how many were generated, and the first few of them."""
 
-    accuracy: float
+    accuracy: Mean
     answers: int
-    samples: list[Sample]
+    samples: list[WrittenAnswer]
 
 
 def answer_accuracy(
@@ -65,7 +73,7 @@ def answer_accuracy(
         answers = generate(model, tokenizer, [problems[row]["prompt_ids"] for row in rows], max_new_tokens)
         generated.update(zip(rows, answers, strict=True))
     correct = [is_correct(generated[row], problem["answer"]) for row, problem in enumerate(problems)]
-    samples: list[Sample] = [
+    samples: list[WrittenAnswer] = [
         {
             "prompt": str(tokenizer.decode(problem["prompt_ids"])),
             "expected": problem["answer"],
@@ -74,7 +82,7 @@ def answer_accuracy(
         }
         for row, problem in enumerate(problems[:SAMPLES])
     ]
-    return {"accuracy": sum(correct) / len(correct), "answers": len(correct), "samples": samples}
+    return {"accuracy": Mean(correct), "answers": len(correct), "samples": samples}
 
 
 def _batches(lengths: list[int], size: int, *, one_length: bool) -> Iterator[list[int]]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 from rich.table import Table
 
+from mofo.data.conversation import Turns
 from mofo.data.rows import load_rows
-from mofo.data.tokens import encode
+from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
+from mofo.data.usage import check_positions, truncated, usage
 from mofo.errors import UserError
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
+from mofo.measure.measured import Measured
+from mofo.measure.metrics import learned_metrics
 from mofo.measure.scoring import held_out_loss
+from mofo.models.limits import folder_positions
+from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import weights_of
-from mofo.results import FinalDistance, Number, Record
+from mofo.results import Errors, FinalDistance, Metric, Number, Point, Record
+
+_TASK = "task"
 
 
 class ModelResults(Record):
@@ -24,6 +32,19 @@ class ModelResults(Record):
 
     learned: dict[str, Number] = Field(description="held-out `loss`; empty where there was no data")
     forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
+    errors: Errors = Field(default=Errors(), description="standard errors of these numbers")
+    change_errors: Errors = Field(default=Errors(), description="standard errors of their changes from the base")
+
+    @property
+    def point(self) -> Point:
+        """The numbers as a point of a comparison."""
+        return Point(
+            step=0,
+            learned={_TASK: self.learned},
+            forgotten=self.forgotten,
+            errors=self.errors,
+            change_errors=self.change_errors,
+        )
 
 
 class PairResults(Record):
@@ -32,6 +53,10 @@ class PairResults(Record):
     base: ModelResults = Field(description="the base")
     tuned: ModelResults = Field(description="the tuned model")
     distance: FinalDistance = Field(description="distance of the tuned model from the base")
+    metrics: list[Metric] = Field(default=[], description="what the numbers of the task and the probes are")
+    rows: dict[str, int] = Field(
+        default={}, description="number of held-out rows that were not used as they are, by reason"
+    )
     notes: list[str] = Field(default=[], description="how the two were made comparable, where they were not")
 
 
@@ -43,6 +68,8 @@ def measure_pair(
     data: str | None = None,
     rows: int = 100,
     max_length: int = 1024,
+    columns: Mapping[str, str] | None = None,
+    turns: Turns = "all",
     trust_remote_code: bool = False,
 ) -> PairResults:
     """Measure two models of one architecture.
@@ -56,6 +83,8 @@ def measure_pair(
         data: Held-out data of the task; without it nothing is measured of learning.
         rows: The most held-out rows.
         max_length: Tokens to which rows are truncated.
+        columns: The data's names of fields, as for `mofo.data.rows.load_rows`.
+        turns: Which of the assistant's turns count, as for `mofo.data.tokens.encode`.
         trust_remote_code: Whether code that comes with a model may run.
 
     Raises:
@@ -64,41 +93,112 @@ def measure_pair(
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes)
-    held_out = load_rows(data, split="test", limit=rows) if data else []
-    pair = load_pair(base_of(base, tuned), tuned, trust_remote_code=trust_remote_code)
+    base = base_of(base, tuned)
+    examples: list[Example] = []
+    reasons: dict[str, int] = {}
+    if data:
+        held_out = load_rows(data, split="test", limit=rows, columns=columns)
+        folder = local_folder(base)
+        whole = encode_rows(
+            held_out,
+            load_tokenizer(folder, trust_remote_code=trust_remote_code),
+            WHOLE,
+            turns=turns,
+            place=find_row({data: held_out}),
+        )
+        used = usage(whole, max_length)
+        if not used.usable:
+            raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
+        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
+        reasons = used.by_reason("held-out")
+        examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
+    pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
     models = [pair.base, pair.tuned]
     for model in models:
         model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
     distance = weight_distance(*map(weights_of, models))
     pair.tuned.float()
-    examples = [encode(row, pair.tokenizer, max_length) for row in held_out]
     with autocast(choose_precision("auto")):
         made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
         before, after = (
-            ModelResults(
-                learned={"loss": held_out_loss(model, examples)["loss"]} if examples else {},
-                forgotten={probe.name: dict(probe.measure(model)) for probe in made},
+            Measured(
+                learned={_TASK: {"loss": held_out_loss(model, examples)["loss"]} if examples else {}},
+                forgotten={probe.name: probe.measure(model) for probe in made},
             )
             for model in models
         )
-    return PairResults(base=before, tuned=after, distance=distance, notes=pair.notes)
+    metrics = [*(learned_metrics(_TASK)[:1] if examples else []), *(m for probe in made for m in probe.metrics)]
+    return PairResults(
+        base=_results(before.point(None)),
+        tuned=_results(after.point(before)),
+        distance=distance,
+        metrics=metrics,
+        rows=reasons,
+        notes=pair.notes,
+    )
+
+
+def _results(point: Point) -> ModelResults:
+    return ModelResults(
+        learned=point.learned[_TASK],
+        forgotten=point.forgotten,
+        errors=point.errors,
+        change_errors=point.change_errors,
+    )
 
 
 def pair_table(results: PairResults) -> Table:
-    """Return the results of two models as a table for the terminal."""
-    table = Table("", "base", "tuned", "change")
-    base, tuned, moved = results.base, results.tuned, results.distance
-    rows = [(f"held-out {name}", value, tuned.learned[name]) for name, value in base.learned.items()]
-    for probe, metrics in base.forgotten.items():
-        rows += [(f"{probe} {name}", value, tuned.forgotten[probe][name]) for name, value in metrics.items()]
-    for label, before, after in rows:
-        change = None if before is None or after is None else after - before
-        table.add_row(label.replace("_", " "), _text(before, ".4f"), _text(after, ".4f"), _text(change, "+.4f"))
+    """Return the results of two models as a table for the terminal; positive changes are worse, as in a comparison."""
+    caption = ["change: positive is worse; ± is the standard error"]
+    caption += [f"{count} {reason}" for reason, count in results.rows.items()]
+    table = Table("", "base", "tuned", "change", caption="\n".join(caption))
+    base, tuned, moved = results.base.point, results.tuned.point, results.distance
+    for metric in results.metrics:
+        label = f"{metric.label}, {metric.unit}" if metric.scale != 1 else metric.label
+        table.add_row(
+            label,
+            _number(metric.of(base), metric.error(base), metric),
+            _number(metric.of(tuned), metric.error(tuned), metric),
+            _number(metric.change(base, tuned), metric.change_error(tuned), metric, sign="+"),
+        )
     table.add_section()
     table.add_row("L2 distance", "", _text(moved.l2, ".4g"), "")
     table.add_row("L2 distance / L2 of the base", "", _text(moved.relative, ".2e"), "")
     table.add_row("entries moved", "", _text(moved.moved, ".2%"), "")
     return table
+
+
+def pair_verdict(results: PairResults) -> str:
+    """Return which probes the tuned model forgot or gained on, and which did not change beyond two standard errors."""
+    base, tuned = results.base.point, results.tuned.point
+    groups: dict[str, list[str]] = {"forgot": [], "gained on": [], "shows no change beyond noise on": []}
+    broken = []
+    for metric in results.metrics:
+        change = metric.change(base, tuned)
+        if change is None:
+            broken.append(metric.label)
+        elif metric.kind == "forgotten":
+            noise = 2 * (metric.change_error(tuned) or 0.0)
+            words = (
+                "shows no change beyond noise on" if abs(change) <= noise else "forgot" if change > 0 else "gained on"
+            )
+            groups[words].append(metric.label)
+    clauses = [f"{words} {', '.join(labels)}" for words, labels in groups.items() if labels]
+    clauses += [f"has no finite {', '.join(broken)}: it diverged"] if broken else []
+    return f"The tuned model {'; '.join(clauses)}." if clauses else "No probe was measured."
+
+
+def pair_legend(results: PairResults) -> list[str]:
+    """Return a line for each metric that says what it is."""
+    return [f"{metric.label}: {metric.description}" for metric in results.metrics if metric.description]
+
+
+def _number(value: float | None, error: float | None, metric: Metric, sign: str = "") -> str:
+    """Return a number with its standard error, in the unit in which it is shown."""
+    if value is None:
+        return "–"
+    text = format(value * metric.scale, f"{sign}.4f")
+    return f"{text} ±{format(error * metric.scale, '.4f')}" if error else text
 
 
 def _text(value: float | None, form: str) -> str:

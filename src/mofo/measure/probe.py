@@ -73,7 +73,10 @@ class Probe(ABC):
 
     @abstractmethod
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return a number of the model for each of `metrics`, by its name. The model is left as it was."""
+        """Return a number of the model for each of `metrics`, by its name. The model is left as it was.
+
+        A number that is a `mofo.measure.mean.Mean` has a standard error in the report.
+        """
 
     @property
     @abstractmethod

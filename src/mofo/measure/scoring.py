@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mofo.data.tokens import IGNORED, Labelled
+from mofo.measure.mean import Mean
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
@@ -28,9 +29,9 @@ POSITIONS = 16
 
 
 class Loss(TypedDict):
-    """Mean loss in nats per token, and the number of tokens that it is the mean of."""
+    """Mean loss in nats per token, whose units are the rows, and the number of tokens that it is the mean of."""
 
-    loss: float
+    loss: Mean
     tokens: int
 
 
@@ -57,16 +58,18 @@ def held_out_loss(model: PreTrainedModel, examples: Iterable[Labelled]) -> Loss:
         ValueError: No token is labelled.
     """
     examples = list(examples)
-    total, tokens = 0.0, 0
+    totals, counts = [0.0] * len(examples), [0] * len(examples)
     with inference(model):
         for rows in batches([len(example["input_ids"]) for example in examples]):
             inputs = pad([examples[row]["input_ids"] for row in rows], 0)
             labels = pad([examples[row]["labels"] for row in rows], IGNORED)
-            total -= float(log_likelihoods(model, inputs, labels).sum(dtype=torch.float64))
-            tokens += int((labels[:, 1:] != IGNORED).sum())
+            found = log_likelihoods(model, inputs, labels).sum(dim=1, dtype=torch.float64).tolist()
+            for row, total, count in zip(rows, found, (labels[:, 1:] != IGNORED).sum(dim=1).tolist(), strict=True):
+                totals[row], counts[row] = -total, count
+    tokens = sum(counts)
     if tokens == 0:
         raise ValueError("no labelled token in the examples: there is no loss to measure")
-    return {"loss": total / tokens, "tokens": tokens}
+    return {"loss": Mean(totals, counts), "tokens": tokens}
 
 
 def log_likelihoods(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:

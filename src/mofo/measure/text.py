@@ -39,6 +39,7 @@ class TextProbe(Probe):
         name: Name of the probe.
         text: The text.
         tokenizer: The tokenizer of the models to be measured.
+        subject: What the text is, in words.
         positions: The most tokens that the models can read at once; windows are no longer.
 
     Raises:
@@ -47,8 +48,16 @@ class TextProbe(Probe):
 
     usage = ("text", "text:FILE.txt")
 
-    def __init__(self, name: str, text: str, tokenizer: PreTrainedTokenizerBase, positions: int = sys.maxsize) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        tokenizer: PreTrainedTokenizerBase,
+        subject: str = "a text of your own",
+        positions: int = sys.maxsize,
+    ) -> None:
         super().__init__(name)
+        self._subject = subject
         start: list[int] = tokenizer("")["input_ids"]
         window = min(WINDOW, positions - len(start))
         # `verbose=False`: the text may be longer than the model's context, its windows are not.
@@ -68,17 +77,27 @@ class TextProbe(Probe):
     @classmethod
     def make(cls, name: str, argument: str, base: Base, state: Any) -> TextProbe:
         """Return a probe on the text of a file, or on general English if no file is given."""
-        return cls(name, read_text(argument), base.tokenizer, position_limit(base.model.config))
+        subject = f"the text {Path(argument).name}" if argument else "a short story by Jules Verne, general English"
+        return cls(name, read_text(argument), base.tokenizer, subject, position_limit(base.model.config))
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return `loss` in nats per token; lower is better."""
+        """Return `loss` in nats per token; lower is better. Its units are the windows."""
         return {"loss": held_out_loss(model, self._examples)["loss"]}
 
     @property
     def metrics(self) -> list[Metric]:
         """The loss."""
-        label = f"{self.name} loss"
-        return [Metric(kind="forgotten", source=self.name, name="loss", label=label, unit="nats per token")]
+        return [
+            Metric(
+                kind="forgotten",
+                source=self.name,
+                name="loss",
+                label=f"{self.name} loss",
+                description=f"mean loss on {len(self._examples)} windows of {self._subject}: lower means that the "
+                "model still predicts it well",
+                unit="nats per token",
+            )
+        ]
 
 
 def window_starts(tokens: int, window: int = WINDOW) -> list[int]:

@@ -52,6 +52,7 @@ class LoRA(_Adapter):
     name = "lora"
     label = "LoRA"
     source = "arXiv 2106.09685"
+    cost = "state and gradients of the adapters alone; about the time of AdamW"
 
     rank: int = setting(16, "rank r of the adapters", short="r", ge=1)
     alpha: int = setting(32, "scale α", gt=0)
@@ -69,6 +70,7 @@ class DoRA(LoRA):
     name = "dora"
     label = "DoRA"
     source = "arXiv 2402.09353"
+    cost = "as LoRA, slower by the norms"
 
     def config(self) -> PeftConfig:
         """Return DoRA on all linear layers."""
@@ -85,6 +87,7 @@ class OFT(_Adapter):
     name = "oft"
     label = "OFT"
     source = "arXiv 2306.07280"
+    cost = "state and gradients of the rotations alone; slower than LoRA"
 
     block: int = setting(
         32, "rows and columns of a block of R; it must divide the width of the layers", short="b", ge=2

@@ -19,6 +19,7 @@ class Blend(Part):
     name = "blend"
     label = "blend"
     source = "arXiv 2109.01903"
+    cost = "one measurement for each share"
     compares_with_base = True
 
     keep: tuple[float, ...] = setting((0.8, 0.6, 0.4), "shares c of the change that are kept", label="c")

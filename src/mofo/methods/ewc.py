@@ -22,6 +22,7 @@ class EWC(Part):
     name = "ewc"
     label = "EWC"
     source = "arXiv 1612.00796"
+    cost = "8 bytes a parameter for the base and the Fisher information; one pass over the weights a step"
     compares_with_base = True
 
     strength: float = setting(1.0, "weight λ of the penalty", label="λ", short="strength", ge=0)

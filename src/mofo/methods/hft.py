@@ -24,6 +24,7 @@ class HFT(Part):
     name = "hft"
     label = "HFT"
     source = "arXiv 2404.18466"
+    cost = "no state and no gradients for the frozen half"
 
     draw: int = setting(0, "seed of the draw, added to that of the run", ge=0)
 

@@ -17,6 +17,7 @@ class Lion(OptimizerPart):
     name = "lion"
     label = "Lion"
     source = "arXiv 2302.06675"
+    cost = "4 bytes of state a parameter"
 
     beta1: float = setting(0.9, "weight of the momentum in the update", ge=0, lt=1)
     beta2: float = setting(0.99, "decay of the momentum", ge=0, lt=1)
@@ -42,6 +43,7 @@ class MoFOLion(Lion):
     name = "mofo-lion"
     label = "MoFO-Lion"
     source = "arXiv 2407.20999, appendix"
+    cost = "4 bytes of state a parameter; a plain-torch step with a sort of each tensor"
 
     fraction: float = setting(
         0.15, "share of the entries of a tensor that are updated at a step", short="f", gt=0, le=1

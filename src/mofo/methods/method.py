@@ -6,9 +6,10 @@ A recipe writes a method as `mofo`, as `mofo+l2`, or as a mapping from parts to 
 
 from __future__ import annotations
 
+import json
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -85,7 +86,26 @@ class Method:
         part = next((part for part in self.extras if part.name == part_name), self.optimizer)
         label = note_of(type(part), name).label
         description = type(part).model_fields[name].description or ""
-        return SettingInfo(label=f"{part.label} {label}" if part_name else label, description=description)
+        return SettingInfo(
+            label=f"{part.label} {label}" if part_name else label,
+            description=description,
+            is_rate=not part_name and name == "learning_rate",
+        )
+
+    def flags(self, given: Collection[str]) -> str:
+        """Return the flags of `mofo compare` that make this method of any recipe.
+
+        Args:
+            given: The recipe's common settings, which are overridden.
+        """
+        words = [f"--methods {'+'.join(part.name for part in self.parts)}"]
+        for part in self.parts:
+            for name, field in type(part).model_fields.items():
+                key, value = f"{part.name}.{name}", getattr(part, name)
+                if value != field.default or name in given or key in given:
+                    values = value if isinstance(value, tuple) else [value]
+                    words.append(f"--set {key}={','.join(json.dumps(v).strip(chr(34)) for v in values)}")
+        return " ".join(words)
 
     def _shown(self) -> Iterator[tuple[Part, str, str]]:
         """Yield part, name and key of each setting that is part of a run's name."""

@@ -44,6 +44,7 @@ class L2(_Pull):
     name = "l2"
     label = "L2"
     source = "arXiv 1802.01483"
+    cost = "4 bytes a parameter for the base; one pass over the weights a step"
 
     strength: float = setting(1e-3, "weight λ of the penalty", label="λ", short="strength", ge=0)
 
@@ -62,6 +63,7 @@ class L1(_Pull):
     name = "l1"
     label = "L1"
     source = "arXiv 2407.20999, section 4"
+    cost = "4 bytes a parameter for the base; one pass over the weights a step"
 
     strength: float = setting(1e-6, "weight λ of the penalty", label="λ", short="strength", ge=0)
 

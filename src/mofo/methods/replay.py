@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING
 
 from mofo.data.rows import load_rows
-from mofo.data.tokens import Example, encode, has_labels
+from mofo.data.tokens import Example, encode_rows, find_row, has_labels
 from mofo.errors import UserError
 from mofo.methods.base_text import base_text
 from mofo.methods.part import Part, Setup, setting
@@ -25,6 +25,7 @@ class Replay(Part):
     name = "replay"
     label = "replay"
     source = "arXiv 2407.20999, section 4"
+    cost = "nothing a step; the base writes the text once"
 
     share: float = setting(0.1, "share of the rows that are replaced", short="share", gt=0, lt=1)
     data: str = setting("", "where they come from, as --data; text that the base writes if empty")
@@ -55,7 +56,8 @@ class Replay(Part):
             written = base_text(setup.scratch[self.name], setup, texts=self.texts, tokens=self.tokens)
             return [Example(input_ids=ids, labels=ids, prompt_ids=[], answer="") for ids in written.tolist()]
         longest = max(len(row["input_ids"]) for row in setup.rows)
-        examples = [encode(row, setup.tokenizer, longest) for row in load_rows(self.data)]
+        rows = load_rows(self.data)
+        examples = encode_rows(rows, setup.tokenizer, longest, place=find_row({self.data: rows}))
         usable = [example for example in examples if has_labels(example)]
         if not usable:
             raise UserError(f"replay.data: no row of {self.data} has a completion within {longest} tokens.")

@@ -23,6 +23,7 @@ class SelfDistill(Part):
     name = "self-distill"
     label = "self-distillation"
     source = "arXiv 2605.26097"
+    cost = "one more forward and backward pass over per_step × tokens tokens a step; the bank"
 
     weight: float = setting(0.3, "weight λ of the divergence", label="λ", short="w", ge=0)
     texts: int = setting(64, "texts in the bank", ge=1)

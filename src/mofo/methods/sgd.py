@@ -17,6 +17,7 @@ class SGD(OptimizerPart):
     name = "sgd"
     label = "SGD"
     source = "Sutskever et al. 2013"
+    cost = "4 bytes of state a parameter"
 
     momentum: float = setting(0.9, "decay μ of the momentum", ge=0, lt=1)
 

@@ -23,6 +23,7 @@ class SoftMasking(Part):
     name = "soft-masking"
     label = "soft-masking"
     source = "arXiv 2302.03241"
+    cost = "one pass over the gradients a step"
 
     texts: int = setting(64, "texts that the importance is measured on", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
@@ -43,6 +44,7 @@ class CoFiTune(SoftMasking):
     name = "cofitune"
     label = "CoFiTune"
     source = "arXiv 2404.10306"
+    cost = "state and gradients of the trained layers alone"
 
     first: float = setting(0.25, "depth at which the trained layers begin, as a share of all", ge=0, lt=1)
     last: float = setting(0.5, "depth at which they end", gt=0, le=1)

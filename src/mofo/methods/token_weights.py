@@ -22,6 +22,7 @@ class TokenMask(Part):
     name = "token-mask"
     label = "token mask"
     source = "arXiv 2501.14315"
+    cost = "one forward pass of the base over the training rows, once"
 
     perplexity: float = setting(2.5, "highest perplexity 1/p of a token that counts", short="ppl", gt=1)
 
@@ -77,6 +78,7 @@ class DFT(Part):
     name = "dft"
     label = "DFT"
     source = "arXiv 2508.05629"
+    cost = "nothing"
 
     def loss(self, loss: Tensor, logits: Tensor, inputs: Mapping[str, Tensor], tokens: Tensor, setup: Setup) -> Tensor:
         """Return the weighted loss."""
@@ -90,6 +92,7 @@ class Anchor(Part):
     name = "anchor"
     label = "anchor"
     source = "arXiv 2509.23753"
+    cost = "a copy of the base in memory and one more forward pass a step"
 
     weight: float = setting(0.1, "weight λ of the divergence", label="λ", short="w", ge=0)
 

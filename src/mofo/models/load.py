@@ -143,7 +143,8 @@ def load_tokenizer(
     except LOADING_ERRORS as error:
         raise UserError(f"The tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # what fills up a batch is masked, so that any token serves where there is no end
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 

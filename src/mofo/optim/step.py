@@ -72,12 +72,12 @@ class LocalStep:
     unscales = True
 
     def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
-        adamw, triton, native = AdamWStep(), TritonStep(workspaces, scale), NativeStep()
-        foreach, reference = ForeachStep(), ReferenceStep()
+        adamw = AdamWStep()
+        faster_first = (TritonStep(workspaces, scale), NativeStep(), ForeachStep(), ReferenceStep())
         self._scale = scale
-        self._by_priority: tuple[Kernels, ...] = (adamw, triton, native, foreach, reference)
-        # Those that refuse tensors which overlap in memory run before others have written.
-        self._in_order: tuple[Kernels, ...] = (triton, native, adamw, foreach, reference)
+        self._by_priority: tuple[Kernels, ...] = (adamw, *faster_first)
+        # Triton and the library may refuse tensors that overlap in memory, so they run before anything is written.
+        self._in_order: tuple[Kernels, ...] = (*faster_first, adamw)
 
     def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
         """Return True: the specification serves whatever nothing faster does."""

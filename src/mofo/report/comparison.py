@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
-from mofo.report.formatting import joined, measured, setting_value
+from mofo.report.formatting import joined, measured, setting_value, span
 from mofo.report.spread import Pooled, pool_known
 from mofo.report.styles import Style, make_styles
 from mofo.results import Metric, Point, Results, Run, Scalar
@@ -189,8 +190,61 @@ class Comparison:
         return [run.points[-1] for run in configuration.runs if run.points[-1].step == self.last_step]
 
     def at_end(self, configuration: Configuration, metric: Metric) -> Pooled | None:
-        """Return what tables show of a metric at the last step; None if a run that came so far lacks it."""
-        return pool_known([self.amount(metric, end) for end in self.ends(configuration)])
+        """Return what tables show of a metric at the last step; None if a run that came so far lacks it or diverged."""
+        if self.divergence_text(configuration):
+            return None
+        ends = self.ends(configuration)
+        return pool_known([self.amount(metric, end) for end in ends], self.error(configuration, metric))
+
+    def error(self, configuration: Configuration, metric: Metric) -> float | None:
+        """Return the standard error of what tables show of a metric, at the ends of the runs."""
+        ends = [run.points[-1] for run in configuration.runs]
+        found = [metric.error(end) if metric.kind == "learned" else metric.change_error(end) for end in ends]
+        known = [error * metric.scale for error in found if error is not None]
+        return fmean(known) if known else None
+
+    def base_text(self, metric: Metric) -> str:
+        """Return the base's number of a metric with its standard error, as text; empty if it was not measured."""
+        base = self.results.base
+        value, error = metric.of(base), metric.error(base)
+        if value is None:
+            return ""
+        return measured(Pooled(value * metric.scale, error * metric.scale if error else None, 1), metric)
+
+    def diverged_at(self, run: Run) -> int | None:
+        """Return the first step at which a run's loss was not a finite number; None if it always was."""
+        steps = [point.step for point in run.points if self.amount(self.learning, point) is None]
+        return min([*steps, *(entry.step for entry in run.training if entry.loss is None)], default=None)
+
+    def divergence_text(self, configuration: Configuration) -> str:
+        """Return at which step the runs of a configuration diverged, as "diverged at step 1"; empty if none did."""
+        steps = [step for run in configuration.runs if (step := self.diverged_at(run)) is not None]
+        if not steps:
+            return ""
+        share = f" with {len(steps)} of {len(configuration.runs)} seeds" if len(steps) < len(configuration.runs) else ""
+        return f"diverged at step {span(steps)}{share}"
+
+    @cached_property
+    def divergences(self) -> list[str]:
+        """A clause for each method of which configurations diverged, with their settings and steps."""
+        clauses = []
+        for method in self.methods:
+            found = [(c, text) for c in self.of_method(method) if (text := self.divergence_text(c))]
+            if len(found) == 1:
+                clauses.append(f"{self.full_name(found[0][0])} {found[0][1]}")
+            elif found:
+                where = [f"{text.removeprefix('diverged ')} ({self.settings_text(c)})" for c, text in found]
+                clauses.append(f"{self.label(method)} diverged {joined(where)}")
+        return clauses
+
+    def full_name(self, configuration: Configuration) -> str:
+        """Return a configuration with all of its settings: "MoFO at lr 1e-4 and fraction 0.15"."""
+        settings = [self._setting_text(name, value) for name, value in configuration.settings.items()]
+        return (
+            f"{self.label(configuration.method)} at {joined(settings)}"
+            if settings
+            else self.label(configuration.method)
+        )
 
     def optimizer_seconds(self, configuration: Configuration) -> Pooled | None:
         """Return the seconds that a configuration's optimizer took per step; None if they were not recorded."""
@@ -198,10 +252,14 @@ class Comparison:
         return pool_known([seconds / step if seconds is not None and step else None for seconds, step in timed])
 
     def trajectory(self, run: Run, metric: Metric) -> Trajectory:
-        """Return the points of a run at which both the learning metric and another one are finite."""
+        """Return the points of a run at which both the learning metric and another one are finite.
+
+        Of a run that diverged there is the base alone: what it was like before says nothing of where it led.
+        """
         key = (run.name, metric)
         if key not in self._trajectories:
-            points = [(self.amount(self.learning, point), self.amount(metric, point)) for point in run.points]
+            measured_points = [] if self.diverged_at(run) is not None else run.points
+            points = [(self.amount(self.learning, point), self.amount(metric, point)) for point in measured_points]
             known = [(loss, amount) for loss, amount in points if loss is not None and amount is not None]
             self._trajectories[key] = [(self.base_loss, 0.0), *known]
         return self._trajectories[key]

@@ -1,27 +1,31 @@
-"""The verdict: what was measured, in one or two honest sentences."""
+"""The verdict: what was measured, in a few honest sentences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mofo.report.comparison import Comparison
 from mofo.report.formatting import joined, measured, plural, span
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
-from mofo.report.spread import distinguishable
+from mofo.report.ranking import Ranking, at_edge, rank
+from mofo.report.spread import ENOUGH_SEEDS, Pooled, distinguishable, within_error
 from mofo.results import Metric
 
 Outcome = Literal["less", "more", "same"]
+_Phrase = tuple[Outcome, str]
+_MOST_AMOUNTS = 3  # probes of which a sentence can hold the numbers
 
 
 def verdict(comparison: Comparison) -> str:
-    """Say how two methods compare at equal learning, whoever wins, and how sure that is.
+    """Say how methods compare at equal learning, whoever wins, and how sure that is.
 
-    The first method that is not the reference is compared with the reference. They differ on a metric if the ranges
-    mean ± standard deviation over seeds do not overlap; with one seed, if the numbers differ.
+    Two methods are compared on every probe, several on the one that their ranking goes by. What got better than the
+    base was not forgotten but gained. Runs that diverged are named and not compared.
     """
-    sentence = _sentence(comparison)
-    return sentence if comparison.results.complete else f"Unfinished; so far: {sentence}"
+    sentences = " ".join(filter(None, [_sentence(comparison), _diverged(comparison)]))
+    return sentences if comparison.results.complete else f"Unfinished; so far: {sentences}"
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,21 @@ class _Match:
         return [metric for metric in metrics if all((method, metric) in self.at.best for method in self.pair)]
 
     def outcome(self, metric: Metric) -> Outcome:
-        """Return whether our method forgot less or more than the reference, or the same within the spread."""
+        """Return whether our method has the smaller or the larger change, or the same within noise."""
         a, b = (best.amount for best in self.both(metric))
-        if distinguishable(a, b) is False or a.mean == b.mean:
+        if distinguishable(a, b) is False or a.mean == b.mean or within_error(a, b):
             return "same"
         return "less" if a.mean < b.mean else "more"
+
+    def phrase(self, metric: Metric) -> _Phrase:
+        """Return the outcome and how it is said: what is better than the base was not forgotten."""
+        a, b = (best.amount.mean for best in self.both(metric))
+        outcome = self.outcome(metric)
+        if outcome == "same":
+            return outcome, "cannot be told from"
+        if outcome == "less":
+            return outcome, "forgot less than" if b > 0 else "gained more than"
+        return outcome, "forgot more than" if a > 0 else "gained less than"
 
     def amounts(self, metric: Metric) -> str:
         """Return both amounts, and the difference in percent where that means something."""
@@ -58,7 +72,13 @@ class _Match:
         outcome, percent = self.outcome(metric), ""
         if outcome != "same" and b.mean > 0 and _is_distance_from_base(self.comparison, metric):
             percent = f", {abs(100 * (a.mean / b.mean - 1)):.0f} % {outcome}"
-        return f"{measured(a, metric)} against {measured(b, metric)}{percent}"
+        return f"{_change(a, metric)} against {_change(b, metric)}{percent}"
+
+
+def _change(amount: Pooled, metric: Metric) -> str:
+    """Return a change in words that need no sign convention."""
+    text = measured(Pooled(abs(amount.mean), amount.std, amount.seeds), metric)
+    return f"{text} gained" if amount.mean < 0 else text
 
 
 def _is_distance_from_base(comparison: Comparison, metric: Metric) -> bool:
@@ -76,14 +96,14 @@ def _sentence(comparison: Comparison) -> str:
         return "no run has been measured yet."
     if comparison.pair is None:
         return _alone(comparison, comparison.methods[0])
+    if len(comparison.methods) > 2:
+        return _many(comparison)
     label = comparison.learning.label
     ours, theirs = (comparison.label(method) for method in comparison.pair)
     target = common_loss(comparison, comparison.pair)
     if target is None:
-        methods = [method for method in comparison.pair if common_loss(comparison, [method]) is None]
-        never = joined([comparison.label(method) for method in methods])
-        return f"{ours} and {theirs} cannot be compared at equal learning: {never} never got below the base's {label}."
-    at = equal_learning(comparison, target, [*comparison.probe_headlines, *comparison.distance_headlines])
+        return f"{ours} and {theirs} cannot be compared at equal learning: {_never(comparison, comparison.pair)}."
+    at = equal_learning(comparison, target, comparison.probe_headlines)
     match = _Match(comparison, comparison.pair, at)
     probes, loss = match.shared(comparison.probe_headlines), comparison.loss_text(target)
     if not probes:
@@ -94,8 +114,21 @@ def _sentence(comparison: Comparison) -> str:
             f"{ours} and {theirs} cannot be compared at equal learning: the lowest {label} of {late} was {loss}, and "
             f"{early} was past it before its first checkpoint."
         )
-    outcome = _outcomes(match, probes) + _elsewhere(match, probes) + _distances(match)
-    return f"At equal learning ({label} {loss}), {outcome}. {_basis(match, probes)}"
+    outcome = _outcomes(match, probes) + _elsewhere(match, probes)
+    return f"At equal learning ({label} {loss}), {outcome}. {_basis(match, probes)}{_untried(comparison, match.at)}"
+
+
+def _never(comparison: Comparison, methods: Sequence[str]) -> str:
+    """Return which methods did not learn: all of their runs diverged, or none got below the base's loss."""
+    diverged, never = [], []
+    for method in methods:
+        if all(comparison.divergence_text(c) for c in comparison.of_method(method)):
+            diverged.append(comparison.label(method))
+        elif common_loss(comparison, [method]) is None:
+            never.append(comparison.label(method))
+    clauses = [f"every configuration of {joined(diverged)} diverged"] if diverged else []
+    clauses += [f"{joined(never)} never got below the base's {comparison.learning.label}"] if never else []
+    return joined(clauses)
 
 
 def _passed_early(match: _Match, probes: list[Metric]) -> str | None:
@@ -107,23 +140,20 @@ def _passed_early(match: _Match, probes: list[Metric]) -> str | None:
 
 
 def _outcomes(match: _Match, probes: list[Metric]) -> str:
-    """Return the probes grouped by their outcome."""
+    """Return the probes grouped by their outcome, wins and losses first."""
     ours, theirs = match.labels
-    phrases: dict[Outcome, tuple[str, str]] = {
-        "less": (f"{ours} forgot less than {theirs} on", "less on"),
-        "more": (f"{ours} forgot more than {theirs} on", "more on"),
-        "same": (f"{ours} and {theirs} cannot be distinguished on", "and the same within the spread on"),
-    }
+    groups: dict[_Phrase, list[Metric]] = {}
+    for metric in probes:
+        groups.setdefault(match.phrase(metric), []).append(metric)
+    order: tuple[Outcome, ...] = ("less", "more", "same")
     parts: list[str] = []
-    for outcome, (first, later) in phrases.items():
-        found = [metric for metric in probes if match.outcome(metric) == outcome]
-        if outcome == "same" and parts:  # the table has the amounts
-            clauses = [metric.label for metric in found]
-        else:
-            clauses = [f"{metric.label} ({match.amounts(metric)})" for metric in found]
-        if clauses:
-            parts.append(f"{later if parts else first} {joined(clauses)}")
-    return ", ".join(parts)
+    for outcome, words in sorted(groups, key=lambda phrase: order.index(phrase[0])):
+        found = groups[outcome, words]
+        brief = outcome == "same" or len(probes) > _MOST_AMOUNTS  # the table has the amounts
+        clauses = [metric.label if brief else f"{metric.label} ({match.amounts(metric)})" for metric in found]
+        whom = f"{ours} {words} {theirs}" if not parts else f"{words} it"
+        parts.append(f"{whom} on {joined(clauses)}")
+    return joined(parts)
 
 
 def _elsewhere(match: _Match, probes: list[Metric]) -> str:
@@ -144,24 +174,91 @@ def _elsewhere(match: _Match, probes: list[Metric]) -> str:
     return f", but the other way round on {joined(crossings)}" if crossings else ""
 
 
-def _distances(match: _Match) -> str:
-    metrics = match.shared(match.comparison.distance_headlines)
-    return "".join(f"; {metric.label}: {match.amounts(metric)}" for metric in metrics)
-
-
 def _basis(match: _Match, probes: list[Metric]) -> str:
     """Return how many configurations and seeds the comparison rests on."""
     entries = [[match.at.best[method, metric] for metric in probes] for method in match.pair]
     reached = " and ".join(f"{max(best.reached for best in mine)} of {mine[0].tried}" for mine in entries)
     seeds = [best.amount.seeds for mine in entries for best in mine]
     if max(seeds) == 1:
-        spread = "one seed each: no spread, so small differences may be chance"
-    elif min(seeds) == 1:
-        spread = "some with one seed: no spread"
+        spread = "One seed each: no spread, so these differences may be chance"
+    elif min(seeds) < ENOUGH_SEEDS:
+        spread = f"{span(seeds)} seeds each: too few to tell differences from chance"
     else:
         spread = f"{span(seeds)} seeds each"
-    label = match.comparison.learning.label
-    return f"Each amount is from the best configuration that reached this {label} ({reached}; {spread})."
+    return f"{spread}; from the best of the configurations that learned as much ({reached})."
+
+
+def _untried(comparison: Comparison, at: EqualLearning) -> str:
+    """Return that the reference may not have been tuned, where its best learning rate is the lowest that was tried."""
+    reference = comparison.reference
+    assert reference is not None
+    entries = [best for (method, _), best in at.best.items() if method == reference]
+    for name, info in comparison.results.settings.items():
+        if info.is_rate and any(at_edge(comparison, best.configuration, name) for best in entries):
+            return f" A lower {info.label} of {comparison.label(reference)} was not tried: it might forget less."
+    return ""
+
+
+def _diverged(comparison: Comparison) -> str:
+    """Return which configurations diverged; none of them is compared."""
+    found = comparison.divergences
+    return f"{'; '.join(found)}." if found else ""
+
+
+def _many(comparison: Comparison) -> str:
+    """Return the sentences about more than two methods: what can be told of them, on the metric of their ranking."""
+    ranking = rank(comparison)
+    if ranking is None or len(ranking.methods) < 2:
+        return "No two methods learned enough to be compared." + _absent(comparison, ranking)
+    where = f"At equal learning ({comparison.learning.label} {comparison.loss_text(ranking.target)})"
+    metric = ranking.metric
+    first, last = ranking.methods[0], ranking.methods[-1]
+    seeds = [ranking.best(method).amount.seeds for method in ranking.methods]
+    if max(seeds) < ENOUGH_SEEDS:
+        text = (
+            f"{where}, {metric.label} lies between {_named(comparison, ranking, first)} and "
+            f"{_named(comparison, ranking, last)}. {span(seeds)} seed{'' if max(seeds) == 1 else 's'} each: too few to "
+            f"tell which of these {len(seeds)} methods forgets less."
+        )
+    else:
+        text = f"{where}, on {metric.label} {_against_reference(comparison, ranking)}. {_least(comparison, ranking)}"
+    return text + _untried(comparison, ranking.at) + _absent(comparison, ranking)
+
+
+def _named(comparison: Comparison, ranking: Ranking, method: str) -> str:
+    return f"{comparison.label(method)} ({_change(ranking.best(method).amount, ranking.metric)})"
+
+
+def _against_reference(comparison: Comparison, ranking: Ranking) -> str:
+    """Return which methods can be told from the reference, or from the first if that is not compared."""
+    reference = comparison.reference if comparison.reference in ranking.methods else ranking.methods[0]
+    assert reference is not None
+    groups: dict[str, list[str]] = {}
+    for method in ranking.methods:
+        if method != reference:
+            match = _Match(comparison, (method, reference), ranking.at)
+            words = match.phrase(ranking.metric)[1] if ranking.told_apart(method, reference) else "cannot be told from"
+            groups.setdefault(words, []).append(comparison.label(method))
+    clauses: list[str] = []
+    for words, labels in groups.items():
+        whom = "it" if clauses else _named(comparison, ranking, reference)
+        clauses.append(f"{joined(labels)} {words} {whom}")
+    return "; ".join(clauses)
+
+
+def _least(comparison: Comparison, ranking: Ranking) -> str:
+    """Return which method forgot least, and which ones may be as good."""
+    first, *others = ranking.tied
+    best = f"Least: {_named(comparison, ranking, first)}"
+    return (
+        f"{best}, not beyond chance ahead of {joined([comparison.label(m) for m in others])}." if others else f"{best}."
+    )
+
+
+def _absent(comparison: Comparison, ranking: Ranking | None) -> str:
+    absent = ranking.absent if ranking else {}
+    clauses = [f"{comparison.label(method)} {why}" for method, why in absent.items() if not why.startswith("diverged")]
+    return f" Not compared: {'; '.join(clauses)}." if clauses else ""
 
 
 def _alone(comparison: Comparison, method: str) -> str:
@@ -169,11 +266,18 @@ def _alone(comparison: Comparison, method: str) -> str:
     ours, label = comparison.label(method), comparison.learning.label
     target = common_loss(comparison, [method])
     if target is None:
-        return f"{ours} is the only method, and it never got below the base's {label}."
+        return f"{ours} is the only method, and {_never(comparison, [method])}."
     best = equal_learning(comparison, target, comparison.probe_headlines).best
-    amounts = [f"{metric.label} {measured(entry.amount, metric)}" for (_, metric), entry in best.items()]
+    said = {"worse": "forgot", "better": "gained", "unchanged": "no change beyond noise on"}
+    groups: dict[str, list[str]] = {}
+    for (_, metric), entry in best.items():
+        amount = entry.amount
+        text = f" ({measured(Pooled(abs(amount.mean), amount.std, amount.seeds), metric)})"
+        groups.setdefault(said[amount.direction], []).append(metric.label + text)
+    changes = (
+        "; ".join(f"{words} {joined(clauses)}" for words, clauses in groups.items()) or "nothing else was measured"
+    )
     return (
-        f"{ours} is the only method, so nothing is compared. At its lowest {label}, {comparison.loss_text(target)}, it "
-        f"had forgotten {joined(amounts) if amounts else 'nothing that was measured'} "
-        f"({plural(len(comparison.configurations), 'configuration')})."
+        f"{ours} is the only method, so nothing is compared. At its lowest {label}, {comparison.loss_text(target)}: "
+        f"{changes} ({plural(len(comparison.configurations), 'configuration')})."
     )

@@ -28,6 +28,24 @@ class Panel(NamedTuple):
     height: float = 3.5
 
 
+INK = "#1d2025"
+"""Colour of text and of the base."""
+
+NEUTRAL = "#4f5661"
+"""Colour of what is said about a panel."""
+
+PAGE = "#fdfdfd"
+"""Colour of the page behind a panel, for the edges of markers and the ground of legends."""
+
+_ON_DARK = {
+    INK: "#e7e9ec",
+    NEUTRAL: "#a9b0bb",
+    PAGE: "#16181c",
+    "#e4e6e9": "#30353d",
+    "#888888": "#7d8590",
+    "#343434": "#c4c9d1",
+}
+
 LINE_OF_LEGEND = 0.2
 """Height of a line of a legend, in inches."""
 
@@ -40,14 +58,19 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
     "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.color": INK,
+    "axes.titlecolor": INK,
+    "axes.facecolor": PAGE,
     "axes.edgecolor": "#888888",
-    "axes.labelcolor": "#333333",
+    "axes.labelcolor": "#343434",
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": "#e8e8e8",
+    "grid.color": "#e4e6e9",
     "grid.linewidth": 0.8,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
+    "xtick.color": "#343434",
+    "ytick.color": "#343434",
+    "legend.facecolor": PAGE,
+    "savefig.facecolor": PAGE,
     "legend.edgecolor": "none",  # no frame, but white behind it: a line must not strike its text through
     "legend.framealpha": 0.85,
     "legend.fontsize": 8.5,
@@ -55,7 +78,7 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
     "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
     "svg.hashsalt": "mofo",  # the same ids, and so the same file, whenever it is drawn again
 }
-_WIDTH = 4.8  # inches, of a panel
+_WIDTH = 4.2  # inches, of a panel
 
 
 def png(panels: Sequence[Panel]) -> bytes:
@@ -64,8 +87,30 @@ def png(panels: Sequence[Panel]) -> bytes:
 
 
 def svg(panel: Panel) -> str:
-    """Return one panel as SVG text."""
+    """Return one panel as SVG text, on no background, for a white page."""
     return _save([panel], "svg").decode()
+
+
+def for_dark_page(picture: str) -> str:
+    """Return an SVG of `svg` for a dark page: text, axes and grid in light greys, methods in their own colours."""
+    for light, dark in _ON_DARK.items():
+        picture = picture.replace(light, dark)
+    return picture
+
+
+def mark_better(axes: Axes, text: str, x: float, y: float) -> None:
+    """Write into a corner of a panel which way is better; `x` and `y` are shares of its width and height."""
+    axes.annotate(
+        text,
+        (x, y),
+        xycoords="axes fraction",
+        ha="left" if x < 0.5 else "right",
+        va="bottom" if y < 0.5 else "top",
+        color=NEUTRAL,
+        fontsize=9,
+        fontweight="bold",
+        zorder=9,
+    )
 
 
 def legend_below(axes: Axes, columns: int = 1, handles: Sequence[Artist] | None = None) -> None:

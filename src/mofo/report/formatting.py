@@ -12,9 +12,9 @@ NOTHING = "–"
 
 
 def setting_value(value: Scalar) -> str:
-    """Return a setting's value: 1e-4 for small numbers, as it is otherwise."""
+    """Return a setting's value: 1e-4 and 1e30 for small and large numbers, as it is otherwise."""
     if isinstance(value, float):
-        return scientific(value) if 0 < abs(value) < 0.01 else f"{value:g}"
+        return scientific(value) if 0 < abs(value) < 0.01 or abs(value) >= 1e6 else f"{value:g}"
     return str(value)
 
 

@@ -99,8 +99,7 @@ def lowest_loss(comparison: Comparison, method: str) -> float:
     """Return the lowest held-out loss that all seeds of some configuration reached; the base's if none learned."""
 
     def lowest(run: Run) -> float:
-        losses = [comparison.amount(comparison.learning, point) for point in run.points]
-        return min([comparison.base_loss, *(loss for loss in losses if loss is not None)])
+        return min(loss for loss, _ in comparison.trajectory(run, comparison.learning))
 
     return min(max(lowest(run) for run in configuration.runs) for configuration in comparison.of_method(method))
 
@@ -139,7 +138,9 @@ def _best(tried: list[Configuration], comparison: Comparison, target: float, met
     reached: list[tuple[bool, Pooled, Configuration]] = []
     for configuration in tried:
         trajectories = [comparison.trajectory(run, metric) for run in configuration.runs]
-        amount = pool_known([at_loss(points, target) for points in trajectories])
+        amount = pool_known(
+            [at_loss(points, target) for points in trajectories], comparison.error(configuration, metric)
+        )
         if amount is not None:
             early = any(len(points) > 1 and points[1][0] < target for points in trajectories)
             reached.append((early, amount, configuration))

@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mofo.errors import UserError
 from mofo.files import write_files
+from mofo.report.answer import Answer, make_answer
 from mofo.report.comparison import Comparison
-from mofo.report.conclusion import verdict
-from mofo.report.figures import Panel, png, svg
+from mofo.report.figures import for_dark_page, png, svg
 from mofo.report.formatting import joined, plural
 from mofo.report.section import Section
 from mofo.report.sections import SECTIONS
@@ -35,7 +35,8 @@ def write_report(folder: str | Path) -> Path:
     comparison = Comparison(load_results(folder))
     sections = [section for make in SECTIONS if (section := make(comparison)) is not None]
     files = {f"plots/{section.plot.name}.png": png(section.plot.panels) for section in sections if section.plot}
-    files["report.html"] = _page(comparison, sections).encode()
+    answer = make_answer(comparison, Path(folder).name or folder)  # a page that is passed on names no home folder
+    files["report.html"] = _page(comparison, answer, sections).encode()
     try:
         write_files(Path(folder), files)
     except OSError as error:
@@ -43,7 +44,7 @@ def write_report(folder: str | Path) -> Path:
     return Path(folder) / "report.html"
 
 
-def _page(comparison: Comparison, sections: list[Section]) -> str:
+def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> str:
     environment = Environment(
         loader=PackageLoader("mofo.report", "."),
         autoescape=True,
@@ -51,11 +52,13 @@ def _page(comparison: Comparison, sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["svg"] = svg
+    environment.filters["for_dark_page"] = for_dark_page
     environment.filters["data_uri"] = _data_uri
     return environment.get_template("report.html.jinja").render(
         title=_title(comparison),
         data=joined([task.data for task in comparison.results.tasks]),
-        verdict=verdict(comparison),
+        answer=answer,
         progress=None if comparison.results.complete else _progress(comparison),
         sections=sections,
     )
@@ -80,5 +83,5 @@ def _progress(comparison: Comparison) -> str:
     return "; ".join(parts)
 
 
-def _data_uri(panel: Panel) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg(panel).encode()).decode()
+def _data_uri(picture: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode()

@@ -63,6 +63,24 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Written:
+    """A text that a model wrote; the base has no style."""
+
+    author: str
+    text: str
+    style: Style | None = None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt, the answer that the data has if any, and what models answered."""
+
+    prompt: str
+    expected: str
+    answers: Sequence[Written]
+
+
+@dataclass(frozen=True)
 class Details:
     """A part that is folded in: terms with their values, or text as it is."""
 
@@ -79,14 +97,16 @@ class Section:
     terms: Mapping[str, str] = field(default_factory=dict)
     plot: Plot | None = None
     table: Table | None = None
+    conversations: Sequence[Conversation] = ()
     caption: str = ""
     items: Sequence[str] = ()
     details: Sequence[Details] = ()
 
 
 def configuration_row(comparison: Comparison, configuration: Configuration, seeds: int, cells: Sequence[str]) -> Row:
-    """Return a row of a configuration, with its settings and its number of seeds under the method."""
+    """Return a row of a configuration: under the method its settings, its number of seeds, and whether it diverged."""
     settings = comparison.settings_text(configuration)
-    note = " · ".join([*([settings] if settings else []), *([plural(seeds, "seed")] if seeds > 1 else [])])
+    diverged = comparison.divergence_text(configuration)
+    note = " · ".join(filter(None, [settings, plural(seeds, "seed") if seeds > 1 else "", diverged]))
     head = Cell(comparison.label(configuration.method), note)
     return Row(head, comparison.styles[configuration.method], [Cell(text) for text in cells])

@@ -76,6 +76,16 @@ def summary_table(comparison: Comparison, width: int | None = None) -> Table:
     return table
 
 
+def legend(comparison: Comparison) -> list[str]:
+    """Return a line for each probe: what it is, and what the base has."""
+    lines = []
+    for metric in comparison.probe_headlines:
+        about = f": {metric.description}" if metric.description else ""
+        base = comparison.base_text(metric)
+        lines.append(f"{metric.label}{about}{f' (base {base})' if base else ''}")
+    return lines
+
+
 def _fitting(widths: list[int], width: int) -> int:
     """Return how many of the first columns fit into a line; at least one."""
     used = [sum(widths[: i + 1]) + _GAP * i for i in range(len(widths))]
@@ -94,9 +104,12 @@ def _columns(comparison: Comparison, rows: list[Configuration]) -> list[_Column]
     others = [metric for metric in comparison.learned + comparison.distances if not metric.headline]
     headlines = [metric for metric in comparison.learned if metric.headline] + comparison.probe_headlines
     for metric in [*headlines, *comparison.distance_headlines, *others]:
-        columns.append(
-            _Column(_head(metric), [_breakable(measured(comparison.at_end(row, metric), metric)) for row in rows])
-        )
+        cells = [_breakable(measured(comparison.at_end(row, metric), metric)) for row in rows]
+        if metric == comparison.learning:
+            cells = [
+                "diverged" if comparison.divergence_text(row) else cell for row, cell in zip(rows, cells, strict=True)
+            ]
+        columns.append(_Column(_head(metric), cells))
     times = [comparison.optimizer_seconds(row) for row in rows]
     if any(times):
         columns.append(_Column("optimizer s/step", [_breakable(pooled(time)) for time in times]))

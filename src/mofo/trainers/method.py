@@ -62,8 +62,8 @@ def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
         hooks = [hook for hook in COMPARISON_ONLY if getattr(type(part), hook) is not getattr(Part, hook)]
         if hooks:
             raise UserError(
-                f"{part.name} is for mofo compare alone: it brings rows or a model of its own, which a trainer that has "
-                "been made does not take."
+                f"{part.name} is for mofo compare alone: it brings rows or a model of its own, which a trainer that "
+                "has been made does not take."
             )
     return method
 

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import torch
 import yaml
-from filelock import FileLock
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from mofo import MoFO
-from mofo.data.rows import Row, load_rows
+from mofo.data.forms import parse_columns
+from mofo.data.rows import GENERATED, load_rows
+from mofo.data.sources import is_local
 from mofo.errors import UserError, closest
-from mofo.files import cache_folder, write_jsonl
 from mofo.methods.method import Method, check_settings
 from mofo.models.load import resolve_model
 from mofo.optim.rule.types import Score
 from mofo.optim.state.int8 import StateDtype
 from mofo.trainers.method import single_method
+from mofo.trainers.trl_rows import trl_file
 
-FILE_KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-"""Data files by suffix, and what `datasets` calls their kind."""
+OTHER_NAMES = {
+    "--model": "--model_name_or_path",
+    "--data": "--dataset_name",
+    "--output": "--output_dir",
+    "--state": "--state_dtype",
+}
+"""Names of flags in other commands and earlier versions, for suggestions."""
 
-OTHER_NAMES = {"--model": "--model_name_or_path", "--data": "--dataset_name", "--output": "--output_dir"}
-"""Names of flags in other commands, for suggestions."""
+OPTIONS = ("fraction", "score", "decay", "state_dtype")
+"""Flags of MoFO that are arguments of the optimizer."""
 
 DESCRIPTION = """\
 Fine-tune a model as `trl sft` does, with MoFO as the optimizer.
 
-MODEL is a hub id, a folder, a .gguf file or smollm2-135m; DATA is a hub id or a
-.jsonl, .json, .csv or .parquet file. Without a GPU the model is trained on the
+MODEL is a hub id, a folder, a .gguf file or smollm2-135m; DATA is a hub id,
+a file, a folder or a pattern of .jsonl, .json, .csv, .parquet or .arrow files,
+in the forms that `mofo data` shows. Without a GPU the model is trained on the
 CPU, in float32.
 """
 
@@ -50,10 +55,6 @@ file or one of trl's names; --config takes a YAML file of any of these flags.
 """
 
 
-OPTIONS = ("fraction", "score", "decay", "state_dtype")
-"""Flags of MoFO that are arguments of the optimizer."""
-
-
 @dataclass
 class MoFOArguments:
     """What `mofo sft` adds to trl's flags, which give learning rate, betas, epsilon and weight decay as for AdamW."""
@@ -63,8 +64,9 @@ class MoFOArguments:
     fraction: float = field(
         default=0.15,
         metadata={
+            "metavar": "X",
             "help": "share of the entries of each parameter tensor that are updated at a step, in (0, 1]: those with "
-            "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW"
+            "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW",
         },
     )
     score: Score = field(
@@ -83,12 +85,25 @@ class MoFOArguments:
     method: str = field(
         default="mofo",
         metadata={
-            "help": "optimizer and extras joined by +, such as mofo+self-distill or adamw+l2; `mofo methods` lists them"
+            "metavar": "METHOD",
+            "help": "optimizer and extras joined by +, such as mofo+self-distill or adamw+l2; `mofo methods` lists "
+            "them",
         },
     )
     method_settings: str = field(
         default="",
-        metadata={"help": "settings of the extras, separated by commas, such as self-distill.weight=0.3"},
+        metadata={
+            "metavar": "NAME=V,...",
+            "help": "settings of the extras, separated by commas, such as self-distill.weight=0.3",
+        },
+    )
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FIELD=NAME,...",
+            "help": "names of the data's fields, where they are others than those of a form: "
+            "question=Prompt,answer=Reply",
+        },
     )
 
     def optimizer_settings(self, training: SFTConfig) -> dict[str, Any]:
@@ -159,10 +174,35 @@ def parse(argv: list[str]) -> Arguments:
     if not args.mixture.datasets:
         if not args.script.dataset_name:
             raise UserError("There is no data: give --dataset_name, or `datasets:` in a YAML file.")
-        file = Path(args.script.dataset_name).expanduser()
-        if file.suffix in FILE_KINDS or file.is_file():
-            _read_from_file(file, args)
+        if is_local(args.script.dataset_name) or args.script.dataset_name.startswith(GENERATED) or args.mofo.columns:
+            give_rows(args)
+        else:
+            name, colon, config = args.script.dataset_name.partition(":")
+            if colon:
+                args.script.dataset_name, args.script.dataset_config = name, config
     return args
+
+
+def give_rows(args: Arguments) -> None:
+    """Read and check the data, and have trl read what was made of them, as if a YAML file listed it as `datasets:`.
+
+    Raises:
+        UserError: The data cannot be used; a row is named.
+    """
+    name = str(args.script.dataset_name)
+    if args.training.eval_strategy != "no" and args.mixture.test_split_size is None:
+        raise UserError(f"{name} has no test split to evaluate on: give --test_split_size, or --eval_strategy no.")
+    given: Any = args.mofo.columns
+    try:
+        columns = parse_columns(given) if isinstance(given, str) else dict(given or {})
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+    source = name if args.script.dataset_config is None else f"{name}:{args.script.dataset_config}"
+    rows = load_rows(source, split=args.script.dataset_train_split, columns=columns)
+    file = trl_file(rows, source, args.training, str(args.model.model_name_or_path))
+    args.mixture.datasets = [DatasetConfig(path="parquet", data_files=str(file))]
+    args.mixture.streaming = args.script.dataset_streaming
+    args.script.dataset_name = None
 
 
 def unknown_flag(flag: str) -> UserError:
@@ -233,38 +273,3 @@ def _parse_flags(argv: list[str]) -> Arguments:
     except ValueError as error:
         raise UserError(str(error)) from error
     return Arguments(*parsed)
-
-
-def _read_from_file(file: Path, args: Arguments) -> None:
-    """Make trl read a file, as if a YAML file had listed it under `datasets:`; its rows are checked first."""
-    if args.training.eval_strategy != "no" and args.mixture.test_split_size is None:
-        raise UserError(f"{file} has no test split to evaluate on: give --test_split_size, or --eval_strategy no.")
-    rows = load_rows(str(file))
-    if file.suffix == ".csv" or "question" in rows[0]:
-        file = _rewritten(rows)
-    args.mixture.datasets = [DatasetConfig(path=FILE_KINDS[file.suffix], data_files=str(file))]
-    args.mixture.streaming = args.script.dataset_streaming
-    args.script.dataset_name = None
-
-
-def _rewritten(rows: list[Row]) -> Path:
-    """Return a file in the cache with rows that trl takes: questions and answers as chats, numbers from CSV as text.
-
-    (`datasets` reads a CSV column of numbers as numbers.) The file is named after the hash of its content: processes
-    share it, and so does the next training.
-    """
-    if "question" in rows[0]:
-        rows = [
-            {
-                "prompt": [{"role": "user", "content": row["question"]}],
-                "completion": [{"role": "assistant", "content": row["answer"]}],
-            }
-            for row in rows
-        ]
-    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    file = cache_folder() / "data" / f"{digest[:16]}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
-        if not file.is_file():
-            write_jsonl(file, rows)
-    return file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -14,8 +15,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from mofo.errors import UserError
+from mofo.files import cache_folder
 from mofo.trainers.checkpoints import last_checkpoint
 from mofo.trainers.trl_arguments import parse, unknown_flag
+from mofo.trainers.trl_rows import row_counts
 
 SECONDS_TO_END = 30
 """How long interrupted processes may take to end by themselves."""
@@ -35,6 +38,10 @@ def main(argv: list[str]) -> int:
         KeyboardInterrupt: The training was interrupted; the message says how to resume it.
     """
     args = parse(argv)
+    for dataset in args.mixture.datasets:
+        if dataset.data_files is not None and Path(str(dataset.data_files)).parent == cache_folder() / "data":
+            for reason, count in row_counts(Path(str(dataset.data_files))).items():
+                print(f"mofo sft: {count} {reason}", file=sys.stderr)
     began = time.time()
     try:
         flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])

@@ -6,15 +6,21 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from transformers import TrainerCallback
 from trl import SFTTrainer
 from trl.scripts.sft import main as trl_sft
 
 from mofo import MoFO
+from mofo.data.forms import find_form
+from mofo.data.sources import read_source
 from mofo.errors import UserError, first_line
 from mofo.trainers.callback import MoFOCallback
 from mofo.trainers.method import use_extras, use_method
-from mofo.trainers.trl_arguments import OPTIONS, parse, unknown_flag
+from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
+
+KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
+"""Forms that trl reads itself."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +46,7 @@ def train(argv: list[str]) -> None:
         raise unknown_flag(args.unknown_in_argv[0])
     _refuse_flat_parameters(args.training)
     method = args.mofo.chosen_method()
+    _convert_hub_rows(args)
     with method_in_sft_trainers(method, args.mofo.optimizer_settings(args.training)) as trainers:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
@@ -70,7 +77,10 @@ def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator
     trainers: list[SFTTrainer] = []
 
     def construct_with_method(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
-        construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
+        try:
+            construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
+        except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:  # loads, and prepares all rows
+            raise UserError(f"trl cannot prepare the training: {first_line(error)}") from error
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
         if with_mofo:
@@ -98,6 +108,21 @@ class _WholeModelAtTheEnd(TrainerCallback):
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.fsdp.set_state_dict_type("FULL_STATE_DICT")
+
+
+def _convert_hub_rows(args: Arguments) -> None:
+    """Convert a data set of the Hub whose form trl does not know; all others are trl's to read."""
+    name = args.script.dataset_name
+    if not name or args.mixture.datasets:
+        return
+    source = name if args.script.dataset_config is None else f"{name}:{args.script.dataset_config}"
+    try:
+        first = next(read_source(source, args.script.dataset_train_split, whole=False))
+        form = find_form(first, {}, name)
+    except (UserError, StopIteration):  # trl has more forms and more ways to read; it says what is wrong
+        return
+    if form.needed not in KNOWN_TO_TRL:
+        give_rows(args)
 
 
 def _refuse_flat_parameters(training: SFTConfig) -> None:

@@ -2,7 +2,7 @@
 
 They lay tensors end to end and cut the row into one piece per process. A piece does not show which entry belongs to
 which tensor, so the blocks within which entries compete are lost. FSDP2's `DTensor` keeps them: its shape is that of
-the whole tensor.
+the full tensor.
 """
 
 from __future__ import annotations

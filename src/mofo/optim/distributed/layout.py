@@ -1,7 +1,7 @@
 """Where the entries of a sharded parameter lie: which of them this process has, and which blocks it shares with others.
 
 A `DTensor` is cut along its dimensions over the dimensions of a mesh of processes. What a process has of a dimension
-is some of its indices, in ascending order, so its entries have the order that they have in the whole tensor.
+is some of its indices, in ascending order, so its entries have the order that they have in the full tensor.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Layout:
 
     mesh_dims: tuple[int, ...]  # of the mesh, over which entries of the tensor are spread
     indices: tuple[Tensor, ...]  # of each dimension of the tensor, those here; int64, ascending
-    strides: tuple[int, ...]  # row-major, of the whole tensor
+    strides: tuple[int, ...]  # row-major, of the full tensor
     ranges: tuple[RowRange, ...]  # of the local tensor
     shared: int  # number of blocks that several processes share
-    size: int  # number of entries of the whole tensor
+    size: int  # number of entries of the full tensor
 
     def global_index(self, local: Tensor) -> Tensor:
-        """Return the row-major index in the whole tensor of entries, given that in the local tensor (int64)."""
+        """Return the row-major index in the full tensor of entries, given that in the local tensor (int64)."""
         index = torch.zeros_like(local)
         for indices, stride in zip(reversed(self.indices), reversed(self.strides), strict=True):
             index += indices.to(local.device)[local % len(indices)] * stride
@@ -58,7 +58,7 @@ def find_layout(
     """Return the layout of a `DTensor` whose first dimension is cut into blocks; None if this process has all of it.
 
     Args:
-        shape: of the whole tensor.
+        shape: of the full tensor.
         mesh: the processes.
         placements: how the tensor is spread over each dimension of the mesh.
         blocks: into how many blocks its first dimension is cut.

@@ -4,7 +4,7 @@ All that the processes must agree on is the k-th highest score of each block, an
 compared as the integers that have their bits, the keys (`kernels/plain/threshold.py`). A sample brackets the k-th
 highest key. Each process counts its keys in 2048 bins of the bracket, and an all-reduce adds the counts up: everyone
 then knows in which bin the k-th highest is, or that the sample misled. That is repeated with the bin as the bracket,
-until a bin has one key only. Of equal scores the first ones in the whole tensor are selected; where not all of them
+until a bin has one key only. Of equal scores the first ones in the full tensor are selected; where not all of them
 fit, the place of the last one that does is found likewise.
 
 With one process it is the same code without the all-reduce. How much is sent depends on the number of the tensors, not

@@ -31,8 +31,8 @@ class Shard:
 
     Args:
         operands: what these blocks have of the local tensors, (rows, …) each.
-        rule: of the update; its blocks are those of the whole tensor.
-        layout: of the whole tensor.
+        rule: of the update; its blocks are those of the full tensor.
+        layout: of the full tensor.
         rows: which rows of the local tensors the blocks are.
         n: entries of a block in all processes.
         first: number of the first block among the shared blocks of the step.
@@ -91,7 +91,7 @@ class Shard:
             count_bins(self._keys(blocks, entries), low[blocks], high[blocks], shift[blocks], counts[blocks])
 
     def tied_places(self, block: int, key: int) -> Tensor:
-        """Return where in the whole tensor the entries of a block with this key are, counted from the tensor's end."""
+        """Return where in the full tensor the entries of a block with this key are, counted from the tensor's end."""
         row = block - self.blocks.start
         tied = [self._keys(*tile).eq(key).nonzero()[:, 1] + tile[1].start for tile in self._tiles(row)]
         n = self._operands.param.shape[1]
@@ -151,7 +151,7 @@ class Shard:
         return scores(score, grad.to(exp_avg.dtype), exp_avg, exp_avg_sq, noises).view(integer)
 
     def _index(self, blocks: slice, entries: slice) -> Tensor:
-        """Return the row-major index in the whole tensor of the entries of a tile."""
+        """Return the row-major index in the full tensor of the entries of a tile."""
         n, device = self._operands.param.shape[1], self._operands.param.device
         starts = torch.arange(blocks.start, blocks.stop, device=device)[:, None] * n + self._offset
         return self._layout.global_index(starts + torch.arange(*entries.indices(n), device=device))

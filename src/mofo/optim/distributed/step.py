@@ -1,4 +1,4 @@
-"""The step of sharded parameters (`DTensor`): selection is from each whole block, and no tensor is gathered.
+"""The step of sharded parameters (`DTensor`): entries are selected from full tensors, and none is gathered.
 
 Each process updates the entries that it has. Blocks that a process has to itself are left to the local back ends; for
 the others the processes search the k-th highest score together (`search.py`).
@@ -106,8 +106,8 @@ class ShardedStep:
                 self._add_local(part, replace(rule, blocks=rows.blocks), execution)
             elif part.param.numel():
                 part = part._replace(grad=self._scale.unscaled(part.grad))
-                kind = NativeShard if native and uses_native(execution, *part[:4]) else Shard
-                shared.shards.append(kind(part, rule, layout, rows, n, first + rows.shared))
+                shard_class = NativeShard if native and uses_native(execution, *part[:4]) else Shard
+                shared.shards.append(shard_class(part, rule, layout, rows, n, first + rows.shared))
 
     def _shared_blocks(
         self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -119,7 +119,7 @@ class ShardedStep:
 
 
 def _is_random(rule: Rule, param: Tensor) -> bool:
-    """Check whether an update depends on indices in the whole tensor, which the local back ends do not know."""
+    """Check whether an update depends on indices in the full tensor, which the local back ends do not know."""
     return rule.score == "random" or rounds_at_random(rule.rounding, param)
 
 

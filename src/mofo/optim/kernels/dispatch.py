@@ -20,7 +20,7 @@ NO_TRITON = "Triton is not installed: pip install triton (on Intel GPUs: triton-
 
 
 def backends() -> dict[str, str]:
-    """Return what computes a step by default on each kind of device, with the reason where it is not the fastest.
+    """Return what computes a step by default on each type of device, with the reason where it is not the fastest.
 
     Example:
         >>> backends()

@@ -9,8 +9,8 @@ PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))  # types without a subclas
 
 def holds_its_data(tensor: torch.Tensor) -> bool:
     """Check that a tensor's entries are in its own memory, and not in that of tensors which a subclass wraps."""
-    kind = type(tensor)
-    return kind in PLAIN or kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    own = type(tensor)
+    return own in PLAIN or own.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
 def may_overlap_itself(tensor: torch.Tensor) -> bool:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def square_root(x: Tensor, out: Tensor | None = None) -> Tensor:
     """Return √x correctly rounded, as processors and torch's fused AdamW compute it.
 
-    On a CPU torch's own may be MKL's, whose last bit is wrong for one float32 in five and one float64 in two hundred.
-    NumPy's is right. Without NumPy float32 goes through double precision, which is too close to be rounded to the wrong
-    side but takes five times as long; float64 is then left to torch.
+    On a CPU torch's own may be MKL's, whose last bit is wrong for a fifth of float32 numbers and, on some processors,
+    for 0.6 % of float64 ones. NumPy's is right. Without NumPy float32 goes through double precision, which is too close
+    to be rounded to the wrong side but takes five times as long, and float64 is left to torch.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return torch.sqrt(x, out=out)

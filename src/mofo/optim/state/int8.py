@@ -53,9 +53,9 @@ def quantisation_block(param: Tensor) -> int | None:
     """Return the size of the quantisation blocks of a parameter's moments, in entries; None if they stay float32.
 
     Quantisation blocks lie within the rows (the entries of one index of the first dimension): the largest power of two
-    up to 256 that divides them. So a shard along the first dimension, as FSDP2 cuts, holds whole ones, and the number
-    of ranks changes neither what is quantised nor any value. Tensors of fewer than 4096 entries, and those whose rows
-    64 does not divide (all vectors, convolutions with small kernels), stay float32.
+    up to 256 that divides them. So FSDP2, which shards the first dimension, cuts none, and the number of ranks changes
+    neither what is quantised nor any value. Tensors of fewer than 4096 entries, and those whose rows 64 does not divide
+    (all vectors, convolutions with small kernels), stay float32.
 
     Raises:
         NotImplementedError: the parameter is sharded within its rows, and a shard cuts a quantisation block.
@@ -159,11 +159,7 @@ def as_int8(param: Tensor, saved: Tensor, block_size: int, *, signed: bool) -> T
     """
     moment = int8_zeros(param, block_size, signed=signed)
     target, source = _same_shards(param, moment, saved)
-    if (
-        _is_int8(source)
-        and _is_int8(target)
-        and (source.block_size, source.signed) == (target.block_size, target.signed)
-    ):
+    if _is_int8(source) and (source.block_size, source.signed) == (block_size, signed):
         target.copy_(source)
     else:
         quantise_(target, dequantise(source).to(target.device, torch.float32))

@@ -16,12 +16,14 @@ from mofo.report.sections import (
     limits,
     made,
     reading,
+    samples,
 )
 
 SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
-    reading.section,
-    forgetting.section,
     equal_learning.section,
+    reading.section,
+    samples.section,
+    forgetting.section,
     equal_steps.section,
     learning.section,
     distance.section,

@@ -9,7 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below
+from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below, mark_better
 from mofo.report.formatting import with_unit
 from mofo.report.section import Plot, Section
 from mofo.results import LayerDistance, Metric, Run
@@ -69,6 +69,7 @@ def _draw(comparison: Comparison, metric: Metric, chosen: Sequence[Configuration
         ticks = sorted({0, *inner, last})
         axes.set_xticks(ticks, [names[i].replace("_", "\n") for i in ticks])
         axes.set_ylim(bottom=0)
+        mark_better(axes, "nearer to the base ↓", 0.02, 0.02)
         axes.set_xlabel("layer")
         axes.set_ylabel(with_unit(metric.label, metric.unit))
         legend_below(axes)

@@ -1,50 +1,149 @@
-"""Methods at equal learning: the table."""
+"""Methods at equal learning: the key figure, and the table in its order."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+
 from mofo.report.comparison import Comparison
-from mofo.report.formatting import measured, plural
+from mofo.report.figures import INK, NEUTRAL, PAGE, Panel
+from mofo.report.formatting import measured, plural, with_unit
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
-from mofo.report.section import Cell, Group, Row, Section, Table
-from mofo.report.spread import distinguishable
+from mofo.report.ranking import Ranking, rank
+from mofo.report.section import Cell, Group, Plot, Row, Section, Table
+from mofo.report.spread import ENOUGH_SEEDS, distinguishable
 from mofo.results import Metric
+
+_MANY = 4  # methods from which on one loss fills the table
 
 
 def section(comparison: Comparison) -> Section | None:
-    """Return, for a few held-out losses, a row per method with the best of its configurations."""
+    """Return a panel for each probe, and for a few held-out losses a row per method with its best configuration."""
     metrics = [*comparison.forgotten, *comparison.distance_headlines]
-    targets = default_targets(comparison)
-    pair_loss = common_loss(comparison, comparison.pair) if comparison.pair else None
-    if pair_loss is not None and pair_loss not in targets:
-        targets = [pair_loss, *targets]
+    ranking = rank(comparison)
+    targets = _targets(comparison, ranking)
     if not metrics or not targets:
         return None
     label = comparison.learning.label
+    methods = [*ranking.methods, *ranking.absent] if ranking else comparison.methods
     groups = []
     for target in targets:
         at = equal_learning(comparison, target, metrics)
-        rows = [_row(comparison, method, metrics, at) for method in comparison.methods]
+        rows = [_row(comparison, method, metrics, at, ranking) for method in methods]
         groups.append(Group(rows, title=f"{label} {comparison.loss_text(target)}"))
     return Section(
-        "At equal learning",
-        table=Table("method", [Cell(metric.label, metric.unit) for metric in metrics], groups),
-        caption=f"Each number is from the configuration of the method that did best in its column at this {label}; how "
-        "many got there stands under the method. Bold: below every other method by more than the spread over seeds. "
+        f"At equal learning ({label} {comparison.loss_text(targets[0])})" if len(targets) == 1 else "At equal learning",
+        plot=Plot("equal_learning", _panels(comparison, ranking)) if ranking else None,
+        table=Table("method", [_head(comparison, metric) for metric in metrics], groups),
+        caption=_order(comparison, ranking)
+        + f"Each number is the change from the base, positive is worse, of the configuration of the method that did "
+        f"best in its column at this {label}; how many got there stands under the method. ± is the standard deviation "
+        f"over seeds. Bold: below every other method beyond chance ({ENOUGH_SEEDS} seeds or more). "
         "Configurations that had passed a loss before their first checkpoint are left out there; where all of them "
         "had, the number is read off a straight line from the base and has an asterisk.",
     )
 
 
-def _row(comparison: Comparison, method: str, metrics: list[Metric], at: EqualLearning) -> Row:
+def _targets(comparison: Comparison, ranking: Ranking | None) -> list[float]:
+    """Return the losses of the table: that of the ranking, and with few methods some above it."""
+    targets = default_targets(comparison)
+    if ranking is not None and (ranking.absent or len(comparison.methods) > _MANY):
+        return [ranking.target]
+    pair_loss = common_loss(comparison, comparison.pair) if comparison.pair else None
+    return targets if pair_loss is None or pair_loss in targets else [pair_loss, *targets]
+
+
+def _order(comparison: Comparison, ranking: Ranking | None) -> str:
+    """Return what the rows are ordered by, and which neighbours in this order differ by chance alone."""
+    if ranking is None or len(ranking.methods) < 2:
+        return ""
+    told = [ranking.told_apart(a, b) for a in ranking.methods for b in ranking.methods if a != b]
+    order = f"Ordered by {ranking.metric.label}. "
+    if not any(told):
+        return f"{order}No two methods can be told apart: the order may be chance. "
+    return order if all(told) else f"{order}Where error bars overlap, the order may be chance. "
+
+
+def _head(comparison: Comparison, metric: Metric) -> Cell:
+    base = comparison.base_text(metric) if metric.kind == "forgotten" else ""
+    return Cell(metric.label, "; ".join(filter(None, [metric.unit, f"base {base}" if base else ""])))
+
+
+def _panels(comparison: Comparison, ranking: Ranking) -> list[Panel]:
+    """Return a panel for each probe's headline, that of the ranking first."""
+    others = [metric for metric in comparison.probe_headlines if metric != ranking.metric]
+    height = 1.25 + 0.42 * (len(ranking.methods) + len(ranking.absent))
+    return [
+        Panel(metric.label, draw, height)
+        for metric in [ranking.metric, *others]
+        if (draw := _draw(comparison, ranking, metric)) is not None
+    ]
+
+
+def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[[Axes], None] | None:
+    """Return a function that draws each method's best as a dot with an error bar, beside the base."""
+    found = {
+        method: ranking.at.best[method, metric] for method in ranking.methods if (method, metric) in ranking.at.best
+    }
+    if not found:
+        return None
+
+    def draw(axes: Axes) -> None:
+        rows = [*ranking.methods, *ranking.absent]
+        for y, method in enumerate(rows):
+            if method in found:
+                amount, style = found[method].amount, comparison.styles[method]
+                bar = axes.errorbar(amount.mean, y, xerr=amount.bar or None, fmt=style.marker, color=style.colour)
+                bar.lines[0].set(markersize=8, markeredgecolor=PAGE)
+            else:
+                _write(axes, ranking.absent.get(method, "not measured"), y)
+        axes.axvline(0, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
+        _write(axes, f"base {comparison.base_text(metric)}", 1, above=True)
+        axes.set_yticks(
+            range(len(rows)), [_name(comparison, method, found.get(method)) for method in rows], fontsize=8.5
+        )
+        axes.set_ylim(len(rows) - 0.5, -0.75)
+        axes.margins(x=0.12)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(f"← better      {with_unit('forgotten', metric.unit)}")
+
+    return draw
+
+
+def _write(axes: Axes, text: str, y: float, *, above: bool = False) -> None:
+    """Write a small text beside the line of the base: at a row, or where the panel begins."""
+    axes.annotate(
+        text,
+        (0, y),
+        xycoords=axes.get_xaxis_transform() if above else "data",
+        xytext=(4, -5 if above else 0),
+        textcoords="offset points",
+        fontsize=8,
+        color=NEUTRAL,
+        va="center",
+    )
+
+
+def _name(comparison: Comparison, method: str, best: Best | None) -> str:
+    """Return a method's name, with the settings of its best configuration on a line below."""
+    settings = comparison.settings_text(best.configuration) if best else ""
+    return "\n".join(filter(None, [comparison.label(method), settings]))
+
+
+def _row(
+    comparison: Comparison, method: str, metrics: Sequence[Metric], at: EqualLearning, ranking: Ranking | None
+) -> Row:
     cells = [_cell(comparison, method, metric, at) for metric in metrics]
     entries = [at.best[method, metric] for metric in metrics if (method, metric) in at.best]
-    return Row(Cell(comparison.label(method), _reached(entries)), comparison.styles[method], cells)
+    absent = ranking.absent.get(method, "not reached") if ranking else "not reached"
+    return Row(Cell(comparison.label(method), _reached(entries) or absent), comparison.styles[method], cells)
 
 
 def _reached(entries: list[Best]) -> str:
     """Return how many configurations reached a loss, and how many were left out because they passed it early."""
     if not entries:
-        return "not reached"
+        return ""
     most = max(entries, key=lambda entry: entry.reached)
     left_out = f", {most.early} left out" if most.early and not most.from_base else ""
     return f"{most.reached} of {plural(most.tried, 'configuration')}{left_out}"
@@ -59,5 +158,6 @@ def _cell(comparison: Comparison, method: str, metric: Metric, at: EqualLearning
     ]
     ahead = all(entry.amount.mean < other.mean and distinguishable(entry.amount, other) for other in others)
     seeds = [plural(entry.amount.seeds, "seed").replace(" ", "\u00a0")] if entry.amount.seeds > 1 else []
-    note = " · ".join(filter(None, [comparison.settings_text(entry.configuration), *seeds]))
+    noise = ["within\u00a0noise"] if metric.kind == "forgotten" and entry.amount.direction == "unchanged" else []
+    note = " · ".join(filter(None, [comparison.settings_text(entry.configuration), *seeds, *noise]))
     return Cell(measured(entry.amount, metric) + ("*" if entry.from_base else ""), note, bold=bool(others) and ahead)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below
+from mofo.report.figures import INK, LINE_OF_LEGEND, Panel, legend_below, mark_better
 from mofo.report.section import Plot, Section
 from mofo.results import Run
 
@@ -56,6 +56,11 @@ def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[A
             )
         axes.set_ylim(*_loss_range(comparison))
         axes.set_xlim(0, comparison.last_step * 1.03)
+        axes.axhline(comparison.base_loss, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            "base", (axes.get_xlim()[1], comparison.base_loss), ha="right", va="bottom", fontsize=8, color=INK
+        )
+        mark_better(axes, "better ↓", 0.02, 0.02)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"{comparison.learning.label} (training loss faint)")

@@ -12,7 +12,14 @@ def section(comparison: Comparison) -> Section | None:
     if not comparison.runs:
         return None
     return Section(
-        "Limits", items=[*_seeds(comparison), *_choice(comparison), *_regime(comparison), *_broken(comparison)]
+        "Limits",
+        items=[
+            *_seeds(comparison),
+            *_choice(comparison),
+            *_regime(comparison),
+            *_rows(comparison),
+            *_broken(comparison),
+        ],
     )
 
 
@@ -46,6 +53,12 @@ def _regime(comparison: Comparison) -> list[str]:
         "methods differently.",
         "Between checkpoints, amounts are read off a straight line; more checkpoints make them more exact.",
     ]
+
+
+def _rows(comparison: Comparison) -> list[str]:
+    plan = comparison.results.plan
+    counts = [f"{count:,} {reason}" for reason, count in plan.rows.items()] if plan else []
+    return [f"Not all rows were used as they are: {'; '.join(counts)}."] if counts else []
 
 
 def _broken(comparison: Comparison) -> list[str]:

@@ -395,18 +395,18 @@ def move_above(
             for done in range(0, count, TILE):
                 turn = done + tl.arange(0, TILE)
                 few = turn < count
-                some = start + tl.load(reached_list + turn, mask=few, other=0).to(tl.int32)
-                its_key, m, v = read_keys(row, numbers, hash_keys, tensor, first, some, few, G, SCORE, False)
-                above = (its_key > high_key) | ((its_key == high_key) & (some < high_position))
+                positions = start + tl.load(reached_list + turn, mask=few, other=0).to(tl.int32)
+                its_key, m, v = read_keys(row, numbers, hash_keys, tensor, first, positions, few, G, SCORE, False)
+                above = (its_key > high_key) | ((its_key == high_key) & (positions < high_position))
                 above = few & (above | (its_key == T.INFINITE))
                 move_entries(
-                    row, numbers + tensor * T.NUMBERS, hash_keys + 2 * tensor, first, some, m, v, above,
+                    row, numbers + tensor * T.NUMBERS, hash_keys + 2 * tensor, first, positions, m, v, above,
                     P, SCORE, STOCHASTIC,
                 )  # fmt: skip
                 inside = few & (above == 0)
-                pooled = state + T.POOLED + tl.zeros_like(some)
+                pooled = state + T.POOLED + tl.zeros_like(positions)
                 place = tl.atomic_add(pooled, tl.full((), 1, tl.int64), mask=inside, sem="relaxed")
-                tl.store(pool + place, some, mask=inside & (place < capacity))
+                tl.store(pool + place, positions, mask=inside & (place < capacity))
             tl.debug_barrier()
 
 

@@ -1,0 +1,75 @@
+"""What was measured of a model, with the units of every mean, as a point of `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mofo.measure.mean import Mean, change_errors, errors
+from mofo.results import Errors, Point
+
+Numbers = Mapping[str, Mapping[str, float]]
+"""Numbers by task or probe and by their names; those that are a `Mean` have standard errors."""
+
+Units = dict[str, dict[str, tuple[list[float], list[int]]]]
+"""Totals and counts of the units of each `Mean`, as JSON can hold them."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of a model.
+
+    Attributes:
+        learned: Numbers of each task.
+        forgotten: Numbers of each probe.
+    """
+
+    learned: Numbers
+    forgotten: Numbers
+
+    def point(self, base: Measured | None) -> Point:
+        """Return the numbers as a point at step 0, with the errors of their changes from the base if it is given."""
+        before = base or Measured({}, {})
+        return Point(
+            step=0,
+            learned=_plain(self.learned),
+            forgotten=_plain(self.forgotten),
+            errors=Errors(learned=_errors(self.learned), forgotten=_errors(self.forgotten)),
+            change_errors=Errors(
+                learned=_change_errors(before.learned, self.learned),
+                forgotten=_change_errors(before.forgotten, self.forgotten),
+            ),
+        )
+
+    @property
+    def units(self) -> dict[str, Units]:
+        """The units of every mean; `from_units` makes the means again."""
+        return {"learned": _units(self.learned), "forgotten": _units(self.forgotten)}
+
+    @classmethod
+    def from_units(cls, units: Mapping[str, Units]) -> Measured:
+        """Return the means of units."""
+        return cls(*(_means(units.get(kind, {})) for kind in ("learned", "forgotten")))
+
+
+def _means(units: Units) -> Numbers:
+    return {source: {name: Mean(*pair) for name, pair in means.items()} for source, means in units.items()}
+
+
+def _plain(numbers: Numbers) -> dict[str, dict[str, float | None]]:
+    return {source: {name: float(value) for name, value in values.items()} for source, values in numbers.items()}
+
+
+def _errors(numbers: Numbers) -> dict[str, dict[str, float | None]]:
+    return {source: dict(errors(values)) for source, values in numbers.items()}
+
+
+def _change_errors(before: Numbers, after: Numbers) -> dict[str, dict[str, float | None]]:
+    return {source: dict(change_errors(before[source], after[source])) for source in after if source in before}
+
+
+def _units(numbers: Numbers) -> Units:
+    return {
+        source: {name: (value.totals, value.counts) for name, value in values.items() if isinstance(value, Mean)}
+        for source, values in numbers.items()
+    }

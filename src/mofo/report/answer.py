@@ -1,0 +1,161 @@
+"""The answer: what came out, what to take, and what would make it surer, in a paragraph each."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mofo.report.comparison import Comparison, Configuration
+from mofo.report.conclusion import verdict
+from mofo.report.formatting import joined, measured, plural
+from mofo.report.fronts import Best
+from mofo.report.ranking import Ranking, at_edge, rank
+from mofo.report.spread import ENOUGH_SEEDS
+from mofo.results import Run
+
+_MANY = 2  # configurations per method from which on tuning is cheaper than repeating them all
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A paragraph of the answer, and commands that it ends in, ready to paste."""
+
+    text: str
+    commands: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The three paragraphs that page and terminal begin with."""
+
+    result: str
+    take: Advice
+    surer: Advice
+
+
+def make_answer(comparison: Comparison, folder: str | Path) -> Answer:
+    """Return the answer of a comparison.
+
+    Args:
+        comparison: The comparison.
+        folder: The output folder, as commands and paths are to name it.
+    """
+    ranking = rank(comparison)
+    return Answer(
+        verdict(comparison), _take(comparison, ranking, Path(folder)), _surer(comparison, ranking, Path(folder))
+    )
+
+
+def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
+    """Return which method and settings to take: the one that is ahead beyond chance, or else the plainest."""
+    if ranking is None:
+        return Advice("Nothing yet: no method learned the task without diverging.")
+    method, why = _choice(comparison, ranking)
+    chosen = ranking.best(method).configuration
+    run = _run(chosen)
+    facts = [
+        f"{metric.label} {measured(amount, metric)}"
+        for metric in [comparison.learning, ranking.metric]
+        if (amount := comparison.at_end(chosen, metric)) is not None
+    ]
+    end = f" At the end of training: {joined(facts)} ({_meaning(comparison, ranking)})." if facts else ""
+    kept = f" Its model: {folder / run.model}." if run.model else " Its model was not kept."
+    return Advice(f"{comparison.full_name(chosen)}{why}.{end}{kept}", _full_run(comparison, run, folder))
+
+
+def _meaning(comparison: Comparison, ranking: Ranking) -> str:
+    base = f"the base has {comparison.loss_text(comparison.base_loss)}"
+    return f"{base}; {ranking.metric.label} is the change from it, positive is worse"
+
+
+def _choice(comparison: Comparison, ranking: Ranking) -> tuple[str, str]:
+    """Return the method to take and why."""
+    first, *tied = ranking.tied
+    if len(ranking.methods) == 1:
+        return first, ", the only method that can be judged" if len(comparison.methods) > 1 else ", the only method"
+    if not tied:
+        return first, f", which forgot least on {ranking.metric.label} beyond chance"
+    seeds = min(ranking.best(method).amount.seeds for method in (first, *tied))
+    reason = f"with {plural(seeds, 'seed')}" if seeds < ENOUGH_SEEDS else "beyond chance"
+    if comparison.reference in ranking.tied:
+        return comparison.reference, f", the reference, for now: no method is shown to be better {reason}"
+    cheapest = min(ranking.tied, key=lambda method: _seconds(comparison, ranking.best(method)))
+    return cheapest, f", for now: {joined([comparison.label(m) for m in ranking.tied])} cannot be told apart {reason}"
+
+
+def _seconds(comparison: Comparison, best: Best) -> float:
+    """Return what a step of a configuration's optimizer takes; infinite if it was not recorded."""
+    seconds = comparison.optimizer_seconds(best.configuration)
+    return float("inf") if seconds is None else seconds.mean
+
+
+def _run(configuration: Configuration) -> Run:
+    """Return the run of a configuration whose model can be taken: one that was kept, or else the first."""
+    return next((run for run in configuration.runs if run.model), configuration.runs[0])
+
+
+def _full_run(comparison: Comparison, run: Run, folder: Path) -> list[tuple[str, str]]:
+    """Return the command that trains on all rows once, where the comparison had a number of steps."""
+    if run.command is None or comparison.results.recipe.get("steps") is None:
+        return []
+    command = f"{_compare(folder)} {run.command} --epochs 1 --output {_quoted(folder, '-full')}"
+    return [("Train on all rows", command)]
+
+
+def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
+    """Return what is missing for a firm conclusion, and the command that adds it."""
+    if not comparison.results.complete:
+        return Advice("The comparison is unfinished.", [("Resume", f"{_compare(folder)} --output {_quoted(folder)}")])
+    if ranking is None:
+        rates = _lower_rates(comparison, comparison.configurations)
+        return _advice("Lower learning rates, at which runs do not diverge", rates, folder)
+    best = [ranking.best(method) for method in ranking.methods]
+    rates = _lower_rates(comparison, [entry.configuration for entry in best])
+    few = min(entry.amount.seeds for entry in best) < ENOUGH_SEEDS
+    wishes = []
+    if few:
+        wishes.append("three seeds, so that differences can be told from chance")
+    if rates:
+        wishes.append("lower learning rates, because the best one lies at the edge of those that were tried")
+    advice = _advice(joined(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
+    if any(entry.early for entry in best) or comparison.results.recipe.get("points") == 1:
+        points = 2 * int(comparison.results.recipe.get("points", 1))
+        command = f"{_compare(folder)} --points {points} --output {_quoted(folder, f'-{points}-points')}"
+        return Advice(advice.text + " More points along each run.", [*advice.commands, ("More points", command)])
+    return advice
+
+
+def _advice(wish: str, flags: Sequence[str], folder: Path) -> Advice:
+    if not flags:
+        return Advice("Other data, another model and longer training: this comparison has what it needs.")
+    command = f"{_compare(folder)} {' '.join(flags)} --output {_quoted(folder)}"
+    return Advice(f"{wish[:1].upper()}{wish[1:]}. Runs that are done are not repeated.", [("Add these runs", command)])
+
+
+def _lower_rates(comparison: Comparison, configurations: Sequence[Configuration]) -> list[str]:
+    """Return flags for lower values of a learning rate that is best at its lowest value."""
+    flags = []
+    for name, info in comparison.results.settings.items():
+        if info.is_rate and any(at_edge(comparison, c, name) for c in configurations if name in c.settings):
+            known = {float(c.settings[name]) for c in comparison.configurations if name in c.settings}
+            lower = [min(known) / 4, min(known) / 2]
+            flags.append(f"--set {name}={','.join(f'{value:g}' for value in [*lower, *sorted(known)])}")
+    return flags
+
+
+def _seeds(comparison: Comparison) -> list[str]:
+    """Return flags for three seeds: of the best of each method alone, where there are many configurations."""
+    seeds = sorted({run.seed for run in comparison.runs})
+    seeds += [seed for seed in range(ENOUGH_SEEDS) if seed not in seeds][: max(0, ENOUGH_SEEDS - len(seeds))]
+    many = len(comparison.configurations) > _MANY * len(comparison.methods)
+    return [*(["--tune"] if many else []), f"--seeds {','.join(map(str, seeds))}"]
+
+
+def _compare(folder: Path) -> str:
+    return f"mofo compare --recipe {_quoted(folder / 'recipe.yaml')}"
+
+
+def _quoted(path: Path, suffix: str = "") -> str:
+    return shlex.quote(f"{path}{suffix}")

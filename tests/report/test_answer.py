@@ -1,0 +1,118 @@
+"""The three paragraphs that page and terminal begin with."""
+
+import shlex
+
+import pytest
+from fake import change_runs, make_results, set_path
+
+from mofo.cli.parser import Parser
+from mofo.cli.recipe_flags import add_recipe_flags, recipe_values
+from mofo.compare.recipe import make_recipe, override
+from mofo.report import Comparison, make_answer
+
+TOLD = {"seeds": (0, 1, 2), "noise": 0.001, "learning_rates": (1e-4, 2e-4, 3e-4)}
+
+
+def results(**arguments):
+    """Results with what `mofo compare` writes for the way back, of a recipe of 60 steps."""
+    made = make_results(**arguments)
+    rate = made.settings["learning_rate"].model_copy(update={"is_rate": True})
+    made = made.model_copy(
+        update={"settings": made.settings | {"learning_rate": rate}, "recipe": made.recipe | {"steps": 60}}
+    )
+
+    def change(run):
+        lr = run.settings["learning_rate"]
+        command = f"--methods {run.method} --set {run.method}.learning_rate={lr} --seeds {run.seed}"
+        return run.model_copy(update={"command": command, "model": f"runs/{run.name}/model"})
+
+    return change_runs(made, change)
+
+
+def answer(made):
+    return make_answer(Comparison(made), "out folder")
+
+
+def test_answer_takes_the_method_that_is_ahead_beyond_chance():
+    take = answer(results(**TOLD)).take
+    assert take.text.startswith("MoFO at lr\u00a0")
+    assert "which forgot least on text loss beyond chance" in take.text
+    assert "At the end of training: held-out loss 1." in take.text
+    assert "Its model: out folder/runs/mofo-f0.15-lr0.000" in take.text
+    ((what, command),) = take.commands
+    assert what == "Train on all rows"
+    assert command.startswith("mofo compare --recipe 'out folder/recipe.yaml' --methods mofo --set mofo.learning_rate=")
+    assert command.endswith("--epochs 1 --output 'out folder-full'")
+
+
+def test_answer_takes_the_reference_where_no_difference_can_be_told():
+    take = answer(results(learning_rates=(1e-4,))).take
+    assert take.text.startswith(
+        "AdamW at lr\u00a01e-4, the reference, for now: no method is shown to be better with 1 seed"
+    )
+
+
+def test_answer_without_models_or_commands_says_so():
+    made = change_runs(results(), lambda run: run.model_copy(update={"model": None, "command": None}))
+    take = answer(made).take
+    assert "Its model was not kept." in take.text
+    assert not take.commands
+
+
+def test_answer_of_a_full_run_needs_no_other():
+    made = results()
+    assert not answer(made.model_copy(update={"recipe": made.recipe | {"steps": None}})).take.commands
+
+
+def test_answer_of_runs_that_all_diverged_takes_nothing_and_asks_for_lower_rates():
+    made = results(learning_rates=(1e30,))
+    for run in made.runs:
+        set_path(run, [(1.9, 0.1), (None, 0.1), (None, 0.1)])
+    found = answer(made)
+    assert "AdamW at lr\u00a01e30 diverged at step 40" in found.result
+    assert found.take.text == "Nothing yet: no method learned the task without diverging."
+    assert "--set learning_rate=2.5e+29,5e+29,1e+30" in found.surer.commands[0][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        ({"learning_rates": (1e-4,)}, "--set learning_rate=2.5e-05,5e-05,0.0001 --seeds 0,1,2"),
+        ({"learning_rates": (1e-4,), "seeds": (0, 1, 2)}, "--set learning_rate=2.5e-05,5e-05,0.0001"),
+        ({"learning_rates": (1e-4,), "seeds": (3, 4)}, "--set learning_rate=2.5e-05,5e-05,0.0001 --seeds 3,4,0"),
+        (TOLD | {"seeds": (0,)}, "--tune --seeds 0,1,2"),
+    ],
+)
+def test_answer_asks_for_what_is_missing(arguments, flags):
+    commands = dict(answer(results(**arguments)).surer.commands)
+    command = commands["Add these runs"]
+    assert command == f"mofo compare --recipe 'out folder/recipe.yaml' {flags} --output 'out folder'"
+
+
+def test_answers_command_is_understood_by_compare():
+    command = answer(results(learning_rates=(1e-4,))).surer.commands[0][1]
+    words = shlex.split(command)[4:-2]
+    parser = Parser(prog="mofo compare")
+    add_recipe_flags(parser, make_recipe({}))
+    recipe = make_recipe(override({"methods": ["adamw", "mofo"]}, recipe_values(parser.parse_args(words))))
+    assert next(run.name for run in recipe.runs()) == "adamw-lr2.5e-05-s0"
+    assert len(recipe.runs()) == 2 * 3 * 3
+
+
+def test_answer_of_enough_seeds_and_rates_inside_the_grid_asks_for_nothing():
+    assert "this comparison has what it needs" in answer(results(**TOLD)).surer.text
+
+
+def test_answer_of_unfinished_results_resumes():
+    made = results().model_copy(update={"complete": False})
+    assert answer(made).surer.commands == [
+        ("Resume", "mofo compare --recipe 'out folder/recipe.yaml' --output 'out folder'")
+    ]
+
+
+def test_answer_without_runs():
+    made = results()
+    made.runs.clear()
+    found = answer(made)
+    assert found.result == "no run has been measured yet."
+    assert found.take.text.startswith("Nothing yet")
