@@ -1,1 +1,1 @@
-from reference.workbench import tiny_model  # noqa: F401
+from reference.workbench import sums, tiny_data, tiny_model  # noqa: F401

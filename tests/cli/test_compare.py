@@ -205,3 +205,11 @@ def test_interrupted_comparison_says_how_to_resume(monkeypatch, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     assert cli.main([command]) == 130
     assert capsys.readouterr().err == f"mofo {command}: interrupted; run the same command again to resume\n"
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(capsys, tiny_model, tiny_data, tmp_path):
+    output = tmp_path / "out"
+    words = f"compare --model {tiny_model} --data {tiny_data} --held-out-rows 4 --steps 3 --output {output} --dry-run"
+    assert cli.main(words.split()) == 0
+    assert "2, of 3 steps each" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,9 @@
 
 import json
 
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from mofo import cli
 
 
@@ -42,3 +45,21 @@ def test_interrupted_measuring_promises_nothing(monkeypatch, capsys):
     monkeypatch.setattr("mofo.measure.pair.measure_pair", interrupt)
     assert cli.main(["measure", "--base", "b", "--tuned", "t"]) == 130
     assert capsys.readouterr().err == "mofo measure: interrupted\n"
+
+
+def test_adapter_names_its_base_and_other_vocabularies_are_said(capsys, tiny_model, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    assert cli.main(["measure", "--tuned", str(tmp_path), "--probes", "text", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert (results["distance"]["moved"], results["notes"]) == (0, []), "B of a new adapter is 0"
+
+    assert cli.main(["measure", "--tuned", tiny_model]) == 2
+    assert "give its --base" in capsys.readouterr().err
+
+    larger = AutoModelForCausalLM.from_pretrained(tiny_model)
+    larger.resize_token_embeddings(272)
+    larger.save_pretrained(tmp_path / "larger")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "larger")
+    assert cli.main(["measure", "--base", tiny_model, "--tuned", str(tmp_path / "larger"), "--probes", "text"]) == 0
+    assert "measured on the 270 that both have" in capsys.readouterr().out

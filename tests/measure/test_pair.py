@@ -123,3 +123,12 @@ def test_measure_pair_reads_columns_and_counts_rows_that_are_cut(folders, tmp_pa
         measure_pair(str(folders / "base"), str(folders / "base"), max_length=3, **options)
     with pytest.raises(UserError, match=r"has the fields \['A', 'Q'\]"):
         measure_pair(str(folders / "base"), str(folders / "base"), **options | {"columns": None})
+
+
+def test_measure_pair_refuses_rows_with_tokens_that_the_tuned_model_lost(folders, base, tokenizer, tmp_path):
+    smaller = copy.deepcopy(base)
+    smaller.resize_token_embeddings(100)
+    smaller.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="its vocabulary is smaller"):
+        measure_pair(str(folders / "base"), str(tmp_path), probes=[], data=str(folders / "sums.jsonl"))

@@ -45,25 +45,6 @@ def test_local_folder_of_a_hub_id_says_so_without_a_network(monkeypatch):
         local_folder("some-org/some-model")
 
 
-def test_local_folder_fetches_old_weights_only_where_there_are_no_others(tmp_path, monkeypatch):
-    """A stand-in for the Hub that has a `.bin` file, and a model with both kinds."""
-    asked = []
-
-    def snapshot_download(name, *, allow_patterns, ignore_patterns):
-        asked.append((name, "pytorch_model*.bin" in allow_patterns, ignore_patterns))
-        folder = tmp_path / name.replace("/", "-")
-        folder.mkdir(exist_ok=True)
-        if name == "some-org/new":
-            (folder / "model.safetensors").touch()
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert local_folder("some-org/new") == tmp_path / "some-org-new"
-    assert local_folder("some-org/old") == tmp_path / "some-org-old"
-    new, old = ("some-org/new", False, "*/*"), ("some-org/old", False, "*/*")
-    assert asked == [new, old, ("some-org/old", True, "*/*")]
-
-
 def test_empty_model_refuses_what_is_no_causal_language_model(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UserError, match=r"\(vit\) is not a causal language model"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from mofo import __version__
 from mofo.cli import compare, data, demo, measure, methods, report, sft
 from mofo.cli.parser import Parser
 from mofo.errors import UserError, closest
+from mofo.models.quiet import VERBOSE, quiet
 
 
 class Command(Protocol):
@@ -64,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(name: str, command: Command, parser: Parser, words: list[str]) -> int:
     """Run a command, and say in one sentence what ended it before it was done."""
+    if "--verbose" in words:
+        os.environ[VERBOSE] = "1"
+        words = [word for word in words if word != "--verbose"]
+    quiet()
     try:
         command.add_arguments(parser)
         return command.run(parser.parse(words))
@@ -91,6 +97,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         epilog=EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"mofo {__version__}", help="show the version and exit")
+    parser.add_argument("--verbose", action="store_true", help="after a command: show what libraries say on the side")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     parsers = {
         _name(command): subparsers.add_parser(

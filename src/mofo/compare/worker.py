@@ -44,6 +44,7 @@ from mofo.methods.part import Setup
 from mofo.models.load import load_model
 from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
+from mofo.models.quiet import quiet
 from mofo.models.weights import copy_of_weights, weights_of
 from mofo.results import Distance, FinalDistance, Point, Run, Sample, Scalar, TrainingStep
 from mofo.trainers.checkpoints import last_checkpoint
@@ -317,6 +318,7 @@ def _end_with_parent() -> None:
 def main(folder: str, job_name: str) -> int:
     """Do one job and return the exit code. The last line of the output says what went wrong."""
     _end_with_parent()
+    quiet()
     try:
         job = Job(Path(folder))
         if job_name == BASE_JOB:

@@ -21,7 +21,7 @@ from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
-from mofo.models.weights import weights_of
+from mofo.models.weights import token_rows, weights_of
 from mofo.results import Errors, FinalDistance, Metric, Number, Point, Record
 
 _TASK = "task"
@@ -113,6 +113,8 @@ def measure_pair(
         reasons = used.by_reason("held-out")
         examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
     pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
+    if any(max(example["input_ids"]) >= token_rows(pair.base) for example in examples):
+        raise UserError(f"The rows of {data} have tokens that {tuned} does not have: its vocabulary is smaller.")
     models = [pair.base, pair.tuned]
     for model in models:
         model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type

@@ -11,16 +11,12 @@ from mofo.errors import UserError, first_line
 from mofo.models.adapter import adapter_base, is_adapter, merged
 from mofo.models.embedded import EMBEDDED_MODEL, embedded_model
 from mofo.models.gguf import converted_gguf
+from mofo.models.hub import fetch
 from mofo.models.quantised import quantisation, with_plain_weights
+from mofo.models.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
-"""Files of a model on the Hub that are fetched."""
-
-OLD_WEIGHTS = ("pytorch_model*.bin", "adapter_model.bin")
-"""Files that are fetched where there are no weights as safetensors."""
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SyntaxError)
 """What transformers and the libraries below it raise for a folder that they cannot load."""
@@ -75,22 +71,14 @@ def local_folder(spec: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _fetch(resolved)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return fetch(resolved)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        missing = isinstance(error, LocalEntryNotFoundError)
+        reason = "it does not answer, and the model was not fetched before" if missing else first_line(error)
         raise UserError(
-            f"The model {spec} is not a local folder and could not be fetched from the Hub ({first_line(error)}): "
-            f"check the name and the network, or use {EMBEDDED_MODEL}."
+            f"The model {spec} is not a local folder and could not be fetched from the Hub ({reason}): check the name "
+            f"and the network, or use {EMBEDDED_MODEL}."
         ) from error
-
-
-def _fetch(name: str) -> Path:
-    """Fetch a model from the Hub and return its folder; weights as `.bin` files only where there are no others."""
-    from huggingface_hub import snapshot_download
-
-    folder = Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns="*/*"))
-    if not any(folder.glob("*.safetensors")):
-        folder = Path(snapshot_download(name, allow_patterns=[*FILES, *OLD_WEIGHTS], ignore_patterns="*/*"))
-    return folder
 
 
 def load_model(
@@ -115,6 +103,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    hide_loading_bars()
     folder = local_folder(spec)
     tokenizer = load_tokenizer(folder, base=base, trust_remote_code=trust_remote_code)
     if is_adapter(folder):

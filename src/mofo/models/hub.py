@@ -1,0 +1,57 @@
+"""Models on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import functools
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+PATIENCE = 5
+"""Seconds to wait for the Hub's first answer; its own client tries for half a minute."""
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+"""Files of a model that are fetched."""
+
+OLD_WEIGHTS = ("pytorch_model*.bin", "adapter_model.bin")
+"""Files that are fetched where there are no weights as safetensors."""
+
+
+def fetch(name: str) -> Path:
+    """Fetch a model, or find it among those that were fetched before, and return its folder.
+
+    Weights come as `.bin` files only where there are no others. Where the Hub does not answer, what was fetched
+    before must do.
+
+    Raises:
+        OSError, ValueError: As `huggingface_hub.snapshot_download`.
+    """
+    from huggingface_hub import snapshot_download
+
+    offline = not is_reachable()
+
+    def download(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(name, allow_patterns=list(patterns), ignore_patterns="*/*", local_files_only=offline)
+        )
+
+    folder = download(*FILES)
+    return folder if any(folder.glob("*.safetensors")) else download(*FILES, *OLD_WEIGHTS)
+
+
+def is_reachable() -> bool:
+    """Return whether the Hub may be asked and answers, whatever it says, within a few seconds."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
+@functools.cache
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError as error:  # a certificate that Python does not know may be known to the Hub's client
+        return "CERTIFICATE" in str(error)
+    return True
