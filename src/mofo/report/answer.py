@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.conclusion import verdict
-from mofo.report.formatting import joined, measured, plural
+from mofo.report.formatting import joined, measured, span
 from mofo.report.fronts import Best
 from mofo.report.ranking import Ranking, at_edge, rank
 from mofo.report.spread import ENOUGH_SEEDS
@@ -77,8 +77,9 @@ def _choice(comparison: Comparison, ranking: Ranking) -> tuple[str, str]:
         return first, ", the only method that can be judged" if len(comparison.methods) > 1 else ", the only method"
     if not tied:
         return first, f", which forgot least on {ranking.metric.label} beyond chance"
-    seeds = min(ranking.best(method).amount.seeds for method in (first, *tied))
-    reason = f"with {plural(seeds, 'seed')}" if seeds < ENOUGH_SEEDS else "beyond chance"
+    seeds = [ranking.best(method).amount.seeds for method in (first, *tied)]
+    few = f"with {span(seeds)} seed{'' if max(seeds) == 1 else 's'} each"
+    reason = few if min(seeds) < ENOUGH_SEEDS else "beyond chance"
     if comparison.reference in ranking.tied:
         return comparison.reference, f", the reference, for now: no method is shown to be better {reason}"
     cheapest = min(ranking.tied, key=lambda method: _seconds(comparison, ranking.best(method)))
