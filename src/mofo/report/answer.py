@@ -120,7 +120,7 @@ def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Adv
         wishes.append("three seeds, so that differences can be told from chance")
     if rates:
         wishes.append("lower learning rates, because the best one lies at the edge of those that were tried")
-    advice = _advice(joined(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
+    advice = _advice("; ".join(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
     if any(entry.early for entry in best) or comparison.results.recipe.get("points") == 1:
         points = 2 * int(comparison.results.recipe.get("points", 1))
         command = f"{_compare(folder)} --points {points} --output {_quoted(folder, f'-{points}-points')}"
