@@ -65,7 +65,7 @@ def test_compare_knows_an_optimizer_and_extras_that_were_added(tiny_model, tiny_
     assert half.distance.l2 == pytest.approx(whole.distance.l2 / 2, rel=1e-3)
 
     console = Console(file=io.StringIO(), width=200)
-    console.print(summary_table(Comparison(results)))
+    console.print(summary_table(Comparison(results), 200))
     page = (tmp_path / "out" / "report.html").read_text()
     for label in ("Heavy ball + Pull", "Heavy ball + Halfway"):
         assert label in console.file.getvalue()

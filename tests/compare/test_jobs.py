@@ -104,6 +104,34 @@ def test_results_have_all_that_was_measured(finished):
     assert [point.tokens for point in adamw.points] == [point.tokens for point in mofo.points]
 
 
+def test_results_have_standard_errors_of_numbers_and_changes(finished):
+    results = load_results(finished)
+    assert results.base.errors.forgotten["text"]["loss"] > 0
+    assert results.base.errors.learned["sums"].keys() == {"loss", "accuracy"}
+    assert results.base.change_errors.forgotten == {}
+    for run in results.runs:
+        for point in run.points:
+            assert 0 < point.change_errors.forgotten["divergence"]["kl"] < point.forgotten["divergence"]["kl"]
+            assert point.change_errors.forgotten["text"].keys() == {"loss"}
+            assert point.change_errors.learned["sums"]["loss"] > 0
+
+
+def test_results_have_answers_of_the_base_and_of_each_run(finished):
+    results = load_results(finished)
+    assert len(results.samples) == 3 + 2
+    assert "plus" in results.samples[0].expected
+    assert [sample.expected for sample in results.samples[3:]] == [None, None]
+    assert all(len(run.samples) == len(results.samples) for run in results.runs)
+    assert "Answers" in (finished / "report.html").read_text()
+
+
+def test_results_have_the_way_back_to_each_run(finished, values):
+    for run in load_results(finished).runs:
+        assert (finished / run.model / "config.json").exists()
+        assert run.command.startswith(f"--methods {run.method} --set {run.method}.learning_rate=0.01")
+        assert run.command.endswith("--seeds 0")
+
+
 def test_output_folder_has_recipe_data_models_plots_and_report(finished):
     assert (finished / "report.html").stat().st_size > 10_000
     assert list((finished / "plots").glob("*.png"))

@@ -204,3 +204,11 @@ def test_verdict_never_compares_the_warm_up_of_a_run_that_diverged():
     sentence = verdict(Comparison(results))
     assert "forgot" not in sentence
     assert "AdamW at lr\u00a01e-4 diverged at step 60." in sentence
+
+
+def test_verdict_on_one_measured_method_of_several_says_so():
+    results = make_results(learning_rates=(1e-4,))
+    results.runs[0].points.clear()
+    assert verdict(Comparison(results)).startswith(
+        "MoFO is the only method that was measured so far, so nothing is compared."
+    )

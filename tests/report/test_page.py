@@ -224,3 +224,12 @@ def test_report_imports_no_model_library():
             for name in names:
                 assert name.split(".")[0] not in {"torch", "transformers", "trl", "datasets"}
                 assert not name.startswith(("mofo.optim", "mofo.models", "mofo.compare", "mofo.measure"))
+
+
+def test_page_names_no_home_folder(tmp_path):
+    results = make_results(learning_rates=(1e-4,))
+    results = results.model_copy(update={"recipe": {"data": str(Path.home() / "secret" / "data.jsonl")}})
+    text = write_report(write_results(tmp_path / "out", results)).read_text(encoding="utf-8")
+    assert "~/secret/data.jsonl" in text
+    assert str(Path.home()) not in text
+    assert str(tmp_path) not in text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.conclusion import verdict
-from mofo.report.formatting import joined, measured, plural
+from mofo.report.formatting import joined, measured, span
 from mofo.report.fronts import Best
 from mofo.report.ranking import Ranking, at_edge, rank
 from mofo.report.spread import ENOUGH_SEEDS
@@ -77,8 +77,9 @@ def _choice(comparison: Comparison, ranking: Ranking) -> tuple[str, str]:
         return first, ", the only method that can be judged" if len(comparison.methods) > 1 else ", the only method"
     if not tied:
         return first, f", which forgot least on {ranking.metric.label} beyond chance"
-    seeds = min(ranking.best(method).amount.seeds for method in (first, *tied))
-    reason = f"with {plural(seeds, 'seed')}" if seeds < ENOUGH_SEEDS else "beyond chance"
+    seeds = [ranking.best(method).amount.seeds for method in (first, *tied)]
+    few = f"with {span(seeds)} seed{'' if max(seeds) == 1 else 's'} each"
+    reason = few if min(seeds) < ENOUGH_SEEDS else "beyond chance"
     if comparison.reference in ranking.tied:
         return comparison.reference, f", the reference, for now: no method is shown to be better {reason}"
     cheapest = min(ranking.tied, key=lambda method: _seconds(comparison, ranking.best(method)))
@@ -119,7 +120,7 @@ def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Adv
         wishes.append("three seeds, so that differences can be told from chance")
     if rates:
         wishes.append("lower learning rates, because the best one lies at the edge of those that were tried")
-    advice = _advice(joined(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
+    advice = _advice("; ".join(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
     if any(entry.early for entry in best) or comparison.results.recipe.get("points") == 1:
         points = 2 * int(comparison.results.recipe.get("points", 1))
         command = f"{_compare(folder)} --points {points} --output {_quoted(folder, f'-{points}-points')}"

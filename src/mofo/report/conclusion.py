@@ -264,9 +264,10 @@ def _absent(comparison: Comparison, ranking: Ranking | None) -> str:
 def _alone(comparison: Comparison, method: str) -> str:
     """Return the sentence about results of a single method."""
     ours, label = comparison.label(method), comparison.learning.label
+    only = "the only method" if len(comparison.planned_methods) == 1 else "the only method that was measured so far"
     target = common_loss(comparison, [method])
     if target is None:
-        return f"{ours} is the only method, and {_never(comparison, [method])}."
+        return f"{ours} is {only}, and {_never(comparison, [method])}."
     best = equal_learning(comparison, target, comparison.probe_headlines).best
     said = {"worse": "forgot", "better": "gained", "unchanged": "no change beyond noise on"}
     groups: dict[str, list[str]] = {}
@@ -278,6 +279,6 @@ def _alone(comparison: Comparison, method: str) -> str:
         "; ".join(f"{words} {joined(clauses)}" for words, clauses in groups.items()) or "nothing else was measured"
     )
     return (
-        f"{ours} is the only method, so nothing is compared. At its lowest {label}, {comparison.loss_text(target)}: "
+        f"{ours} is {only}, so nothing is compared. At its lowest {label}, {comparison.loss_text(target)}: "
         f"{changes} ({plural(len(comparison.configurations), 'configuration')})."
     )

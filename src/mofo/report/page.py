@@ -57,7 +57,7 @@ def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> st
     environment.filters["data_uri"] = _data_uri
     return environment.get_template("report.html.jinja").render(
         title=_title(comparison),
-        data=joined([task.data for task in comparison.results.tasks]),
+        data=joined([task.data.replace(str(Path.home()), "~") for task in comparison.results.tasks]),
         answer=answer,
         progress=None if comparison.results.complete else _progress(comparison),
         sections=sections,

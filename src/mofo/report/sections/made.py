@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import yaml
 
 from mofo.report.comparison import Comparison
@@ -14,6 +16,7 @@ def section(comparison: Comparison) -> Section:
     """Return everything that decided the results, folded in."""
     results = comparison.results
     recipe = yaml.safe_dump(results.recipe, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
+    recipe = recipe.replace(str(Path.home()), "~")  # pages are passed on
     details = [Details("Recipe", text=recipe)]
     if results.plan is not None:
         plan = results.plan
