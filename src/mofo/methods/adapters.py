@@ -35,7 +35,7 @@ class _Adapter(Part):
         before = {name: p.detach().clone() for name, p in model.named_parameters() if ".base_layer." in name}
         model.merge_adapter()  # type: ignore[operator]
         merged = {
-            name.removeprefix("base_model.model.").replace(".base_layer.", "."): p.detach().clone()
+            name.removeprefix("base_model.model.").replace(".base_layer", ""): p.detach().clone()
             for name, p in model.named_parameters()
             if name in before or not p.requires_grad
         }
@@ -43,7 +43,7 @@ class _Adapter(Part):
         for name, p in model.named_parameters():
             if name in before:
                 p.detach().copy_(before[name])  # unmerging rounds
-        return {name: tensor for name, tensor in merged.items() if "lora_" not in name and "oft_" not in name}
+        return {name: tensor for name, tensor in merged.items() if ".lora_" not in name and ".oft_" not in name}
 
 
 class LoRA(_Adapter):
