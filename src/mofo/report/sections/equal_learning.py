@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mofo.report.comparison import Comparison
 from mofo.report.figures import INK, NEUTRAL, PAGE, Panel
@@ -105,6 +106,7 @@ def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[
         )
         axes.set_ylim(len(rows) - 0.5, -0.75)
         axes.margins(x=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels would touch each other
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"← better      {with_unit('forgotten', metric.unit)}")
 
