@@ -276,6 +276,14 @@ def test_job_that_fails_is_named_with_its_last_words(tmp_path, values, monkeypat
         jobs.compare(make_recipe(values), tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["file", "file/out"])
+def test_file_in_the_place_of_the_output_folder_is_refused(tmp_path, values, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file is a file: choose another --output"):
+        jobs.compare(make_recipe(values), tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_second_process_in_one_folder_is_refused(tmp_path, values):
     from filelock import FileLock
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from mofo.compare.estimate import estimate_table
 from mofo.compare.folder import BASE_JOB, OutputFolder
 from mofo.compare.gather import gather
-from mofo.compare.prepare import prepare
+from mofo.compare.prepare import check_folder, prepare
 from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
 from mofo.compare.tune import end_losses, planned_runs
@@ -48,6 +48,7 @@ def compare(
         UserError: The input cannot be used, the folder holds something else, or a run failed on bad input.
         RuntimeError: A run failed; its log is named.
     """
+    check_folder(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):

@@ -50,6 +50,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     Raises:
         UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
     """
+    check_folder(folder.path)
     check_probe_specs(recipe.probes)
     output = folder.path
     in_use = output.exists() and any(output.iterdir())
@@ -72,6 +73,17 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
         made.write_plan(plan)
         _write_recipe(recipe, made)
     return found
+
+
+def check_folder(output: Path) -> None:
+    """Refuse an output folder where there is a file, at its place or above it.
+
+    Raises:
+        UserError: There is one.
+    """
+    file = next((path for path in (output, *output.absolute().parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise UserError(f"{file} is a file: choose another --output, a folder that need not exist.")
 
 
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:
