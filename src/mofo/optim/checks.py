@@ -124,7 +124,7 @@ def _check_back_end(options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_number(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
+def _check_number(name: str, value: object, expected: str, holds: Callable[[Any], bool]) -> None:
     message = f"{name} must be {expected}, got {value!r}"
     if not isinstance(value, Real):
         raise TypeError(message)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton.language as tl
@@ -17,9 +17,13 @@ from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.rule.scores import SCORES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from mofo.optim.rule.types import Operands, Rule, Score
+
+    Constants = Mapping[str, object]  # constants of a kernel, and its launch options
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}
@@ -294,7 +298,7 @@ class Workspace:
     def _launch(self, found_inf: Tensor, grad_scale: Tensor) -> None:
         """Launch the phases of a step. A phase is one launch for all tensors."""
         variant, config, rows = self._variant, self._config, self._tables.rows
-        of_grad: dict[str, Any] = {"G": DTYPES[variant.grad], "enable_fp_fusion": False}
+        of_grad: dict[str, object] = {"G": DTYPES[variant.grad], "enable_fp_fusion": False}
         of_param = {**of_grad, "P": DTYPES[variant.param], "STOCHASTIC": variant.stochastic}
         score, aligned = {"SCORE": SCORE_NUMBERS[variant.score]}, {"ALIGNED": variant.aligned}
 
@@ -310,7 +314,7 @@ class Workspace:
         if len(self._large.blocks):
             self._launch_large(of_grad | score, of_param | score, aligned)
 
-    def _launch_large(self, of_grad: dict[str, Any], of_param: dict[str, Any], aligned: dict[str, Any]) -> None:
+    def _launch_large(self, of_grad: Constants, of_param: Constants, aligned: Constants) -> None:
         """Launch the phases of blocks that are too large for one program."""
         config, large, rows, pending = self._config, self._large, self._tables.rows, self._tables.pending
         blocks, states, bins, pools = large.blocks, large.states, large.bins, large.pools
@@ -378,11 +382,11 @@ def _programs(device: torch.device) -> int:
     return 4 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 512
 
 
-def _current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Make a device the current one, to which launches go."""
     if device.type == "cpu":  # Triton's interpreter
         return contextlib.nullcontext()
-    current: contextlib.AbstractContextManager[Any] = getattr(torch, device.type).device(device)
+    current: contextlib.AbstractContextManager[object] = getattr(torch, device.type).device(device)
     return current
 
 
