@@ -264,7 +264,7 @@ def test_adapters_start_as_the_base_train_nothing_else_and_are_measured_merged(m
 
 
 def test_base_text_is_written_once_and_is_not_that_of_the_divergence_probe(model, setup, again):
-    from mofo.measure.divergence import write_texts
+    from mofo.measure.writing import write_texts
 
     first = base_text(model, setup, texts=3, tokens=8)
     probe = torch.tensor(write_texts(model, setup.tokenizer, texts=3, tokens=8))
