@@ -64,7 +64,8 @@ def prompts(tmp_path_factory):
 
 def test_divergence_on_answers_to_prompts_equals_the_definition(base, tuned, tokenizer, prompts):
     (probe,) = make_probes([f"divergence:{prompts}"], base=base, tokenizer=tokenizer)
-    assert probe.name == "prompts" and len(probe.texts) == len(probe.starts) == 16
+    assert probe.name == "prompts"
+    assert len(probe.texts) == len(probe.starts) == 16
     values = []
     for text, start in zip(probe.texts, probe.starts, strict=True):
         assert tokenizer.decode(text[:start]).count("plus") == 1
@@ -97,7 +98,7 @@ def test_divergence_of_plain_text_has_no_prompts(tmp_path):
 
 def test_divergence_of_prompts_that_fill_the_models_positions(tokenizer, prompts):
     model = make_model("gpt2", max_position_embeddings=100)
-    with pytest.raises(UserError, match="No prompt .* leaves room for an answer of 96 tokens: the model has 100"):
+    with pytest.raises(UserError, match=r"No prompt .* leaves room for an answer of 96 tokens: the model has 100"):
         make_probes([f"divergence:{prompts}"], base=model, tokenizer=tokenizer)
 
 
