@@ -7,7 +7,6 @@ import torch
 from mofo.errors import UserError
 from mofo.measure import check_probe_specs, make_probes, probe_states, write_texts
 from mofo.measure.divergence import DivergenceProbe
-from mofo.measure.writing import sample
 from reference.architectures import make_model
 
 
@@ -100,13 +99,6 @@ def test_divergence_of_prompts_that_fill_the_models_positions(tokenizer, prompts
     model = make_model("gpt2", max_position_embeddings=100)
     with pytest.raises(UserError, match=r"No prompt .* leaves room for an answer of 96 tokens: the model has 100"):
         make_probes([f"divergence:{prompts}"], base=model, tokenizer=tokenizer)
-
-
-def test_sampled_answer_ends_with_its_end_token(base, tokenizer):
-    prompt = torch.tensor([[tokenizer.bos_token_id]])
-    whole = sample(base, prompt, 40, seed=0)[0].tolist()
-    end = whole[12]
-    assert sample(base, prompt, 40, seed=0, end=[end])[0].tolist() == whole[: whole.index(end, 1) + 1]
 
 
 def test_write_texts_is_seeded_and_leaves_the_global_state_alone(base, tokenizer):

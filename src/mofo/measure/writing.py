@@ -10,12 +10,11 @@ import torch
 from mofo.data.rows import load_rows
 from mofo.data.tokens import encode_rows
 from mofo.errors import UserError
-from mofo.measure.generation import end_tokens
+from mofo.measure.generation import sample_answers
 from mofo.measure.scoring import inference, reusable_cache
 from mofo.models.limits import position_limit
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mofo.data.forms import Row
@@ -50,7 +49,20 @@ def write_texts(
     """
     start = tokenizer("")["input_ids"] or [first_token(base, tokenizer)]
     tokens = min(tokens, position_limit(base.config) - len(start) + 1)  # the last token is not read
-    ids: list[list[int]] = sample(base, torch.tensor(start).expand(texts, -1), tokens, seed=seed).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    written = torch.tensor(start).expand(texts, -1)
+    cache, unread = None, written
+    with inference(base):
+        for _ in range(tokens):
+            # `past_key_values=None` would be an unknown argument to models that have another kind of cache.
+            past: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+            output = base(input_ids=unread.to(base.device), use_cache=True, logits_to_keep=1, **past)
+            probabilities = output.logits[:, -1].float().softmax(dim=-1).cpu()
+            drawn = torch.multinomial(probabilities, 1, generator=generator)
+            written = torch.cat([written, drawn], dim=1)
+            cache = reusable_cache(output)
+            unread = written if cache is None else drawn
+    ids: list[list[int]] = written.tolist()
     return ids
 
 
@@ -92,53 +104,9 @@ def answer_prompts(
             f"No prompt of the probe `divergence` leaves room for an answer of {ANSWER_TOKENS} tokens: the model has "
             f"{room + ANSWER_TOKENS} positions. Give shorter prompts."
         )
-    end = end_tokens(base, tokenizer)
-    texts = []
-    for number, prompt in enumerate(prompts):
-        written = sample(
-            base, torch.tensor([prompt]), ANSWER_TOKENS, seed=seed + number, temperature=TEMPERATURE, end=end
-        )
-        texts.append(written[0].tolist())
+    answers = sample_answers(base, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS, temperature=TEMPERATURE, seed=seed)
+    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     return texts, [len(prompt) for prompt in prompts]
-
-
-def sample(
-    base: PreTrainedModel,
-    written: Tensor,
-    tokens: int,
-    *,
-    seed: int,
-    temperature: float = 1.0,
-    end: list[int] | None = None,
-) -> Tensor:
-    """Continue rows of one length by sampling.
-
-    Args:
-        base: The model that writes.
-        written: What is written so far, (rows, length), int64.
-        tokens: How many to sample.
-        seed: Seed of the sampling; the global random state is neither read nor changed.
-        temperature: Of the sampling.
-        end: Tokens after which a single row is at its end.
-
-    Returns:
-        The rows with their continuation, (rows, length + tokens), or shorter where a single row ended.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    cache, unread = None, written
-    with inference(base):
-        for _ in range(tokens):
-            # `past_key_values=None` would be an unknown argument to models that have another kind of cache.
-            past: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-            output = base(input_ids=unread.to(base.device), use_cache=True, logits_to_keep=1, **past)
-            probabilities = (output.logits[:, -1].float() / temperature).softmax(dim=-1).cpu()
-            drawn = torch.multinomial(probabilities, 1, generator=generator)
-            written = torch.cat([written, drawn], dim=1)
-            if end and len(written) == 1 and int(drawn) in end:
-                break
-            cache = reusable_cache(output)
-            unread = written if cache is None else drawn
-    return written
 
 
 def first_token(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
