@@ -47,7 +47,10 @@ class Blend(Part):
         for keep, tilt in product(self.keep, self.tilt):
             for weight, base, end, place in trained:
                 weight.copy_(base.lerp(end, self.share(keep, tilt, place)))
-            yield {"keep": keep} | ({"tilt": tilt} if self.tilt != (0.0,) else {})
+            values: dict[str, Scalar] = {"keep": keep}
+            if self.tilt != (0.0,):
+                values["tilt"] = tilt
+            yield values
         for weight, _, end, _ in trained:
             weight.copy_(end)
 
