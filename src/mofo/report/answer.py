@@ -13,7 +13,7 @@ from mofo.report.formatting import joined, measured, span
 from mofo.report.fronts import Best
 from mofo.report.ranking import Ranking, at_edge, rank
 from mofo.report.spread import ENOUGH_SEEDS
-from mofo.results import Run
+from mofo.results import Metric, Run
 
 _MANY = 2  # configurations per method from which on tuning is cheaper than repeating them all
 
@@ -53,7 +53,10 @@ def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advi
     if ranking is None:
         return Advice("Nothing yet: no method learned the task without diverging.")
     method, why = _choice(comparison, ranking)
-    chosen = ranking.best(method).configuration
+    preferred = ranking.best(method).configuration
+    chosen = undominated(comparison, preferred, ranking.metric)
+    if chosen is not preferred:
+        why = _dominance(comparison, preferred, ranking.metric)
     run = _run(chosen)
     facts = [
         f"{metric.label} {measured(amount, metric)}"
@@ -63,6 +66,41 @@ def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advi
     end = f" At the end of training: {joined(facts)} ({_meaning(comparison, ranking)})." if facts else ""
     kept = f" Its model: {folder / run.model}." if run.model else " Its model was not kept."
     return Advice(f"{comparison.full_name(chosen)}{why}.{end}{kept}", _full_run(comparison, run, folder))
+
+
+def undominated(comparison: Comparison, preferred: Configuration, metric: Metric) -> Configuration:
+    """Return a configuration, or one that is better at the end: it learned at least as much and forgot no more.
+
+    What is compared at equal learning lies on the way of a run, but its end is what is taken. Of several that are
+    better, one of the same method goes before the others, and then the one that forgot least.
+
+    Args:
+        comparison: The comparison.
+        preferred: The configuration.
+        metric: What is forgotten.
+    """
+    start = _end(comparison, preferred, metric)
+    ends = {c: end for c in comparison.configurations if (end := _end(comparison, c, metric)) is not None}
+    better = [c for c, end in ends.items() if start is not None and _dominates(end, start)]
+    best = [c for c in better if not any(_dominates(ends[other], ends[c]) for other in better)]
+    return min(best, key=lambda c: (c.method != preferred.method, ends[c][1]), default=preferred)
+
+
+def _end(comparison: Comparison, configuration: Configuration, metric: Metric) -> tuple[float, float] | None:
+    """Return held-out loss and what is forgotten at the end; None if one was not measured or a run diverged."""
+    learned, forgotten = (comparison.at_end(configuration, m) for m in (comparison.learning, metric))
+    return None if learned is None or forgotten is None else (learned.mean, forgotten.mean)
+
+
+def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+def _dominance(comparison: Comparison, preferred: Configuration, metric: Metric) -> str:
+    """Return why a configuration is taken that is better at the end than the one that was compared."""
+    other = comparison.full_name(preferred)
+    role = ", the reference," if preferred.method == comparison.reference else ""
+    return f", which by the end learned at least as much as {other}{role} and forgot no more on {metric.label}"
 
 
 def _meaning(comparison: Comparison, ranking: Ranking) -> str:
@@ -121,7 +159,7 @@ def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Adv
     if rates:
         wishes.append("lower learning rates, because the best one lies at the edge of those that were tried")
     advice = _advice("; ".join(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
-    if any(entry.early for entry in best) or comparison.results.recipe.get("points") == 1:
+    if any(entry.passed for entry in best) or comparison.results.recipe.get("points") == 1:
         points = 2 * int(comparison.results.recipe.get("points", 1))
         command = f"{_compare(folder)} --points {points} --output {_quoted(folder, f'-{points}-points')}"
         return Advice(advice.text + " More points along each run.", [*advice.commands, ("More points", command)])
