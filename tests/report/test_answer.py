@@ -73,15 +73,18 @@ def test_answer_of_runs_that_all_diverged_takes_nothing_and_asks_for_lower_rates
     found = answer(made)
     assert "AdamW at lr\u00a01e30 diverged at step 40" in found.result
     assert found.take.text == "Nothing yet: no method learned the task without diverging."
-    assert "--set learning_rate=2.5e+29,5e+29,1e+30" in found.surer.commands[0][1]
+    assert "--set adamw.learning_rate=2.5e+29,5e+29,1e+30 --set mofo.l" in found.surer.commands[0][1]
+
+
+LOWER = "--set mofo.learning_rate=2.5e-05,5e-05,0.0001 --set adamw.learning_rate=2.5e-05,5e-05,0.0001"
 
 
 @pytest.mark.parametrize(
     ("arguments", "flags"),
     [
-        ({"learning_rates": (1e-4,)}, "--set learning_rate=2.5e-05,5e-05,0.0001 --seeds 0,1,2"),
-        ({"learning_rates": (1e-4,), "seeds": (0, 1, 2)}, "--set learning_rate=2.5e-05,5e-05,0.0001"),
-        ({"learning_rates": (1e-4,), "seeds": (3, 4)}, "--set learning_rate=2.5e-05,5e-05,0.0001 --seeds 3,4,0"),
+        ({"learning_rates": (1e-4,)}, f"{LOWER} --seeds 0,1,2"),
+        ({"learning_rates": (1e-4,), "seeds": (0, 1, 2)}, LOWER),
+        ({"learning_rates": (1e-4,), "seeds": (3, 4)}, f"{LOWER} --seeds 3,4,0"),
         (TOLD | {"seeds": (0,)}, "--tune --seeds 0,1,2"),
     ],
 )
@@ -99,6 +102,18 @@ def test_answers_command_is_understood_by_compare():
     recipe = make_recipe(override({"methods": ["adamw", "mofo"]}, recipe_values(parser.parse_args(words))))
     assert next(run.name for run in recipe.runs()) == "adamw-lr2.5e-05-s0"
     assert len(recipe.runs()) == 2 * 3 * 3
+
+
+def test_answer_asks_for_lower_rates_of_the_optimizer_alone_whose_lowest_is_best():
+    made = results(learning_rates=(1e-4, 2e-4), seeds=(0, 1, 2), noise=0.001)
+    for run in made.runs:
+        if run.method == "mofo":
+            good = run.settings["learning_rate"] == 2e-4
+            set_path(run, [(1.5, 0.1 if good else 0.5), (1.4, 0.2), (1.3, 0.3)])
+            for point in run.points:
+                point.forgotten["text"]["loss"] = 3.8 if good else 4.5
+    command = dict(answer(made).surer.commands)["Add these runs"]
+    assert "--set adamw.learning_rate=2.5e-05,5e-05,0.0001,0.0002 --output" in command
 
 
 def test_answer_of_enough_seeds_and_rates_inside_the_grid_asks_for_nothing():

@@ -174,14 +174,21 @@ def _advice(wish: str, flags: Sequence[str], folder: Path) -> Advice:
 
 
 def _lower_rates(comparison: Comparison, configurations: Sequence[Configuration]) -> list[str]:
-    """Return flags for lower values of a learning rate that is best at its lowest value."""
+    """Return flags for lower values of a learning rate that is best at its lowest value, by the optimizers' names."""
     flags = []
     for name, info in comparison.results.settings.items():
-        if info.is_rate and any(at_edge(comparison, c, name) for c in configurations if name in c.settings):
-            known = {float(c.settings[name]) for c in comparison.configurations if name in c.settings}
-            lower = [min(known) / 4, min(known) / 2]
-            flags.append(f"--set {name}={','.join(f'{value:g}' for value in [*lower, *sorted(known)])}")
+        at_edges = [c for c in configurations if info.is_rate and at_edge(comparison, c, name)]
+        for optimizer in dict.fromkeys(_optimizer(comparison, c) for c in at_edges):
+            values = [c.settings.get(name) for c in comparison.configurations if _optimizer(comparison, c) == optimizer]
+            known = sorted({float(value) for value in values if value is not None})
+            wanted = [known[0] / 4, known[0] / 2, *known]
+            flags.append(f"--set {optimizer}.{name}={','.join(f'{value:g}' for value in wanted)}")
     return flags
+
+
+def _optimizer(comparison: Comparison, configuration: Configuration) -> str:
+    """Return the part of a configuration's method that has the learning rate."""
+    return comparison.results.methods[configuration.method].parts[0]
 
 
 def _seeds(comparison: Comparison) -> list[str]:
