@@ -36,6 +36,9 @@ class DivergenceProbe(Probe):
     """
 
     usage = ("divergence",)
+    numbers = "divergence in nats per token"
+    better = "lower"
+    cost = "a pass over 2048 tokens, which the base writes once; keeps its logits"
 
     def __init__(self, name: str, base: PreTrainedModel, texts: list[list[int]]) -> None:
         super().__init__(name)
