@@ -30,7 +30,8 @@ class Base:
 class Probe(ABC):
     """One measurement of a model. A kind of probe is a subclass in a file of its own, listed in `mofo.measure.kinds`.
 
-    The first line of the subclass's docstring says what it measures. A recipe asks for a probe by its kind, `text`, or by its kind and an argument, `text:FILE.txt`.
+    The first line of the subclass's docstring says what it measures. A recipe asks for a probe by its kind, `text`, or
+    by its kind and an argument, `text:FILE.txt`.
 
     Class attributes:
         usage: The forms in which a recipe asks for a probe of this kind.
