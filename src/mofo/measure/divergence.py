@@ -40,6 +40,9 @@ class DivergenceProbe(Probe):
     """
 
     usage = ("divergence", "divergence:PROMPTS.jsonl")
+    numbers = "divergence in nats per token"
+    better = "lower"
+    cost = "a pass over about 2048 tokens, which the base writes once; keeps its logits"
 
     def __init__(
         self, name: str, base: PreTrainedModel, texts: list[list[int]], starts: list[int] | None = None
