@@ -32,6 +32,15 @@ Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 Scalar = bool | int | float | str
 
+ALL_TASKS = "all tasks"
+"""Key of the means over tasks in `Point.learned`, where there are several."""
+
+ScoreName = Literal["accuracy", "choice", "rouge-l", "edit-similarity"]
+"""By what the generated answers of a task can be judged."""
+
+Order = Literal["sequence", "joint", "alone"]
+"""How a run meets its tasks: one after the other, all at once, or each by itself, beginning with the base."""
+
 
 class Record(BaseModel):
     """A part of `results.json`: fields are checked, and unknown ones refused."""
@@ -128,8 +137,13 @@ class Point(Record):
 
     step: int = Field(description="optimizer steps taken; 0 for the base")
     tokens: int | None = Field(default=None, description="training tokens seen")
-    task: str | None = Field(default=None, description="the task that was being trained; `null` for the base")
-    learned: dict[str, dict[str, Number]] = Field(description="per task its metrics: held-out `loss`, `accuracy`")
+    task: str | None = Field(
+        default=None, description="the task that was being trained; `null` for the base, and where all were at once"
+    )
+    learned: dict[str, dict[str, Number]] = Field(
+        description="per task its metrics: held-out `loss`, `accuracy`, `rouge_l` or `edit_similarity`; where there "
+        "are several tasks, also their means under `all tasks`: `loss` and `score`"
+    )
     forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
     errors: Errors = Field(default=Errors(), description="standard errors of these numbers")
     change_errors: Errors = Field(
@@ -188,6 +202,11 @@ class MethodInfo(Record):
 
     label: str = Field(description="what readers call it")
     parts: list[str] = Field(description="the optimizer and the extras that it is composed of")
+    order: Order = Field(
+        default="sequence",
+        description="how it meets the tasks: one after the other; all at once (`joint`), an upper bound; or each "
+        "`alone`, beginning with the base",
+    )
 
 
 class SettingInfo(Record):
@@ -205,6 +224,14 @@ class Task(Record):
     data: str = Field(description="where its rows come from")
 
 
+class TaskPlan(Record):
+    """What was decided for one task."""
+
+    steps: int = Field(description="optimizer steps of the task")
+    training_rows: int = Field(description="rows that can be trained on")
+    held_out_rows: int = Field(description="rows that are measured")
+
+
 class Plan(Record):
     """What was decided before the first run."""
 
@@ -217,6 +244,16 @@ class Plan(Record):
         description="number of rows that are not used as they are, by reason, such as `training rows cut at "
         "max_length`",
     )
+    tasks: list[TaskPlan] = Field(default=[], description="the same for each task; absent in files of one task")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_tasks(cls, values: Any) -> Any:
+        """Let a plan of one task, as files have it that know no others, be a list of one."""
+        counts = {"steps": "total_steps", "training_rows": "training_rows", "held_out_rows": "held_out_rows"}
+        if isinstance(values, dict) and not values.get("tasks") and all(name in values for name in counts.values()):
+            return values | {"tasks": [{key: values[name] for key, name in counts.items()}]}
+        return values
 
 
 class Hardware(Record):
@@ -338,7 +375,7 @@ What mofo itself measures:
 def document() -> str:
     """Return `docs/results.md`: an example, and every class of the file with its fields, types and meanings."""
     lines = [_INTRODUCTION.format(schema=SCHEMA, example=_compact(example()))]
-    records = (Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Errors, Distance)
+    records = (Results, Task, Plan, TaskPlan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Errors, Distance)
     for record in (*records, FinalDistance, LayerDistance, TrainingStep, Seconds, Sample):
         lines += [f"## {record.__name__}", (record.__doc__ or "").replace("\n    ", "\n").strip(), ""]
         lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
