@@ -3,7 +3,7 @@
 from mofo.measure.distance import weight_distance
 from mofo.measure.generation import answer_accuracy
 from mofo.measure.kinds import check_probe_specs, make_probes, probe_states
-from mofo.measure.metrics import distance_metrics, learned_metrics
+from mofo.measure.metrics import distance_metrics, learned_metrics, sequence_metrics
 from mofo.measure.probe import Probe
 from mofo.measure.scoring import held_out_loss
 from mofo.measure.writing import write_texts
@@ -17,6 +17,7 @@ __all__ = [
     "learned_metrics",
     "make_probes",
     "probe_states",
+    "sequence_metrics",
     "weight_distance",
     "write_texts",
 ]

@@ -67,13 +67,7 @@ def answer_accuracy(
     Raises:
         ValueError: There are no problems.
     """
-    if not problems:
-        raise ValueError("no problems: there is no accuracy to measure")
-    generated: dict[int, str] = {}
-    lengths = [len(problem["prompt_ids"]) for problem in problems]
-    for rows in _batches(lengths, batch_size, one_length=model._is_stateful):
-        answers = generate(model, tokenizer, [problems[row]["prompt_ids"] for row in rows], max_new_tokens)
-        generated.update(zip(rows, answers, strict=True))
+    generated = write_answers(model, tokenizer, problems, max_new_tokens=max_new_tokens, batch_size=batch_size)
     correct = [is_correct(generated[row], problem["answer"]) for row, problem in enumerate(problems)]
     samples: list[WrittenAnswer] = [
         {
@@ -85,6 +79,36 @@ def answer_accuracy(
         for row, problem in enumerate(problems[:SAMPLES])
     ]
     return {"accuracy": Mean(correct), "answers": len(correct), "samples": samples}
+
+
+def write_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+) -> list[str]:
+    """Return a greedily generated answer to each problem.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        problems: Prompts.
+        max_new_tokens: Where an answer that does not end is cut off.
+        batch_size: Problems that are answered at once.
+
+    Raises:
+        ValueError: There are no problems.
+    """
+    if not problems:
+        raise ValueError("no problems: there is no accuracy to measure")
+    generated: dict[int, str] = {}
+    lengths = [len(problem["prompt_ids"]) for problem in problems]
+    for rows in _batches(lengths, batch_size, one_length=model._is_stateful):
+        answers = generate(model, tokenizer, [problems[row]["prompt_ids"] for row in rows], max_new_tokens)
+        generated.update(zip(rows, answers, strict=True))
+    return [generated[row] for row in range(len(problems))]
 
 
 def _batches(lengths: list[int], size: int, *, one_length: bool) -> Iterator[list[int]]:
