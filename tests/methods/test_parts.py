@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -180,6 +182,18 @@ def test_hft_freezes_half_of_the_matrices_of_each_module_by_seed(model, setup):
     assert any(drawn(HFT(draw=draw)) != frozen for draw in range(1, 4))
 
 
+def test_hft_draws_another_half_for_the_next_task_and_frees_what_it_froze(model, setup):
+    model.get_input_embeddings().weight.requires_grad_(False)  # another part's
+    part = HFT()
+    part.prepare(model, setup)
+    first = {name for name, p in model.named_parameters() if not p.requires_grad}
+    part.next_task(model, replace(setup, task=1))
+    second = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert len(first) == len(second)
+    assert first != second
+    assert "model.embed_tokens.weight" in first & second
+
+
 def test_importance_is_the_standardised_gradient_by_a_gate(model, setup):
     units = importance(model, setup, texts=2, tokens=6)
     ids = base_text(model, setup, texts=2, tokens=6)
@@ -326,6 +340,19 @@ def test_replay_takes_rows_of_a_file(model, setup, rows, tiny_data):
     texts = [setup.tokenizer.decode(row["input_ids"]) for row in mixed if row not in longer]
     assert len(texts) == 4
     assert all("plus" in text for text in texts)
+
+
+def test_replay_takes_rows_of_the_earlier_tasks_each_as_often(model, setup, rows):
+    part = Replay(share=0.5)
+    first, second = ([{**row, "answer": name} for row in rows] for name in ("first", "second"))
+    given = [{**row, "answer": "third"} for row in rows] * 16
+    mixed = part.rows(given, replace(setup, rows=given, task=2, tasks=3, earlier=[first, second]))
+    counts = Counter(row["answer"] for row in mixed)
+    assert counts["third"] == 64
+    assert abs(counts["first"] - counts["second"]) < 24
+    assert part.rows(given, replace(setup, rows=given, tasks=3)) == given  # the first task has none
+    assert part.prepare(model, replace(setup, tasks=3)) is model
+    assert not setup.shared.exists()  # no text is written
 
 
 # ---- Weights of tokens

@@ -18,7 +18,7 @@ class HFT(Part):
 
     In each module of a decoder layer that holds matrices (attention, feed-forward) half of them are frozen; where
     their number is odd, one more or one less in turn, so that it is half over the layers. What lies outside of the
-    layers, and norms and biases, is trained.
+    layers, and norms and biases, is trained. Each task of a sequence has a half of its own.
     """
 
     name = "hft"
@@ -30,17 +30,30 @@ class HFT(Part):
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Freeze the drawn half."""
-        chance = random.Random(setup.seed + 1_000_003 * self.draw)
+        self._freeze(model, setup)
+        return model
+
+    def next_task(self, model: PreTrainedModel, setup: Setup) -> None:
+        """Free the half of the task before, and freeze another."""
+        for parameter in setup.scratch[self.name]:
+            parameter.requires_grad_(True)
+        self._freeze(model, setup)
+
+    def _freeze(self, model: PreTrainedModel, setup: Setup) -> None:
+        """Freeze half of the matrices, and remember those that were trained before."""
+        chance = random.Random(setup.seed + 1_000_003 * self.draw + 999_983 * setup.task)
         extra: dict[str, bool] = defaultdict(bool)  # by kind of module: whether the last odd one froze one more
+        frozen = []
         for module, names in _matrices(model).items():
             count = len(names) // 2
             if len(names) % 2:
                 kind = module.rpartition(".")[2]
                 extra[kind] = not extra[kind]
                 count += extra[kind]
-            for name in chance.sample(names, count):
-                model.get_parameter(name).requires_grad_(False)
-        return model
+            frozen += [model.get_parameter(name) for name in chance.sample(names, count)]
+        setup.scratch[self.name] = [parameter for parameter in frozen if parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _matrices(model: PreTrainedModel) -> dict[str, list[str]]:

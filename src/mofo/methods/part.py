@@ -38,12 +38,15 @@ class Setup:
         tokenizer: The base's tokenizer.
         device: Where the model computes.
         seed: The run's seed.
-        steps: Optimizer steps of the whole run.
+        steps: Optimizer steps of the task.
         batch: Rows of one optimizer step.
         rows: The rows of the task in the order of training, `batch` a step.
         folder: A folder that is this run's own and survives a kill.
         shared: A folder that all runs of a comparison share.
         scratch: Memory of this process for what parts keep from hook to hook; a resumed run begins with none.
+        task: Number of the task, from 0.
+        tasks: Number of tasks that the run learns one after the other.
+        earlier: The rows of each task that it has learned before, in the order of training.
     """
 
     base: Mapping[str, Tensor]
@@ -56,6 +59,9 @@ class Setup:
     folder: Path
     shared: Path
     scratch: dict[str, Any] = field(default_factory=dict)
+    task: int = 0
+    tasks: int = 1
+    earlier: Sequence[Sequence[Example]] = ()
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]], *, shared: bool = False) -> dict[str, Tensor]:
         """Return the tensors that `make` returned when it was first called, interrupted or not.
@@ -110,6 +116,7 @@ class Part(Settings):
         source: Where it was published.
         cost: What it takes beyond plain training with AdamW, in memory and time.
         compares_with_base: Whether its hooks read `Setup.base`.
+        remembers_tasks: Whether it does nothing but keep what earlier tasks of a sequence taught.
     """
 
     name: ClassVar[str]
@@ -117,10 +124,17 @@ class Part(Settings):
     source: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     compares_with_base: ClassVar[bool] = False
+    remembers_tasks: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
         return model
+
+    def next_task(self, model: PreTrainedModel, setup: Setup) -> None:
+        """Make ready for a task that follows others: called before each but the first, with the model to train.
+
+        Must depend on its arguments alone: a resumed run calls it for all tasks that it has begun.
+        """
 
     def rows(self, rows: list[Example], setup: Setup) -> list[Example]:
         """Return the rows to train on, `setup.batch` a step, as many as were given.

@@ -6,6 +6,7 @@ from mofo.methods.adamw import AdamW
 from mofo.methods.adapters import OFT, DoRA, LoRA
 from mofo.methods.blend import Blend
 from mofo.methods.ewc import EWC
+from mofo.methods.gem import GEM
 from mofo.methods.hft import HFT
 from mofo.methods.lion import Lion, MoFOLion
 from mofo.methods.mofo import MoFO
@@ -19,7 +20,7 @@ from mofo.methods.token_weights import DFT, Anchor, TokenMask
 
 PARTS: tuple[type[Part], ...] = (
     AdamW, MoFO, Lion, MoFOLion, SGD,
-    SelfDistill, Replay, Anchor, L2, L1, EWC,
+    SelfDistill, Replay, GEM, Anchor, L2, L1, EWC,
     LoRA, DoRA, OFT, HFT, CoFiTune, SoftMasking,
     TokenMask, DFT, Blend,
 )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Replay: some rows of each batch are not the task's."""
+"""Replay: some rows of each batch are not the task's, but remind the model of what came before."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mofo.data.rows import load_rows
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Replay(Part):
-    """A share of the task's rows is replaced by others: rows of a file, or text that the base wrote.
+    """A share of the task's rows is replaced by others: rows of a file, of earlier tasks, or text that the base wrote.
+
+    In a sequence of tasks they are rows of the earlier tasks, each task as often as any other; the first task has none.
+    With a single task they are text that the base wrote. Where `data` are given, it is always these.
 
     Over the steps the share is kept exactly: a step has ⌊share · rows so far⌋ replaced rows in total.
     """
@@ -28,28 +32,37 @@ class Replay(Part):
     cost = "nothing a step; the base writes the text once"
 
     share: float = setting(0.1, "share of the rows that are replaced", short="share", gt=0, lt=1)
-    data: str = setting("", "where they come from, as --data; text that the base writes if empty")
+    data: str = setting("", "where they come from, as --data; earlier tasks, or text that the base writes, if empty")
     texts: int = setting(64, "texts that the base writes", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
-        """Have the base write the text, where no data are given."""
-        if not self.data:
+        """Have the base write the text, where it is needed."""
+        if not self.data and setup.tasks == 1:
             base_text(model, setup, texts=self.texts, tokens=self.tokens)
             setup.scratch[self.name] = model
         return model
 
     def rows(self, rows: list[Example], setup: Setup) -> list[Example]:
         """Return the rows with some replaced, at places and by rows that the seed draws."""
-        others = self._others(setup)
-        chance = random.Random(setup.seed)
+        sources = self._sources(setup)
+        if not sources:
+            return rows
+        chance = random.Random(setup.seed + 1_000_003 * setup.task)
         mixed = list(rows)
         for start in range(0, len(rows), setup.batch):
             end = min(start + setup.batch, len(rows))
             count = math.floor(self.share * end) - math.floor(self.share * start)
             for place in chance.sample(range(start, end), count):
-                mixed[place] = chance.choice(others)
+                source = chance.choice(sources) if len(sources) > 1 else sources[0]
+                mixed[place] = chance.choice(source)
         return mixed
+
+    def _sources(self, setup: Setup) -> Sequence[Sequence[Example]]:
+        """Return what rows are drawn from: first one of these, and then one of its rows."""
+        if not self.data and setup.tasks > 1:
+            return setup.earlier
+        return [self._others(setup)]
 
     def _others(self, setup: Setup) -> list[Example]:
         if not self.data:
