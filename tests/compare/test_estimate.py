@@ -26,7 +26,7 @@ def values(tiny_model, tiny_data):
     ],
 )
 def test_estimate_counts_runs_tokens_and_bytes(values, change, memory, disk):
-    found = estimate(make_recipe(values | change), 5, [10, 20])
+    found = estimate(make_recipe(values | change), [5], [[10, 20]])
     assert (found.runs, found.steps, found.tokens) == (4, 5, 15 * 2 * 5)
     assert found.memory == memory * found.parameters
     assert found.disk == disk * found.parameters
@@ -34,7 +34,7 @@ def test_estimate_counts_runs_tokens_and_bytes(values, change, memory, disk):
 
 
 def test_estimate_table_shows_all(values):
-    table = estimate_table(estimate(make_recipe(values), 5, [10, 20]), Path("out"))
+    table = estimate_table(estimate(make_recipe(values), [5], [[10, 20]]), Path("out"))
     labels, texts = (list(column.cells) for column in table.columns)
     assert labels == ["runs", "training", "model", "memory", "disk"]
     assert texts[:2] == ["4, of 5 steps each", "150 tokens a run, 600 in all"]

@@ -50,7 +50,7 @@ def test_rows_that_are_held_out_too_are_counted(prepared, tmp_path):
 def test_columns_and_turns_are_settings_of_the_recipe(prepared):
     rows = [{"Q": f"{n}?", "A": n} for n in range(5)]
     folder = prepared(rows, columns="question=Q,answer=A", turns="last")
-    assert {row["answer"] for row in read_jsonl(folder.training_rows)} <= set("01234")
+    assert {row["answer"] for row in read_jsonl(folder.training_rows(0))} <= set("01234")
     assert folder.recipe.columns == {"question": "Q", "answer": "A"}
     assert folder.recipe.turns == "last"
     assert override(folder.recipe.to_dict(), {"columns": "text=T"})["columns"] == "text=T"

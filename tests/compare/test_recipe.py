@@ -27,6 +27,9 @@ def test_reference_method_is_adamw_or_the_first_or_the_given_one():
     assert make_recipe({"methods": ["mofo", "adamw"], "reference": "mofo"}).reference_method() == "mofo"
 
 
+TWO = [{"name": "a", "data": "a.jsonl"}, {"name": "b", "data": "b.jsonl"}]
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [
@@ -36,7 +39,7 @@ def test_reference_method_is_adamw_or_the_first_or_the_given_one():
     ],
 )
 def test_task_is_named_after_its_data(data, name):
-    assert make_recipe({"data": data}).task.name == name
+    assert [task.name for task in make_recipe({"data": data}).sequence] == [name]
 
 
 @pytest.mark.parametrize(("steps", "points", "expected"), [(10, 4, [3, 5, 8, 10]), (2, 4, [1, 2]), (7, 1, [7])])
@@ -44,11 +47,16 @@ def test_point_steps_are_spread_over_the_run_and_end_with_it(steps, points, expe
     assert make_recipe({"points": points}).point_steps(steps) == expected
 
 
+def steps_of_the_only_task(recipe, rows):
+    (task,) = recipe.sequence
+    return task.total_steps(rows, recipe.rows_per_step)
+
+
 def test_total_steps_come_from_epochs_where_steps_are_not_given():
     recipe = make_recipe({"epochs": 2, "batch_size": 4, "gradient_accumulation": 2})
-    assert recipe.total_steps(rows=21) == 6
-    assert make_recipe({"steps": 5}).total_steps(rows=21) == 5
-    assert make_recipe({"batch_size": 10}).total_steps(rows=21) == 3
+    assert steps_of_the_only_task(recipe, rows=21) == 6
+    assert steps_of_the_only_task(make_recipe({"steps": 5}), rows=21) == 5
+    assert steps_of_the_only_task(make_recipe({"batch_size": 10}), rows=21) == 3
 
 
 def test_recipe_survives_its_file(tmp_path):
@@ -114,6 +122,21 @@ def test_numbers_without_a_point_are_numbers_in_yaml_too(tmp_path):
         ({"seeds": []}, "seeds is .*expected at least 1 value"),
         ({"seeds": [-1]}, "seeds is -1, expected at least 0"),
         ({"reference": "lion"}, "reference is 'lion', expected one of the methods: adamw, mofo"),
+        ({"tasks": [{"name": "a"}]}, "tasks.data is missing"),
+        ({"tasks": [{"name": "a", "data": "a.jsonl", "stepz": 3}]}, "tasks.stepz is unknown"),
+        (
+            {"tasks": [{"name": "a", "data": "a.jsonl", "metric": "bleu"}]},
+            "tasks.metric is 'bleu', expected 'accuracy'",
+        ),
+        ({"tasks": [{"name": "a", "data": "a.jsonl"}] * 2}, "Two tasks are named a"),
+        ({"tasks": [{"name": "all tasks", "data": "a.jsonl"}]}, "A task is named 'all tasks'"),
+        ({"tasks": [{"name": "a", "data": "a.jsonl", "steps": 1, "epochs": 1}]}, "The task a has both steps and"),
+        ({"tasks": [{"name": "a", "data": "a.jsonl"}], "data": "b.jsonl"}, "Both data and tasks are given"),
+        ({"order": "joint"}, "order is given, but there is only one task"),
+        ({"methods": [{"adamw": {}, "order": "alone"}]}, "order is given, but there is only one task"),
+        ({"tasks": TWO, "methods": [{"adamw": {}, "order": "last"}]}, "order is 'last', expected 'sequence'"),
+        ({"methods": ["gem"]}, "gem keeps what earlier tasks taught, and adamw.gem.* has none"),
+        ({"tasks": TWO, "methods": ["gem"], "order": "joint"}, "gem keeps what earlier tasks taught"),
     ],
 )
 def test_make_recipe_names_what_cannot_be_used(values, message):
@@ -157,6 +180,35 @@ def test_override_drops_settings_of_the_file_that_other_methods_do_not_have():
 def test_override_keeps_settings_of_the_command_line_that_decide_nothing_to_be_refused(settings):
     with pytest.raises(UserError, match="is set, but no method has"):
         make_recipe(override(FILE, {"methods": ["sgd"], "settings": settings}))
+
+
+def test_tasks_take_what_they_leave_out_from_the_recipe():
+    tasks = [{"name": "a", "data": "a.jsonl", "epochs": 2}, {"name": "b", "data": "b.jsonl", "held_out_rows": 3}]
+    recipe = make_recipe({"tasks": tasks, "steps": 7, "held_out_rows": 5, "columns": "text=T", "batch_size": 4})
+    first, second = recipe.sequence
+    assert (first.steps, first.epochs, first.held_out_rows, first.columns) == (None, 2, 5, {"text": "T"})
+    assert (second.steps, second.held_out_rows) == (7, 3)
+    assert [task.total_steps(10, recipe.rows_per_step) for task in recipe.sequence] == [5, 7]
+    assert make_recipe(recipe.to_dict()) == recipe
+
+
+def test_orders_make_runs_and_methods_of_their_own():
+    recipe = make_recipe({"tasks": TWO, "methods": ["mofo", {"adamw": {}, "order": ["joint", "sequence", "alone"]}]})
+    assert [(run.method_name, run.name) for run in recipe.runs()] == [
+        ("mofo", "mofo-lr0.0001-f0.15-s0"),
+        ("adamw-joint", "adamw-lr0.0001-joint-s0"),
+        ("adamw", "adamw-lr0.0001-s0"),
+        ("adamw-alone", "adamw-lr0.0001-alone-s0"),
+    ]
+    assert [run.method_info.label for run in recipe.runs()][1:] == [
+        "AdamW, all tasks at once",
+        "AdamW",
+        "AdamW, each task alone",
+    ]
+    assert recipe.reference_method() == "adamw"
+    assert make_recipe({"tasks": TWO, "order": ["joint", "sequence"], "methods": "mofo"}).reference_method() == "mofo"
+    given = make_recipe(override(recipe.to_dict(), {"order": ["sequence"]}))
+    assert [run.name for run in given.runs()] == ["mofo-lr0.0001-f0.15-s0", "adamw-lr0.0001-s0"]
 
 
 def test_changes_are_what_differs_beyond_the_grid():

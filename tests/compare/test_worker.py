@@ -76,7 +76,7 @@ def folder(tiny_model, tiny_data, tmp_path):
 
 
 def test_every_part_is_tried():
-    assert set(METHODS) == {part.name for part in PARTS}
+    assert set(METHODS) == {part.name for part in PARTS if not part.remembers_tasks}  # those: test_sequence.py
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_run_learns_and_resumes_to_the_same_bits(folder, monkeypatch, part):
         patched.setattr(Recorder, "on_log", killed_after_step_3)
         with pytest.raises(KilledError):
             FineTuning(Job(output.path), run.name).train()
-    assert last_checkpoint(path / "checkpoints").name == "checkpoint-2"
+    assert last_checkpoint(path / "checkpoints" / "1").name == "checkpoint-2"
     torch.manual_seed(7)  # another process has another random state
     FineTuning(Job(output.path), run.name).train()
     assert without_time(output.run(run.name).result) == whole

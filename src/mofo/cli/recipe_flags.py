@@ -55,7 +55,7 @@ def add_recipe_flags(parser: Parser, defaults: Recipe) -> None:
         for name, field in settings.model_fields.items():
             if name == "settings":
                 _add_method_settings(parser, group, defaults)
-            else:
+            elif name != "tasks":  # a list of mappings: it is written in a file
                 _add_flag(group, name, field.annotation, field.description or "", getattr(defaults, name))
     parser.aliases |= TRL_NAMES
 

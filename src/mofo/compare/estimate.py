@@ -41,24 +41,24 @@ class Estimate:
     disk: int
 
 
-def estimate(recipe: Recipe, steps: int, lengths: Sequence[int]) -> Estimate:
+def estimate(recipe: Recipe, steps: Sequence[int], lengths: Sequence[Sequence[int]]) -> Estimate:
     """Return what a comparison will take, without loading the model.
 
     Args:
         recipe: The recipe.
-        steps: Optimizer steps of a run.
-        lengths: Tokens of each training row.
+        steps: Optimizer steps of each task.
+        lengths: Tokens of each training row of each task.
     """
     runs = recipe.runs()
     model = empty_model(recipe.model, trust_remote_code=recipe.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     width = getattr(torch, recipe.weights).itemsize
     # The best of each method and the one that may take its place.
-    kept = {"none": 0, "all": len(runs), "best": len({run.method.name for run in runs}) + 1}[recipe.save]
+    kept = {"none": 0, "all": len(runs), "best": len({run.method_name for run in runs}) + 1}[recipe.save]
     return Estimate(
         runs=len(runs),
-        steps=steps,
-        tokens=round(fmean(lengths) * steps * recipe.rows_per_step),
+        steps=sum(steps),
+        tokens=round(sum(fmean(rows) * n * recipe.rows_per_step for rows, n in zip(lengths, steps, strict=True))),
         parameters=parameters,
         memory=parameters * (2 * width + MOMENTS),
         host=parameters * width,

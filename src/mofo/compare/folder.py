@@ -2,7 +2,7 @@
 
 - `recipe.yaml`: what to do
 - `plan.json`: what was decided before the first job
-- `data/`: the rows, training and held out
+- `data/N/`: the rows of the Nth task, training and held out
 - `base.json`: the base, measured
 - `probes.json`: what the probes must remember
 - `shared/`: what the methods keep of the base
@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The trainer's folder; gone when the run is done."""
+        """The trainers' folder, which has one for each task; gone when the run is done."""
         return self.path / "checkpoints"
 
     @property
@@ -86,12 +86,12 @@ class RunFolder:
     def run(self) -> PlannedRun:
         """What to do."""
         spec = read_json(self.path / "run.json")
-        return PlannedRun(make_method(spec["method"]), spec["seed"])
+        return PlannedRun(make_method(spec["method"]), spec["seed"], spec.get("order", "sequence"))
 
     def write_run(self, run: PlannedRun) -> None:
         """Make the folder, and write what is to be done."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "run.json", {"method": run.method.to_dict(), "seed": run.seed})
+        write_json(self.path / "run.json", {"method": run.method.to_dict(), "seed": run.seed, "order": run.order})
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,16 @@ class OutputFolder:
         """Write what was decided before the first job."""
         write_json(self.path / "plan.json", plan.model_dump(mode="json"))
 
-    @property
-    def training_rows(self) -> Path:
-        """The rows to train on, as JSON lines."""
-        return self.path / "data" / "train.jsonl"
+    def training_rows(self, task: int) -> Path:
+        """Return the file of the rows to train on, as JSON lines; tasks count from 0."""
+        return self._rows(task) / "train.jsonl"
 
-    @property
-    def held_out_rows(self) -> Path:
-        """The rows to measure, as JSON lines."""
-        return self.path / "data" / "held_out.jsonl"
+    def held_out_rows(self, task: int) -> Path:
+        """Return the file of the rows to measure, as JSON lines; tasks count from 0."""
+        return self._rows(task) / "held_out.jsonl"
+
+    def _rows(self, task: int) -> Path:
+        return self.path / "data" / str(task + 1)
 
     @property
     def probe_states(self) -> dict[str, Any] | None:

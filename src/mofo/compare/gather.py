@@ -8,7 +8,7 @@ from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import PlannedRun, Recipe
 from mofo.compare.tune import planned_runs
 from mofo.machine import hardware, versions
-from mofo.results import Results, Run, write_results
+from mofo.results import Results, Run, Task, write_results
 
 
 def gather(recipe: Recipe, folder: OutputFolder) -> Results:
@@ -19,20 +19,20 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
     finished = folder.finished_runs
     in_order = dict.fromkeys([*(run.name for run in planned), *finished])
     done = [run for name in in_order for run in finished.get(name, [])]
-    methods = {run.method.name: run.method for run in planned}
-    keys = [(run.method.name, key) for run in planned for key in run.method.settings]
+    methods = {run.method_name: run for run in planned}
+    keys = [(run.method_name, key) for run in planned for key in run.method.settings]
     keys += [(run.method, key) for run in done for key in run.settings]  # variants have settings of their own
     results = Results(
         complete=all(run.name in finished for run in planned),
         model=recipe.model,
-        tasks=[recipe.task],
+        tasks=[Task(name=task.name, data=task.data) for task in recipe.sequence],
         recipe=recipe.to_dict(),
         plan=folder.plan,
         versions=versions("torch", "transformers"),
         hardware=hardware(),
         reference=recipe.reference_method(),
-        methods={name: method.info for name, method in methods.items()},
-        settings={key: methods[name].setting_info(key) for name, key in keys},
+        methods={name: run.method_info for name, run in methods.items()},
+        settings={key: methods[name].method.setting_info(key) for name, key in keys},
         metrics=base.metrics,
         base=base.point,
         samples=base.samples,
@@ -57,6 +57,8 @@ def _with_way_back(run: Run, recipe: Recipe, folder: OutputFolder, planned: Sequ
 def _flags(run: PlannedRun, recipe: Recipe) -> str:
     """Return the flags that make a run of the recipe alone."""
     flags = [run.method.flags(recipe.settings), f"--seeds {run.seed}"]
+    if recipe.order != ("sequence",) or run.order != "sequence":
+        flags.append(f"--order {run.order}")
     if recipe.reference is not None:
-        flags.append(f"--reference {run.method.name}")
+        flags.append(f"--reference {run.method_name}")
     return " ".join([*flags, *(["--no-tune"] if recipe.tune else [])])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import yaml
 from mofo.compare.estimate import Estimate, estimate
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import Recipe
+from mofo.compare.tasks import TaskSettings
 from mofo.data.forms import Row
 from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import WHOLE, encode_rows, find_row
@@ -23,11 +25,11 @@ from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
 from mofo.models.quantised import quantisation
-from mofo.results import Plan
+from mofo.results import Plan, TaskPlan
 
 
 class _Data(NamedTuple):
-    """Rows to train on and to measure, where they come from, and how many are neither, by reason."""
+    """Rows of a task to train on and to measure, where they come from, and how many are neither, by reason."""
 
     training: list[Row]
     held_out: list[Row]
@@ -63,7 +65,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     model_folder = local_folder(recipe.model)
     _check_trainable(recipe.model, model_folder)
     plan, lengths = _plan(recipe, model_folder, data)
-    found = estimate(recipe, plan.total_steps, lengths)
+    found = estimate(recipe, [task.steps for task in plan.tasks], lengths)
     _check_disk(found, output)
     if dry_run:
         return found
@@ -89,7 +91,7 @@ def check_folder(output: Path) -> None:
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:
     """Check that a folder is this recipe's, and make its rows again where they were not kept."""
     _check_continues(recipe, folder)
-    if not folder.held_out_rows.exists():
+    if not folder.held_out_rows(len(recipe.sequence) - 1).exists():
         data = _load_data(recipe)
         plan, _ = _plan(recipe, local_folder(recipe.model), data)
         earlier = folder.plan
@@ -102,10 +104,10 @@ def _resume(recipe: Recipe, folder: OutputFolder) -> None:
     _write_recipe(recipe, folder)
 
 
-def _write_rows(folder: OutputFolder, data: _Data) -> None:
-    folder.training_rows.parent.mkdir()
-    write_jsonl(folder.training_rows, data.training)
-    write_jsonl(folder.held_out_rows, data.held_out)
+def _write_rows(folder: OutputFolder, data: Sequence[_Data]) -> None:
+    for task, rows in enumerate(data):
+        write_jsonl(folder.training_rows(task), rows.training)
+        write_jsonl(folder.held_out_rows(task), rows.held_out)
 
 
 def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
@@ -113,7 +115,7 @@ def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
     changed = recipe.changes(folder.recipe)
     finished = folder.finished_runs
     if recipe.tune:  # may have made runs that it would ask for only later
-        methods = {run.method.name for run in recipe.runs()}
+        methods = {run.method_name for run in recipe.runs()}
         lost = sorted(name for name, runs in finished.items() if runs[0].method not in methods)
     else:
         lost = sorted({*folder.begun_runs, *finished} - {run.name for run in recipe.runs()})
@@ -124,61 +126,76 @@ def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
         )
 
 
-def _load_data(recipe: Recipe) -> _Data:
-    """Return training and held-out rows that share none."""
-    columns = recipe.columns
-    if recipe.held_out is not None:
-        held_out = load_rows(recipe.held_out, split="test", limit=recipe.held_out_rows, seed=1, columns=columns)
-        rows = load_rows(recipe.data, limit=recipe.train_rows, columns=columns)
+def _load_data(recipe: Recipe) -> list[_Data]:
+    """Return the rows of each task."""
+    return [_load_task(task, recipe.rows_per_step) for task in recipe.sequence]
+
+
+def _load_task(task: TaskSettings, batch: int) -> _Data:
+    """Return training and held-out rows of a task that share none."""
+    columns, held_out_rows = task.columns, task.held_out_rows or 0
+    if task.held_out is not None:
+        held_out = load_rows(task.held_out, split="test", limit=held_out_rows, seed=1, columns=columns)
+        rows = load_rows(task.data, limit=task.train_rows, columns=columns)
         training = drop_held_out(rows, held_out)
         left_out = {"training rows left out, as they are held out": len(rows) - len(training)}
-        sources = {recipe.data: rows, recipe.held_out: held_out}
+        sources = {task.data: rows, task.held_out: held_out}
     else:
-        wanted = recipe.train_rows or _rows_needed(recipe)
-        limit = wanted + recipe.held_out_rows if recipe.data.startswith(GENERATED) else None
-        rows = load_rows(recipe.data, limit=limit, columns=columns)
-        training, held_out = split_rows(rows, recipe.held_out_rows, seed=0)
+        wanted = task.train_rows or _rows_needed(task, batch)
+        limit = wanted + held_out_rows if task.data.startswith(GENERATED) else None
+        rows = load_rows(task.data, limit=limit, columns=columns)
+        training, held_out = split_rows(rows, held_out_rows, seed=0)
         left_out = {"repeated rows left out": len(rows) - len(training) - len(held_out)}
-        sources = {recipe.data: rows}
+        sources = {task.data: rows}
         if limit is None:
-            training = training[: recipe.train_rows]
+            training = training[: task.train_rows]
     if not training:
-        raise UserError(f"{recipe.data} has no row that is not held out too: give training rows of their own.")
+        raise UserError(f"{task.data} has no row that is not held out too: give training rows of their own.")
     return _Data(training, held_out, sources, {reason: count for reason, count in left_out.items() if count})
 
 
-def _rows_needed(recipe: Recipe) -> int:
+def _rows_needed(task: TaskSettings, batch: int) -> int:
     """Return how many problems to generate: as many as the steps use, or 1000 where epochs decide."""
-    return recipe.steps * recipe.rows_per_step if recipe.steps else 1000
+    return task.steps * batch if task.steps else 1000
 
 
-def _plan(recipe: Recipe, model_folder: Path, data: _Data) -> tuple[Plan, list[int]]:
-    """Return the plan, and the tokens of each row that can be trained on."""
+def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Plan, list[list[int]]]:
+    """Return the plan, and the tokens of each row of each task that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
     positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
-    used = {}
-    lengths: dict[str, list[int]] = {}
-    reasons = dict(data.left_out)
-    for kind, rows in (("training", data.training), ("held-out", data.held_out)):
-        examples = encode_rows(rows, tokenizer, WHOLE, turns=recipe.turns, place=find_row(data.sources))
-        used[kind] = usage(examples, recipe.max_length)
-        lengths[kind] = [min(len(example["input_ids"]), recipe.max_length) for example in examples]
-        if not used[kind].usable:
-            raise UserError(
-                f"No {kind} row has a completion within max_length = {recipe.max_length} tokens: raise --max-length."
-            )
-        check_positions(used[kind].longest, positions, recipe.model)
-        reasons |= used[kind].by_reason(kind)
-        if recipe.answers and not all(example["prompt_ids"] for example in examples):
-            raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")
+    tasks: list[TaskPlan] = []
+    reasons: dict[str, int] = {}
+    lengths: list[list[int]] = []
+    for task, given in zip(recipe.sequence, data, strict=True):
+        where = f" ({task.name})" if recipe.tasks else ""
+        reasons |= {f"{reason}{where}": count for reason, count in given.left_out.items()}
+        usable = {}
+        for kind, rows in (("training", given.training), ("held-out", given.held_out)):
+            examples = encode_rows(rows, tokenizer, WHOLE, turns=recipe.turns, place=find_row(given.sources))
+            used = usage(examples, recipe.max_length)
+            if not used.usable:
+                raise UserError(
+                    f"No {kind} row{where} has a completion within max_length = {recipe.max_length} tokens: raise "
+                    "--max-length."
+                )
+            check_positions(used.longest, positions, recipe.model)
+            reasons |= {f"{reason}{where}": count for reason, count in used.by_reason(kind).items()}
+            if recipe.answers and not all(example["prompt_ids"] for example in examples):
+                raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")
+            usable[kind] = used.usable
+            if kind == "training":
+                lengths.append([min(len(example["input_ids"]), recipe.max_length) for example in examples])
+        steps = task.total_steps(usable["training"], recipe.rows_per_step)
+        tasks.append(TaskPlan(steps=steps, training_rows=usable["training"], held_out_rows=usable["held-out"]))
     plan = Plan(
-        total_steps=recipe.total_steps(used["training"].usable),
-        training_rows=used["training"].usable,
-        held_out_rows=used["held-out"].usable,
+        total_steps=sum(task.steps for task in tasks),
+        training_rows=sum(task.training_rows for task in tasks),
+        held_out_rows=sum(task.held_out_rows for task in tasks),
         precision=choose_precision("bfloat16" if recipe.weights == "bfloat16" else recipe.precision),
         rows=reasons,
+        tasks=tasks,
     )
-    return plan, lengths["training"]
+    return plan, lengths
 
 
 def _check_trainable(model: str, folder: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from mofo.data.forms import parse_columns
+from mofo.compare.tasks import Columns, Count, TaskSettings, check_tasks
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
 from mofo.methods.method import Entry, Method, check_settings, expand, refuse_unused, unused_settings
 from mofo.models.embedded import EMBEDDED_MODEL
-from mofo.results import Task
+from mofo.results import MethodInfo, Order
 from mofo.settings import Settings
 
 
@@ -25,24 +25,18 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _columns(value: Any) -> Any:
-    """Take columns as a flag has them: `question=Prompt,answer=Reply`."""
-    return parse_columns(value) if isinstance(value, str) else value
-
-
 def _entry(value: Any) -> Any:
     """Check the form of an entry of `methods`; its parts and settings are checked when it is expanded."""
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, dict) and value.keys() - {"seeds"}:
+    if isinstance(value, dict) and value.keys() - {"seeds", "order"}:
         return value
     raise ValueError(f"methods has {value!r}, expected a method's name or a mapping from parts to their settings")
 
 
-Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Orders = Annotated[tuple[Order, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Entries = Annotated[
     tuple[Annotated[str | dict[str, Any], BeforeValidator(_entry)], ...], BeforeValidator(_as_list), Field(min_length=1)
 ]
@@ -89,10 +83,28 @@ class Methods(Settings):
     )
 
 
+class Tasks(Settings):
+    """Several tasks.
+
+    They are a list in a recipe file, `tasks`, and learned one after the other. Where it is missing, the data are the
+    only task.
+    """
+
+    tasks: tuple[TaskSettings, ...] = Field(
+        (), description="tasks in place of the data: name, data, and what differs from the recipe's settings"
+    )
+    order: Orders = Field(
+        ("sequence",), description="tasks one after the other, all at once (joint), or each alone, from the base on"
+    )
+    optimizer_state: Literal["reset", "keep"] = Field(
+        "reset", description="what becomes of the optimizer's state where a task begins"
+    )
+
+
 class Training(Settings):
     """Training."""
 
-    steps: Count | None = Field(None, description="optimizer steps of a run, in place of epochs")
+    steps: Count | None = Field(None, description="optimizer steps of a task, in place of epochs")
     epochs: float | None = Field(None, gt=0, description="passes over the training rows; 1 if neither is given")
     batch_size: Count = Field(8, description="rows of a batch")
     gradient_accumulation: Count = Field(1, description="batches of an optimizer step")
@@ -114,13 +126,13 @@ class Training(Settings):
 class Measuring(Settings):
     """Measuring."""
 
-    points: Count = Field(4, description="measurements along each run, the last at its end")
+    points: Count = Field(4, description="measurements along each task, the last at its end")
     probes: Names = Field(
         ("text", "divergence", "choice"),
         description="measures of forgetting; also text:FILE.txt and choice:FILE.jsonl",
     )
     answers: int = Field(
-        0, ge=0, description="held-out questions to answer before and after training, for the accuracy"
+        0, ge=0, description="held-out questions of a task to answer, before training and after each task"
     )
     answer_tokens: Count = Field(256, description="cut answers at N tokens")
     samples: int = Field(
@@ -128,10 +140,10 @@ class Measuring(Settings):
     )
 
 
-GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)
+GROUPS: tuple[type[Settings], ...] = (Data, Methods, Tasks, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-GRID = ("methods", "settings", "seeds", "tune", "reference")
+GRID = ("methods", "settings", "seeds", "tune", "reference", "order")
 """What may grow in a finished output folder; all else must stay for its runs to be comparable."""
 
 RENAMED = {
@@ -142,35 +154,57 @@ RENAMED = {
 """Former names of settings, and what they are called now."""
 
 
+ORDERS: dict[Order, str] = {"sequence": "", "joint": "all tasks at once", "alone": "each task alone"}
+"""The orders of tasks, as the report names them beside a method."""
+
+
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a recipe: a method and a seed."""
+    """A run of a recipe: a method, a seed, and the order in which it meets the tasks."""
 
     method: Method
     seed: int
+    order: Order = "sequence"
 
     @property
     def name(self) -> str:
         """The run's name, which is also its folder's."""
-        return f"{self.method.run_name}-s{self.seed}"
+        return "-".join([self.method.run_name, *self._suffix, f"s{self.seed}"])
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method, with the order of the tasks if it is not the usual one."""
+        return "-".join([self.method.name, *self._suffix])
+
+    @property
+    def method_info(self) -> MethodInfo:
+        """The method, with the order of the tasks, as `results.json` has it."""
+        info = self.method.info
+        label = ", ".join(filter(None, [info.label, ORDERS[self.order]]))
+        return info.model_copy(update={"label": label, "order": self.order})
+
+    @property
+    def _suffix(self) -> list[str]:
+        return [] if self.order == "sequence" else [self.order]
 
 
-class Recipe(Measuring, Training, Methods, Data):  # fields come in the reverse order
+class Recipe(Measuring, Training, Tasks, Methods, Data):  # fields come in the reverse order
     """What a comparison does. Each field is a key of a recipe file and a flag of `mofo compare`."""
 
     def runs(self) -> list[PlannedRun]:
         """Return every run, none twice: for each seed all points of the grid of each entry of `methods`."""
         runs = [
-            PlannedRun(method, seed)
+            PlannedRun(method, seed, order)
             for entry in self.methods
-            for seed in _seeds(entry, self.seeds)
-            for method in expand(_without_seeds(entry), self.settings)
+            for order in _own(entry, "order", self.order)
+            for seed in _own(entry, "seeds", self.seeds)
+            for method in expand(_method_alone(entry), self.settings)
         ]
         return list({run.name: run for run in runs}.values())
 
     def reference_method(self) -> str:
         """Return the name of the method that the others are held against."""
-        names = [run.method.name for run in self.runs()]
+        names = [run.method_name for run in sorted(self.runs(), key=lambda run: run.order != "sequence")]
         if self.reference is not None and self.reference not in names:
             raise UserError(
                 f"reference is {self.reference!r}, expected one of the methods: {', '.join(dict.fromkeys(names))}."
@@ -178,14 +212,21 @@ class Recipe(Measuring, Training, Methods, Data):  # fields come in the reverse 
         return self.reference or ("adamw" if "adamw" in names else names[0])
 
     @property
-    def task(self) -> Task:
-        """The task that is learned, named after its data."""
+    def sequence(self) -> tuple[TaskSettings, ...]:
+        """The tasks in their order, with all that they take from the recipe; where it has none, its data are one."""
+        if self.tasks:
+            return tuple(self._completed(task) for task in self.tasks)
         source = re.sub(r":[\w.-]+$", "", self.data.removeprefix(GENERATED))  # without a hub data set's configuration
-        return Task(name=Path(source).stem, data=self.data)
+        only = {"name": Path(source).stem, "data": self.data, "held_out": self.held_out}
+        return (self._completed(TaskSettings.model_validate(only)),)
 
-    def total_steps(self, rows: int) -> int:
-        """Return the number of optimizer steps of each run on `rows` training rows."""
-        return self.steps or math.ceil(rows * (self.epochs or 1) / self.rows_per_step)
+    def _completed(self, task: TaskSettings) -> TaskSettings:
+        """Return a task with the recipe's values in place of those that it leaves out."""
+        inherited = ["held_out_rows", "train_rows", "columns", "answer_tokens"]
+        if task.steps is None and task.epochs is None:
+            inherited += ["steps", "epochs"]
+        missing = {name: getattr(self, name) for name in inherited if getattr(task, name) is None}
+        return task.model_copy(update=missing)
 
     @property
     def rows_per_step(self) -> int:
@@ -193,7 +234,7 @@ class Recipe(Measuring, Training, Methods, Data):  # fields come in the reverse 
         return self.batch_size * self.gradient_accumulation
 
     def point_steps(self, total: int) -> list[int]:
-        """Return the steps after which a run of `total` steps is measured: evenly spaced, the last at the end."""
+        """Return the steps after which a task of `total` steps is measured: evenly spaced, the last at the end."""
         points = min(self.points, total)
         return [math.ceil(total * (i + 1) / points) for i in range(points)]
 
@@ -231,12 +272,31 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         raise UserError("Both steps and epochs are given: give one of them.")
     if recipe.weights == "bfloat16" and recipe.precision == "float32":
         raise UserError("weights are bfloat16 and precision is float32: leave precision out, or keep float32 weights.")
+    _check_sequence(recipe)
     check_settings(recipe.settings)
     recipe.reference_method()  # expands every entry, and so checks it
-    entries = [_without_seeds(entry) for entry in recipe.methods]
+    entries = [_method_alone(entry) for entry in recipe.methods]
     for key in unused_settings(entries, recipe.settings):
         refuse_unused(key, entries)
+    for run in recipe.runs():
+        needy = next((part for part in run.method.parts if part.remembers_tasks), None)
+        if needy and (len(recipe.sequence) == 1 or run.order != "sequence"):
+            raise UserError(
+                f"{needy.name} keeps what earlier tasks taught, and {run.name} has none: give the recipe several tasks "
+                "in sequence, or leave the part out."
+            )
     return recipe
+
+
+def _check_sequence(recipe: Recipe) -> None:
+    """Refuse tasks that cannot be told apart, and settings that decide nothing with the tasks there are."""
+    check_tasks(recipe.tasks)
+    for name in ("data", "held_out") if recipe.tasks else ():
+        if getattr(recipe, name) != Recipe.model_fields[name].default:
+            raise UserError(f"Both {name} and tasks are given: leave {name} out, or make it one of the tasks.")
+    orders = [order for entry in recipe.methods for order in _own(entry, "order", recipe.order)]
+    if len(recipe.tasks) < 2 and set(orders) != {"sequence"}:
+        raise UserError("order is given, but there is only one task: give the recipe several tasks, or leave it out.")
 
 
 def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +316,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     given = changes.get("settings", {})
     methods = changes.get("methods", [_without_own(entry, changes) for entry in file.methods])
     settings = {key: value for key, value in file.settings.items() if key.rpartition(".")[2] not in given} | given
-    unused = unused_settings([_without_seeds(entry) for entry in methods], settings)
+    unused = unused_settings([_method_alone(entry) for entry in methods], settings)
     settings = {key: value for key, value in settings.items() if key in given or key not in unused}
     length = {"steps", "epochs"}
     replaced = {"settings", *(length if length & changes.keys() else ())}
@@ -274,7 +334,7 @@ def _without_own(entry: Entry, changes: Mapping[str, Any]) -> Entry:
         if isinstance(own, dict)
         else own
         for part, own in entry.items()
-        if part != "seeds" or "seeds" not in changes
+        if part not in OWN or part not in changes
     }
 
 
@@ -295,17 +355,22 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _seeds(entry: Entry, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the seeds of an entry of `methods`, which may have its own."""
-    if isinstance(entry, str) or "seeds" not in entry:
+OWN: dict[str, type[Settings]] = {"seeds": Methods, "order": Tasks}
+"""What an entry of `methods` can have of its own beside its parts, and the group that the setting is of."""
+
+
+def _own(entry: Entry, name: str, default: Any) -> Any:
+    """Return a setting of an entry of `methods`, which may have its own."""
+    if isinstance(entry, str) or name not in entry:
         return default
     try:
-        return Methods.model_validate({"seeds": entry["seeds"]}).seeds
+        return getattr(OWN[name].model_validate({name: entry[name]}), name)
     except ValidationError as error:
-        raise UserError(f"methods has an entry of its own seeds: {first_problem(error)}.") from None
+        raise UserError(f"methods has an entry of its own {name}: {first_problem(error)}.") from None
 
 
-def _without_seeds(entry: Entry) -> Entry:
+def _method_alone(entry: Entry) -> Entry:
+    """Return an entry of `methods` without what is not of its parts."""
     if isinstance(entry, str):
         return entry
     if "method" in entry:
@@ -313,4 +378,4 @@ def _without_seeds(entry: Entry) -> Entry:
             f"methods has {dict(entry)}, in a form of earlier versions: write {{mofo: {{learning_rate: 1e-4}}, "
             "seeds: [0]}, a mapping from parts to their settings."
         )
-    return {name: values for name, values in entry.items() if name != "seeds"}
+    return {name: values for name, values in entry.items() if name not in OWN}

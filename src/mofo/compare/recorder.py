@@ -30,26 +30,41 @@ class LoggedStep(TrainingStep):
 
 
 class Recorder(TrainerCallback):
-    """Writes a `LoggedStep` or `Measurement` a line, and asks for a checkpoint after each point but the last.
+    """Writes a `LoggedStep` or `Measurement` a line, and asks for a checkpoint after each point but the run's last.
 
-    Seconds count from the run's beginning, earlier sessions included.
+    Steps and seconds count from the run's beginning, earlier tasks and sessions included.
 
     Args:
         path: The file. What it holds already belongs to the part of the run that is done.
         points: The steps after which to measure.
+        before: Steps of the run before the trainer's first.
+        last: The last step of the run.
         measure: Measures the model as it is after a step; called with the step.
+        saved: Called after each checkpoint.
     """
 
-    def __init__(self, path: Path, *, points: list[int], measure: Callable[[int], tuple[Point, FinalDistance]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        points: list[int],
+        before: int,
+        last: int,
+        measure: Callable[[int], tuple[Point, FinalDistance]],
+        saved: Callable[[], None],
+    ) -> None:
         self.path = path
         self.points = points
+        self.before = before
+        self.last = last
         self.measure = measure
+        self.saved = saved
         earlier = [Measurement.model_validate(row) for row in read_jsonl(path) if row["kind"] == "point"]
-        before = earlier[-1].seconds if earlier else Seconds()
-        self.optimizer = before.optimizer or 0.0
-        self.training = before.training or 0.0
-        self.measuring = before.measuring or 0.0
-        self.total_before = before.total or 0.0
+        so_far = earlier[-1].seconds if earlier else Seconds()
+        self.optimizer = so_far.optimizer or 0.0
+        self.training = so_far.training or 0.0
+        self.measuring = so_far.measuring or 0.0
+        self.total_before = so_far.total or 0.0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Start the clocks."""
@@ -58,11 +73,12 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure at the points."""
-        if state.global_step not in self.points:
+        step = self.before + state.global_step
+        if step not in self.points:
             return
         now = time.perf_counter()
         self.training += now - self.training_since
-        point, distance = self.measure(state.global_step)
+        point, distance = self.measure(step)
         self.training_since = time.perf_counter()
         self.measuring += self.training_since - now
         seconds = Seconds(
@@ -72,14 +88,20 @@ class Recorder(TrainerCallback):
             total=round(self.total_before + self.training_since - self.began, 3),
         )
         append_jsonl(self.path, Measurement(point=point, distance=distance, seconds=seconds).model_dump(mode="json"))
-        control.should_save = state.global_step != self.points[-1]
+        control.should_save = step != self.last
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say that there is a checkpoint."""
+        self.saved()
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write down the training loss."""
         logs = kwargs["logs"]
         if "loss" in logs:
             step = LoggedStep(
-                step=state.global_step, loss=float(logs["loss"]), learning_rate=float(logs["learning_rate"])
+                step=self.before + state.global_step,
+                loss=float(logs["loss"]),
+                learning_rate=float(logs["learning_rate"]),
             )
             append_jsonl(self.path, step.model_dump(mode="json"))
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from mofo.compare.folder import OutputFolder
@@ -35,25 +37,26 @@ def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
     Returns:
         Finished and unfinished runs. When all of them are finished, the rule has nothing more to ask.
     """
-    by_name: dict[str, list[Method]] = defaultdict(list)
-    for method in {run.method.run_name: run.method for run in recipe.runs()}.values():
-        by_name[method.name].append(method)
-    return [run for methods in by_name.values() for run in _tuned(methods, recipe.seeds, ends)]
+    by_name: dict[str, list[PlannedRun]] = defaultdict(list)
+    for run in {(run.method.run_name, run.order): run for run in recipe.runs()}.values():
+        by_name[run.method_name].append(run)
+    return [run for runs in by_name.values() for run in _tuned(runs, recipe.seeds, ends)]
 
 
-def _tuned(points: list[Method], seeds: tuple[int, ...], ends: Mapping[str, float]) -> list[PlannedRun]:
+def _tuned(points: list[PlannedRun], seeds: tuple[int, ...], ends: Mapping[str, float]) -> list[PlannedRun]:
     """Return the runs of one method, from the points of its grid in the recipe."""
     first, *other_seeds = seeds
     grids: dict[str, dict[float, PlannedRun]] = defaultdict(dict)
-    for method in points:
-        grids[_but_learning_rate(method)][method.optimizer.learning_rate] = PlannedRun(method, first)
+    for point in points:
+        rate = point.method.optimizer.learning_rate
+        grids[_but_learning_rate(point.method)][rate] = replace(point, seed=first)
     for grid in grids.values():
         _widen(grid, ends)
     runs = [run for grid in grids.values() for _, run in sorted(grid.items())]
     if any(run.name not in ends for run in runs):
         return runs
     best = min(runs, key=lambda run: ends[run.name])
-    return [*runs, *(PlannedRun(best.method, seed) for seed in other_seeds)]
+    return [*runs, *(replace(best, seed=seed) for seed in other_seeds)]
 
 
 def _widen(grid: dict[float, PlannedRun], ends: Mapping[str, float]) -> None:
@@ -68,7 +71,7 @@ def _widen(grid: dict[float, PlannedRun], ends: Mapping[str, float]) -> None:
         else:
             return
         run = grid[best]
-        grid[rate] = PlannedRun(run.method.at_learning_rate(rate), run.seed)
+        grid[rate] = replace(run, method=run.method.at_learning_rate(rate))
 
 
 def _but_learning_rate(method: Method) -> str:
@@ -79,6 +82,17 @@ def _but_learning_rate(method: Method) -> str:
 
 
 def end_losses(recipe: Recipe, folder: OutputFolder) -> dict[str, float]:
-    """Return the held-out loss at the end of each finished run, infinite where it diverged."""
-    losses = {name: runs[0].points[-1].learned[recipe.task.name]["loss"] for name, runs in folder.finished_runs.items()}
-    return {name: math.inf if loss is None else loss for name, loss in losses.items()}
+    """Return the held-out loss at the end of each finished run, infinite where it diverged.
+
+    It is the mean over the tasks, each at the end of the run; where each was learned alone, at its own end.
+    """
+    orders = {run.method_name: run.order for run in recipe.runs()}
+    tasks = [task.name for task in recipe.sequence]
+    found = {}
+    for name, runs in folder.finished_runs.items():
+        ends = dict.fromkeys(tasks, runs[0].points[-1])
+        if orders.get(runs[0].method) == "alone":
+            ends = {point.task: point for point in runs[0].points if point.task is not None}
+        losses = [ends[task].learned[task]["loss"] for task in tasks]
+        found[name] = fmean(math.inf if loss is None else loss for loss in losses)
+    return found

@@ -6,14 +6,18 @@ folder, and everything it finds out goes there, so that a job that was killed go
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -29,16 +33,17 @@ from mofo.data.tokens import Example, encode, has_labels
 from mofo.errors import UserError
 from mofo.files import new_folder, read_json, read_jsonl, write_jsonl
 from mofo.measure import (
-    answer_accuracy,
     distance_metrics,
     held_out_loss,
-    learned_metrics,
     make_probes,
     probe_states,
+    sequence_metrics,
     weight_distance,
 )
-from mofo.measure.generation import GENERAL_QUESTIONS, generate
+from mofo.measure.generation import GENERAL_QUESTIONS, generate, write_answers
+from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
+from mofo.measure.scores import SCORES
 from mofo.methods.method import Method
 from mofo.methods.part import Setup
 from mofo.models.load import load_model
@@ -46,7 +51,7 @@ from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.quiet import quiet
 from mofo.models.weights import copy_of_weights, weights_of
-from mofo.results import Distance, FinalDistance, Point, Run, Sample, Scalar, TrainingStep
+from mofo.results import ALL_TASKS, Distance, FinalDistance, Point, Run, Sample, Scalar, TrainingStep
 from mofo.trainers.checkpoints import last_checkpoint
 
 SAMPLE_TOKENS = 120
@@ -74,7 +79,9 @@ class Job:
             trust_remote_code=self.recipe.trust_remote_code,
         )
         self.model.to(self.device)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
-        self.held_out = self._examples(self.folder.held_out_rows)
+        self.tasks = self.recipe.sequence
+        files = [self.folder.held_out_rows(number) for number in range(len(self.tasks))]
+        self.held_out = {task.name: self._examples(file) for task, file in zip(self.tasks, files, strict=True)}
         states = self.folder.probe_states
         with autocast(self.plan.precision):
             self.probes = make_probes(self.recipe.probes, base=self.model, tokenizer=self.tokenizer, states=states)
@@ -87,25 +94,43 @@ class Job:
         examples = [encode(row, self.tokenizer, recipe.max_length, turns=recipe.turns) for row in rows]
         return [example for example in examples if has_labels(example)]
 
-    def training_examples(self, seed: int) -> list[Example]:
-        """Return the rows of all steps, in the order in which every method sees them."""
-        examples = self._examples(self.folder.training_rows)
+    def training_examples(self, seed: int) -> list[list[Example]]:
+        """Return the rows of all steps of each task, in the order in which every method sees them."""
+        found = []
+        for number, plan in enumerate(self.plan.tasks):
+            examples = self._examples(self.folder.training_rows(number))
+            found.append(self._in_order(examples, steps=plan.steps, seed=seed))
+        return found
+
+    def joint_examples(self, seed: int) -> list[Example]:
+        """Return the rows of all steps of all tasks, as often as they come in sequence, in one order."""
+        examples = [example for rows in self.training_examples(seed) for example in rows]
+        return self._in_order(examples, steps=self.plan.total_steps, seed=seed)
+
+    def _in_order(self, examples: list[Example], *, steps: int, seed: int) -> list[Example]:
         lengths = [len(example["input_ids"]) for example in examples]
-        order = batch_order(lengths, steps=self.plan.total_steps, batch=self.recipe.rows_per_step, seed=seed)
+        order = batch_order(lengths, steps=steps, batch=self.recipe.rows_per_step, seed=seed)
         return [examples[i] for i in order]
 
     def measure(self, model: PreTrainedModel, *, answers: bool) -> Measured:
-        """Return what a model has learned and forgotten."""
+        """Return what a model has learned of every task, and forgotten."""
         with autocast(self.plan.precision):
-            learned: dict[str, float] = {"loss": held_out_loss(model, self.held_out)["loss"]}
-            if answers and self.recipe.answers:
-                questions = self.held_out[: self.recipe.answers]
-                found = answer_accuracy(model, self.tokenizer, questions, max_new_tokens=self.recipe.answer_tokens)
-                learned["accuracy"] = found["accuracy"]
-            return Measured(
-                learned={self.recipe.task.name: learned},
-                forgotten={probe.name: probe.measure(model) for probe in self.probes},
-            )
+            learned: dict[str, dict[str, float]] = {}
+            scores: list[float] = []
+            for task in self.tasks:
+                rows = self.held_out[task.name]
+                learned[task.name] = {"loss": held_out_loss(model, rows)["loss"]}
+                if answers and self.recipe.answers:
+                    score, questions = SCORES[task.metric], rows[: self.recipe.answers]
+                    limit = task.answer_tokens or self.recipe.answer_tokens
+                    given = write_answers(model, self.tokenizer, questions, max_new_tokens=limit)
+                    mean = Mean([score.judge(a, q["answer"]) for a, q in zip(given, questions, strict=True)])
+                    learned[task.name][score.key] = mean
+                    scores.append(mean)
+            if len(self.tasks) > 1:
+                learned[ALL_TASKS] = {"loss": fmean(numbers["loss"] for numbers in learned.values())}
+                learned[ALL_TASKS] |= {"score": fmean(scores)} if scores else {}
+            return Measured(learned=learned, forgotten={probe.name: probe.measure(model) for probe in self.probes})
 
     @cached_property
     def base(self) -> Measured:
@@ -114,14 +139,16 @@ class Job:
 
     @cached_property
     def sample_prompts(self) -> list[Example]:
-        """What the base and every tuned model answer to be read: prompts of the task, and general questions."""
+        """What the base and every tuned model answer to be read: prompts of the tasks, and general questions."""
         if not self.recipe.samples:
             return []
         try:
             general = [encode(row, self.tokenizer, self.recipe.max_length) for row in GENERAL_QUESTIONS]
         except UserError:  # a chat template that refuses questions is no obstacle to a comparison on texts
             general = []
-        prompts = [example for example in self.held_out if example["prompt_ids"]][: self.recipe.samples]
+        each = ceil(self.recipe.samples / len(self.tasks))
+        asking = [[example for example in rows if example["prompt_ids"]] for rows in self.held_out.values()]
+        prompts = [example for rows in asking for example in rows[:each]]
         for example in general:
             example["answer"] = ""  # a reader judges
         return [*prompts, *general]
@@ -142,7 +169,8 @@ def measure_base(job: Job) -> None:
         )
         for example, answer in zip(job.sample_prompts, job.write_samples(job.model), strict=True)
     ]
-    metrics = [*learned_metrics(job.recipe.task.name), *(m for probe in job.probes for m in probe.metrics)]
+    tasks = {task.name: SCORES[task.metric] for task in job.tasks}
+    metrics = [*sequence_metrics(tasks), *(m for probe in job.probes for m in probe.metrics)]
     job.folder.write_base(
         BaseResult(
             metrics=[*metrics, *distance_metrics()],
@@ -153,8 +181,40 @@ def measure_base(job: Job) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run with a trainer of its own: one task, or all tasks at once.
+
+    Attributes:
+        task: Name of the task; None for all at once.
+        rows: Its rows in the order of training.
+        before: Steps of the run before it.
+        steps: Its steps.
+    """
+
+    task: str | None
+    rows: list[Example]
+    before: int
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """The last step of the stage, counted from the run's beginning."""
+        return self.before + self.steps
+
+
+def stages_of(job: Job, run: PlannedRun) -> list[Stage]:
+    """Return the stages of a run in order."""
+    if run.order == "joint":
+        return [Stage(None, job.joint_examples(run.seed), 0, job.plan.total_steps)]
+    stages: list[Stage] = []
+    for task, rows, plan in zip(job.tasks, job.training_examples(run.seed), job.plan.tasks, strict=True):
+        stages.append(Stage(task.name, rows, stages[-1].end if stages else 0, plan.steps))
+    return stages
+
+
 class FineTuning:
-    """One run: the model prepared by the method's parts, trained, and measured along the way.
+    """One run: the model prepared by the method's parts, trained on task after task, and measured along the way.
 
     Args:
         job: The job.
@@ -166,50 +226,115 @@ class FineTuning:
         self.folder: RunFolder = job.folder.run(name)
         self.run: PlannedRun = self.folder.run
         self.method: Method = self.run.method
-        self.examples = job.training_examples(self.run.seed)
+        self.stages = stages_of(job, self.run)
+        self.number = 0
+        self.tokens = [0]  # training tokens up to the end of each stage that is done
+        in_sequence = self.run.order == "sequence"
         self.setup = Setup(
             base=copy_of_weights(job.model),
             tokenizer=job.tokenizer,
             device=job.device,
             seed=self.run.seed,
-            steps=job.plan.total_steps,
+            steps=self.stage.steps,
             batch=job.recipe.rows_per_step,
-            rows=self.examples,
+            rows=self.stage.rows,
             folder=self.folder.parts,
             shared=job.folder.shared,
+            tasks=len(self.stages) if in_sequence else 1,
         )
         self.model: PreTrainedModel = job.model
         for part in self.method.parts:
             self.model = part.prepare(self.model, self.setup)
+        self.start = copy_of_weights(self.model) if self.run.order == "alone" else None
+        self.examples = self._rows()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage under way."""
+        return self.stages[self.number]
+
+    @property
+    def last_step(self) -> int:
+        """The last step of the run."""
+        return self.stages[-1].end
+
+    def _rows(self) -> list[Example]:
+        """Return the rows of the stage as the parts want them."""
+        examples = self.stage.rows
         for part in self.method.parts:
-            self.examples = _same_length(part.rows(self.examples, self.setup), self.examples, part.name)
+            examples = _same_length(part.rows(examples, self.setup), examples, part.name)
+        return examples
+
+    def next_stage(self) -> None:
+        """Go on to the next stage, with the model as it is, or as it was before the first if each task is alone."""
+        self.tokens.append(self.tokens[-1] + _tokens(self.examples))
+        self.number += 1
+        earlier = [] if self.start else [stage.rows for stage in self.stages[: self.number]]
+        self.setup = replace(
+            self.setup, task=self.number, steps=self.stage.steps, rows=self.stage.rows, earlier=earlier
+        )
+        if self.start:
+            for name, parameter in self.model.named_parameters():
+                parameter.detach().copy_(self.start[name])
+        for part in self.method.parts:
+            part.next_task(self.model, self.setup)
+        self.examples = self._rows()
 
     def train(self) -> None:
         """Train, measure and write the result.
 
         A run that was stopped goes on from its last whole checkpoint and ends with the same measurements.
         """
-        checkpoint = last_checkpoint(self.folder.checkpoints)
+        begun, checkpoint = self._last_checkpoint()
         start = 0 if checkpoint is None else read_json(checkpoint / "trainer_state.json")["global_step"]
+        start += self.stages[begun].before
         rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
         write_jsonl(self.folder.metrics, rows)
-        self._trainer().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        carried: Mapping[Tensor, Any] = {}
+        while self.number < begun:
+            self.next_stage()
+        while True:
+            trainer = self._trainer(carried)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if self.stage is self.stages[-1]:
+                break
+            checkpoint = None
+            carried = trainer.state_by_parameter() if self.job.recipe.optimizer_state == "keep" else {}
+            trainer.release()
+            del trainer
+            gc.collect()  # a trainer is part of cycles, and holds the state of its optimizer
+            self.next_stage()
         if self.job.recipe.save != "none":
             _save_model(self.model, self.job.tokenizer, self.folder.model)
         self.folder.write_result(RunResult(runs=[self._result(), *self._variants()]))
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
+    def _checkpoints(self, number: int) -> Path:
+        """Return the folder of the checkpoints of a stage."""
+        return self.folder.checkpoints / str(number + 1)
+
+    def _last_checkpoint(self) -> tuple[int, Path | None]:
+        """Return the last stage that has a whole checkpoint, and that; the first and None if none has."""
+        for number in reversed(range(len(self.stages))):
+            if checkpoint := last_checkpoint(self._checkpoints(number)):
+                return number, checkpoint
+        return 0, None
+
+    def _drop_earlier_checkpoints(self) -> None:
+        """Remove the checkpoints of earlier stages, which are not needed once this one has one."""
+        for number in range(self.number):
+            shutil.rmtree(self._checkpoints(number), ignore_errors=True)
+
     def measure(self, step: int) -> tuple[Point, FinalDistance]:
-        """Return the point after a step, and the distance in full."""
-        last = step == self.setup.steps
+        """Return the point after a step, and the distance in full. Questions are answered where a task ends."""
         distance = weight_distance(self.setup.base, self._weights())
-        seen = self.examples[: step * self.setup.batch]
-        measured = self.job.measure(self.model, answers=last)
+        seen = self.examples[: (step - self.stage.before) * self.setup.batch]
+        measured = self.job.measure(self.model, answers=step == self.stage.end)
         point = measured.point(self.job.base).model_copy(
             update={
                 "step": step,
-                "tokens": sum(len(example["input_ids"]) for example in seen),
-                "task": self.job.recipe.task.name,
+                "tokens": self.tokens[-1] + _tokens(seen),
+                "task": self.stage.task,
                 "distance": Distance(l2=distance.l2, moved=distance.moved),
             }
         )
@@ -220,11 +345,19 @@ class FineTuning:
         given = (part.weights(self.model) for part in self.method.parts)
         return next((weights for weights in given if weights is not None), weights_of(self.model))
 
-    def _trainer(self) -> MethodTrainer:
-        recipe, setup = self.job.recipe, self.setup
-        recorder = Recorder(self.folder.metrics, points=recipe.point_steps(setup.steps), measure=self.measure)
+    def _trainer(self, carried: Mapping[Tensor, Any]) -> MethodTrainer:
+        """Return a trainer of the stage, whose optimizer goes on with the states of an earlier one."""
+        recipe, setup, stage = self.job.recipe, self.setup, self.stage
+        recorder = Recorder(
+            self.folder.metrics,
+            points=[stage.before + step for step in recipe.point_steps(stage.steps)],
+            before=stage.before,
+            last=self.last_step,
+            measure=self.measure,
+            saved=self._drop_earlier_checkpoints,
+        )
         arguments = TrainingArguments(
-            output_dir=str(self.folder.checkpoints),
+            output_dir=str(self._checkpoints(self.number)),
             max_steps=setup.steps,
             per_device_train_batch_size=recipe.batch_size,
             gradient_accumulation_steps=recipe.gradient_accumulation,
@@ -246,6 +379,7 @@ class FineTuning:
         return MethodTrainer(
             self.method,
             setup,
+            carried=carried,
             model=self.model,
             args=arguments,
             processing_class=self.job.tokenizer,
@@ -253,7 +387,6 @@ class FineTuning:
             train_dataset=Dataset.from_list(
                 [{"input_ids": e["input_ids"], "labels": e["labels"]} for e in self.examples]
             ),
-            optimizers=(self.method.optimizer.build(self.model, setup), None),
             callbacks=[recorder, *(callback for part in self.method.parts for callback in part.callbacks(setup))],
         )
 
@@ -264,7 +397,7 @@ class FineTuning:
         logged = [LoggedStep.model_validate(row) for row in rows if row["kind"] == "training"]
         return Run(
             name=self.run.name,
-            method=self.method.name,
+            method=self.run.method_name,
             settings=self.method.settings,
             seed=self.run.seed,
             points=[measurement.point for measurement in measured],
@@ -280,16 +413,20 @@ class FineTuning:
         for part in self.method.parts:
             for values in part.after_training(self.model, self.setup):
                 settings: dict[str, Scalar] = {f"{part.name}.{name}": value for name, value in values.items()}
-                point, distance = self.measure(self.setup.steps)
+                point, distance = self.measure(self.last_step)
                 yield Run(
                     name="-".join([self.run.name, *(f"{key}{value:g}" for key, value in settings.items())]),
-                    method=self.method.name,
+                    method=self.run.method_name,
                     settings=self.method.settings | settings,
                     seed=self.run.seed,
                     points=[point],
                     distance=distance,
                     samples=self.job.write_samples(self.model),
                 )
+
+
+def _tokens(rows: Sequence[Example]) -> int:
+    return sum(len(example["input_ids"]) for example in rows)
 
 
 def _same_length(rows: list[Example], given: list[Example], part: str) -> list[Example]:
