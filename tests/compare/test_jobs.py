@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from mofo.compare import jobs, prepare
 from mofo.compare.folder import OutputFolder, RunResult
+from mofo.compare.gather import gather
 from mofo.compare.recipe import make_recipe, read_recipe
 from mofo.errors import UserError
 from mofo.results import load_results
@@ -70,6 +71,7 @@ def no_jobs(monkeypatch):
 def test_results_have_all_that_was_measured(finished):
     results = load_results(finished)
     assert results.complete
+    assert results.missing == []
     assert set(results.versions) == {"mofo", "python", "torch", "transformers"}
     assert results.base.forgotten["divergence"] == {"kl": 0.0}
     assert results.base.learned["sums"]["accuracy"] is not None
@@ -158,6 +160,13 @@ def test_finished_folder_is_shown_again_without_work(copy, values, no_jobs):
     before = (copy / "results.json").read_bytes()
     jobs.compare(make_recipe(values), copy)
     assert (copy / "results.json").read_bytes() == before
+
+
+def test_gather_names_the_runs_that_are_missing(copy, values):
+    more = make_recipe(values | {"seeds": [0, 1]})
+    results = gather(more, OutputFolder(copy))
+    assert (results.complete, results.missing) == (False, ["adamw-lr0.01-s1", "mofo-lr0.01-f0.1-s1"])
+    assert load_results(copy) == results
 
 
 def test_another_recipe_is_refused_and_changes_nothing(copy, values, no_jobs):
@@ -313,6 +322,8 @@ def test_killed_comparison_resumes_to_the_same_results(tmp_path, values, score):
     process.wait()
     time.sleep(1)  # the job ends by itself when its parent is gone
     assert len((run / "metrics.jsonl").read_text().splitlines()) < 60
+    begun = load_results(tmp_path / "killed")
+    assert (begun.complete, begun.missing, begun.runs) == (False, [recipe.runs()[0].name], [])
     resumed = jobs.compare(recipe, tmp_path / "killed")
     assert without_time(resumed) == without_time(whole)
 

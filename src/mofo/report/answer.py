@@ -15,6 +15,7 @@ from mofo.report.ranking import Ranking, at_edge, rank
 from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric, Run
 
+_MOST_NAMED = 4  # runs in a sentence
 _MANY = 2  # configurations per method from which on tuning is cheaper than repeating them all
 
 
@@ -145,8 +146,11 @@ def _full_run(comparison: Comparison, run: Run, folder: Path) -> list[tuple[str,
 
 def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
     """Return what is missing for a firm conclusion, and the command that adds it."""
-    if not comparison.results.complete:
-        return Advice("The comparison is unfinished.", [("Resume", f"{_compare(folder)} --output {_quoted(folder)}")])
+    if comparison.missing:
+        names = comparison.results.missing
+        named = [*names[:_MOST_NAMED], *([f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else [])]
+        text = f"First the rest of the plan{f': {joined(named)}' if named else ''}."
+        return Advice(text, [("Resume", f"{_compare(folder)} --output {_quoted(folder)}")])
     if ranking is None:
         rates = _lower_rates(comparison, comparison.configurations)
         return _advice("Lower learning rates, at which runs do not diverge", rates, folder)
