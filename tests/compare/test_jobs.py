@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -243,7 +244,7 @@ def test_overwrite_begins_anew_but_never_in_a_strange_folder(copy, values, tmp_p
 def test_bad_input_leaves_nothing(tmp_path, values, change, message, no_jobs):
     with pytest.raises(UserError, match=message):
         jobs.compare(make_recipe(values | change), tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quantised_weights_are_refused_before_anything_is_loaded(tmp_path, values, tiny_model, no_jobs):
@@ -292,6 +293,11 @@ def test_file_in_the_place_of_the_output_folder_is_refused(tmp_path, values, nam
     with pytest.raises(UserError, match=r"file is a file: choose another --output"):
         jobs.compare(make_recipe(values), tmp_path / name)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_folder_that_cannot_be_written_is_refused(values):
+    with pytest.raises(UserError, match=r"/proc/out cannot be written \(.+\): choose another --output"):
+        jobs.compare(make_recipe(values), Path("/proc/out"))
 
 
 def test_second_process_in_one_folder_is_refused(tmp_path, values):

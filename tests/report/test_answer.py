@@ -128,6 +128,14 @@ def test_answer_of_unfinished_results_resumes():
     assert found.surer.commands == [("Resume", "mofo compare --recipe 'out folder/recipe.yaml' --output 'out folder'")]
 
 
+def test_answer_without_probes_asks_for_them():
+    made = results()
+    made = made.model_copy(update={"metrics": [metric for metric in made.metrics if metric.kind != "forgotten"]})
+    found = answer(made)
+    assert found.take.text == "Nothing yet: no probe measured the methods."
+    assert "give --probes" in found.surer.text
+
+
 def test_answer_without_runs():
     made = results()
     made.runs.clear()

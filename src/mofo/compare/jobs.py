@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from filelock import FileLock, Timeout
@@ -64,20 +66,41 @@ def compare(
     """
     launched = read_launch(launch, recipe, jobs) if launch else None
     check_folder(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(output):
+        console = console or Console(stderr=True)
+        found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
+        if found is not None:
+            console.print(estimate_table(found, output), highlight=False)
+        if launched is not None:
+            console.print(launched.description, highlight=False)
+        for reason, count in OutputFolder(output).plan.rows.items():
+            console.print(f"{count} {reason}", highlight=False)
+        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, console)
+        write_report(output)
+        return results
+
+
+@contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder by a file beside it, which is gone afterwards.
+
+    Raises:
+        UserError: Another process works on it, or nothing can be written there.
+    """
+    file = output.with_name(f".{output.name}.lock")
     try:
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            console = console or Console(stderr=True)
-            found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
-            if found is not None:
-                console.print(estimate_table(found, output), highlight=False)
-            if launched is not None:
-                console.print(launched.description, highlight=False)
-            for reason, count in OutputFolder(output).plan.rows.items():
-                console.print(f"{count} {reason}", highlight=False)
-            results = _run_jobs(recipe, OutputFolder(output), jobs, launched, console)
-            write_report(output)
-            return results
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output if output.is_dir() else output.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from None
+    try:
+        with FileLock(file, timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no file that is open; filelock does
+                    file.unlink()
     except Timeout:
         raise UserError(f"Another process is working on {output}: wait for it, or choose another --output.") from None
 
