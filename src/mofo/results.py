@@ -234,6 +234,10 @@ class Results(Record):
 
     schema_version: Literal[2] = Field(default=2, alias="schema", description="version of this format")
     complete: bool = Field(default=False, description="`false` while runs of the recipe are missing or under way")
+    missing: list[str] = Field(
+        default=[],
+        description="names of the planned runs that are not finished; where learning rates are tuned, more may follow",
+    )
     model: str = Field(description="the base")
     tasks: list[Task] = Field(description="what is learned, in order")
     recipe: dict[str, Any] = Field(description="everything that decides the runs")
@@ -283,7 +287,9 @@ def load_results(folder: str | Path) -> Results:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the output folder of a `mofo compare` run.") from None
+        raise UserError(
+            f"{path} does not exist: give the output folder of a `mofo compare` that has measured its base."
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:

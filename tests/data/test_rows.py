@@ -82,6 +82,9 @@ def test_load_rows_names_a_missing_file_and_an_unknown_family(tmp_path):
         load_rows(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="no family 'gsm_simbolic'"):
         load_rows("reasoning-gym:gsm_simbolic")
+    with pytest.raises(UserError) as caught:
+        load_rows("reasoning-gym:nonsense")
+    assert len(str(caught.value)) < 150
 
 
 def test_load_rows_of_the_hub_says_so_without_a_network(monkeypatch):

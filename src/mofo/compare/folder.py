@@ -15,6 +15,7 @@ Without `data/`, `shared/` and `runs/` a folder can still be resumed: finished r
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from mofo.results import FILE_NAME, Metric, Plan, Point, Record, Run, Sample, lo
 
 BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""
+
+REFUSED = "mofo: "
+"""How the line of a job's log begins that says why the input cannot be used."""
 
 
 class BaseResult(Record):
@@ -57,10 +61,18 @@ class RunFolder:
         """JSON lines of what was measured so far."""
         return self.path / "metrics.jsonl"
 
-    @property
-    def checkpoints(self) -> Path:
-        """The trainer's folder; gone when the run is done."""
-        return self.path / "checkpoints"
+    def checkpoints(self, spread: str = "") -> Path:
+        """Return the trainer's folder; gone when the run is done.
+
+        Args:
+            spread: How the run is spread over processes; another way could not go on from the same checkpoint.
+        """
+        return self.path / "-".join(filter(None, ["checkpoints", spread]))
+
+    def drop_checkpoints(self) -> None:
+        """Remove all checkpoints."""
+        for folder in self.path.glob("checkpoints*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def parts(self) -> Path:

@@ -22,8 +22,10 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
     methods = {run.method.name: run.method for run in planned}
     keys = [(run.method.name, key) for run in planned for key in run.method.settings]
     keys += [(run.method, key) for run in done for key in run.settings]  # variants have settings of their own
+    missing = [run.name for run in planned if run.name not in finished]
     results = Results(
-        complete=all(run.name in finished for run in planned),
+        complete=not missing,
+        missing=missing,
         model=recipe.model,
         tasks=[recipe.task],
         recipe=recipe.to_dict(),

@@ -115,7 +115,7 @@ class Measuring(Settings):
     """Measuring."""
 
     points: Count = Field(4, description="measurements along each run, the last at its end")
-    probes: Names = Field(
+    probes: Annotated[Names, Field(min_length=1)] = Field(
         ("text", "divergence", "choice"),
         description="measures of forgetting; also text:FILE.txt and choice:FILE.jsonl",
     )

@@ -7,7 +7,6 @@ folder, and everything it finds out goes there, so that a job that was killed go
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from mofo.compare.folder import BASE_JOB, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.folder import BASE_JOB, REFUSED, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.launch import is_launched, is_main, spread_name, world_size
 from mofo.compare.recipe import PlannedRun
 from mofo.compare.recorder import LoggedStep, Measurement, Recorder
 from mofo.compare.trainer import MethodTrainer
@@ -45,7 +46,7 @@ from mofo.models.load import load_model
 from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.quiet import quiet
-from mofo.models.weights import copy_of_weights, weights_of
+from mofo.models.weights import WholeWeights, copy_of_weights
 from mofo.results import Distance, FinalDistance, Point, Run, Sample, Scalar, TrainingStep
 from mofo.trainers.checkpoints import last_checkpoint
 
@@ -189,15 +190,21 @@ class FineTuning:
 
         A run that was stopped goes on from its last whole checkpoint and ends with the same measurements.
         """
-        checkpoint = last_checkpoint(self.folder.checkpoints)
+        checkpoint = last_checkpoint(self.folder.checkpoints(spread_name()))
         start = 0 if checkpoint is None else read_json(checkpoint / "trainer_state.json")["global_step"]
-        rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
-        write_jsonl(self.folder.metrics, rows)
-        self._trainer().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if is_main():
+            rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
+            write_jsonl(self.folder.metrics, rows)
+        trainer = self._trainer()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.job.recipe.save != "none":
             _save_model(self.model, self.job.tokenizer, self.folder.model)
-        self.folder.write_result(RunResult(runs=[self._result(), *self._variants()]))
-        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+        samples = self.job.write_samples(self.model)
+        if is_main():
+            self.folder.write_result(RunResult(runs=[self._result(samples), *self._variants()]))
+        trainer.accelerator.end_training()
+        if is_main():
+            self.folder.drop_checkpoints()
 
     def measure(self, step: int) -> tuple[Point, FinalDistance]:
         """Return the point after a step, and the distance in full."""
@@ -218,15 +225,17 @@ class FineTuning:
     def _weights(self) -> Mapping[str, Tensor]:
         """Return the weights as they are now, under the base's names."""
         given = (part.weights(self.model) for part in self.method.parts)
-        return next((weights for weights in given if weights is not None), weights_of(self.model))
+        return next((weights for weights in given if weights is not None), WholeWeights(self.model))
 
     def _trainer(self) -> MethodTrainer:
         recipe, setup = self.job.recipe, self.setup
-        recorder = Recorder(self.folder.metrics, points=recipe.point_steps(setup.steps), measure=self.measure)
+        recorder = Recorder(
+            self.folder.metrics, points=recipe.point_steps(setup.steps), measure=self.measure, writes=is_main()
+        )
         arguments = TrainingArguments(
-            output_dir=str(self.folder.checkpoints),
+            output_dir=str(self.folder.checkpoints(spread_name())),
             max_steps=setup.steps,
-            per_device_train_batch_size=recipe.batch_size,
+            per_device_train_batch_size=recipe.batch_size // world_size(),
             gradient_accumulation_steps=recipe.gradient_accumulation,
             train_sampling_strategy="sequential",  # the order is ours: see batch_order
             lr_scheduler_type=recipe.schedule,
@@ -241,7 +250,7 @@ class FineTuning:
             save_total_limit=1,
             report_to="none",
             disable_tqdm=True,
-            use_cpu=setup.device.type == "cpu",
+            use_cpu=setup.device.type == "cpu" and not is_launched(),
         )
         return MethodTrainer(
             self.method,
@@ -253,11 +262,10 @@ class FineTuning:
             train_dataset=Dataset.from_list(
                 [{"input_ids": e["input_ids"], "labels": e["labels"]} for e in self.examples]
             ),
-            optimizers=(self.method.optimizer.build(self.model, setup), None),
             callbacks=[recorder, *(callback for part in self.method.parts for callback in part.callbacks(setup))],
         )
 
-    def _result(self) -> Run:
+    def _result(self, samples: list[str]) -> Run:
         """Return the run as `results.json` has it."""
         rows = read_jsonl(self.folder.metrics)
         measured = [Measurement.model_validate(row) for row in rows if row["kind"] == "point"]
@@ -270,7 +278,7 @@ class FineTuning:
             points=[measurement.point for measurement in measured],
             training=[TrainingStep.model_validate(step.model_dump(exclude={"kind"})) for step in logged],
             distance=measured[-1].distance,
-            samples=self.job.write_samples(self.model),
+            samples=samples,
             seconds=measured[-1].seconds,
             peak_memory_bytes=peak_memory(self.job.device),
         )
@@ -299,9 +307,16 @@ def _same_length(rows: list[Example], given: list[Example], part: str) -> list[E
 
 
 def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
-    with new_folder(target) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+    """Save a model; all processes that share it gather its weights, and the main one writes them."""
+    state = None
+    if is_launched():
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+        state = buffers | {name: weight.cpu() for name, weight in WholeWeights(model).items()}
+    if is_main():
+        with new_folder(target) as scratch:
+            model.save_pretrained(scratch, state_dict=state)
+            tokenizer.save_pretrained(scratch)
 
 
 def _end_with_parent() -> None:
@@ -319,6 +334,8 @@ def main(folder: str, job_name: str) -> int:
     """Do one job and return the exit code. The last line of the output says what went wrong."""
     _end_with_parent()
     quiet()
+    if is_launched():
+        PartialState()  # this process's GPU becomes the current one
     try:
         job = Job(Path(folder))
         if job_name == BASE_JOB:
@@ -326,10 +343,10 @@ def main(folder: str, job_name: str) -> int:
         else:
             FineTuning(job, job_name).train()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"{REFUSED}{error}", file=sys.stderr)
         return 2
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+if __name__ == "__main__" and (code := main(*sys.argv[1:])):
+    sys.exit(code)

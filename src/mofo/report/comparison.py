@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from mofo.report.formatting import joined, measured, setting_value, span
+from mofo.report.formatting import joined, measured, plural, setting_value, span
 from mofo.report.spread import Pooled, pool_known
 from mofo.report.styles import Style, make_styles
 from mofo.results import Metric, Point, Results, Run, Scalar
@@ -72,6 +72,14 @@ class Comparison:
     def methods(self) -> list[str]:
         """The methods that have measured runs."""
         return [method for method in self.planned_methods if self.of_method(method)]
+
+    @cached_property
+    def missing(self) -> str:
+        """How much the plan still lacks, as "2 runs of the plan are missing"; empty of a complete comparison."""
+        count = len(self.results.missing)
+        if self.results.complete or not count:
+            return "" if self.results.complete else "runs of the plan are missing"
+        return f"{plural(count, 'run')} of the plan {'is' if count == 1 else 'are'} missing"
 
     @cached_property
     def reference(self) -> str | None:

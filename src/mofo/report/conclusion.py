@@ -25,7 +25,7 @@ def verdict(comparison: Comparison) -> str:
     base was not forgotten but gained. Runs that diverged are named and not compared.
     """
     sentences = " ".join(filter(None, [_sentence(comparison), _diverged(comparison)]))
-    return sentences if comparison.results.complete else f"Unfinished; so far: {sentences}"
+    return f"Unfinished, {comparison.missing}; so far: {sentences}" if comparison.missing else sentences
 
 
 @dataclass(frozen=True)

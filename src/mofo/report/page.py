@@ -59,7 +59,7 @@ def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> st
         title=_title(comparison),
         data=joined([task.data.replace(str(Path.home()), "~") for task in comparison.results.tasks]),
         answer=answer,
-        progress=None if comparison.results.complete else _progress(comparison),
+        progress=_progress(comparison) if comparison.missing else None,
         sections=sections,
     )
 
