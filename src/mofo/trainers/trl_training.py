@@ -17,8 +17,9 @@ from mofo.data.sources import read_source
 from mofo.errors import UserError, first_line
 from mofo.models.hub import is_reachable
 from mofo.models.quiet import hide_data_bars, hide_loading_bars
-from mofo.trainers.callback import MoFOCallback
+from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
 from mofo.trainers.method import use_extras, use_method
+from mofo.trainers.record import Made, RecordsTraining, made_by
 from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
 
 KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
     from accelerate import FullyShardedDataParallelPlugin
     from trl import SFTConfig
-
-    from mofo.methods.method import Method
 
 
 def train(argv: list[str]) -> None:
@@ -54,7 +53,10 @@ def train(argv: list[str]) -> None:
     _refuse_flat_parameters(args.training)
     method = args.mofo.chosen_method()
     _convert_hub_rows(args)
-    with method_in_sft_trainers(method, args.mofo.optimizer_settings(args.training)) as trainers:
+    if args.training.include_num_input_tokens_seen == "no":
+        args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
+    settings = args.mofo.optimizer_settings(args.training)
+    with method_in_sft_trainers(made_by(args, method, settings), settings) as trainers:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
@@ -72,17 +74,18 @@ def train(argv: list[str]) -> None:
 
 
 @contextmanager
-def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
-    """Let each trainer that is made meanwhile train by a method; yield those trainers.
+def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
+    """Let each trainer that is made meanwhile train by a method and record it; yield those trainers.
 
     trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
     release of trl (how it loads models changed within 1.x), and replacing the name `trl.SFTTrainer` would do nothing,
     without a word, once the script imports it from elsewhere. The constructor is found by every import.
 
     Args:
-        method: The method.
+        made: The method, and what else the record names.
         settings: Arguments of MoFO, if that is the method's optimizer.
     """
+    method = made.method
     with_mofo = method.optimizer.name == "mofo"
     construct: Callable[..., None] = SFTTrainer.__init__
     trainers: list[SFTTrainer] = []
@@ -96,6 +99,10 @@ def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator
             MoFOCallback.attach(trainer)
         else:
             use_method(trainer, method.to_dict())
+        trainer.add_callback(LastStepIsLogged)
+        hooked: Any = trainer
+        hooked.made = made
+        trainer.__class__ = type(type(trainer).__name__, (RecordsTraining, type(trainer)), {})
         trainers.append(trainer)
 
     SFTTrainer.__init__ = construct_with_method  # type: ignore[method-assign, assignment]
