@@ -283,7 +283,7 @@ def load_results(folder: str | Path) -> Results:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the output folder of a `mofo compare` run.") from None
+        raise UserError(f"{path} does not exist: give the output folder of `mofo compare` or `mofo sft`.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:

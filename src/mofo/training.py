@@ -55,7 +55,7 @@ class Training(Record):
 
 def write_training(training: Training, log: Sequence[LogEntry], folder: Path) -> None:
     """Write both files into the folder of a model, whole or not at all."""
-    lines = "".join(entry.model_dump_json(exclude_none=True) + "\n" for entry in log)
+    lines = "".join(entry.model_dump_json(exclude_unset=True) + "\n" for entry in log)
     described = training.model_dump_json(by_alias=True, indent=1) + "\n"
     write_files(folder, {FILE_NAME: described.encode(), LOG_NAME: lines.encode()})
 

@@ -264,6 +264,7 @@ def make_parser() -> Parser:
     parser._action_groups.insert(0, parser._action_groups.pop())  # the last group is MoFO's: show it first
     if not torch.accelerator.is_available():
         parser.set_defaults(use_cpu=True, bf16=False)  # trl's own defaults, bfloat16 on a GPU, are refused here
+    parser.set_defaults(logging_nan_inf_filter=False)  # which shows a loss that is not finite as 0
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty())  # transformers takes quiet libraries for no bar at all
     return parser
 

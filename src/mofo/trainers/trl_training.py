@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,11 @@ def train(argv: list[str]) -> None:
         group = wrapped.param_groups[0]
         options = ", ".join(f"{name} {group[name]}" for name in OPTIONS if name in group)
         print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
+        if (step := diverged_at(trainer.state.log_history)) is not None:
+            print(
+                f"mofo sft: the training diverged: at step {step} its loss was not finite; lower --learning_rate.",
+                file=sys.stderr,
+            )
 
 
 @contextmanager
@@ -142,6 +149,11 @@ def _convert_hub_rows(args: Arguments) -> None:
         return
     if form.needed not in KNOWN_TO_TRL:
         give_rows(args)
+
+
+def diverged_at(history: list[dict[str, Any]]) -> int | None:
+    """Return the first step of a trainer's history whose loss is not finite; None if there is none."""
+    return next((logs["step"] for logs in history if not math.isfinite(logs.get("loss", 0.0))), None)
 
 
 def _reason(error: Exception) -> str:
