@@ -1,9 +1,11 @@
 import copy
+import json
 
 import pytest
 import torch
 
-from mofo.measure import write_texts
+from mofo.errors import UserError
+from mofo.measure import check_probe_specs, make_probes, probe_states, write_texts
 from mofo.measure.divergence import DivergenceProbe
 from reference.architectures import make_model
 
@@ -49,6 +51,54 @@ def test_divergence_probe_does_not_notice_a_base_that_changes_later(base, tuned,
     probe = DivergenceProbe("divergence", later, base_texts)
     later.load_state_dict(tuned.state_dict())
     assert probe.measure(later) == DivergenceProbe("divergence", base, base_texts).measure(tuned)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    file = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    rows = [{"question": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_divergence_on_answers_to_prompts_equals_the_definition(base, tuned, tokenizer, prompts):
+    (probe,) = make_probes([f"divergence:{prompts}"], base=base, tokenizer=tokenizer)
+    assert probe.name == "prompts"
+    assert len(probe.texts) == len(probe.starts) == 16
+    values = []
+    for text, start in zip(probe.texts, probe.starts, strict=True):
+        assert tokenizer.decode(text[:start]).count("plus") == 1
+        with torch.no_grad():
+            log_p, log_q = (
+                model(input_ids=torch.tensor([text])).logits[0, start - 1 : -1].double().log_softmax(dim=-1)
+                for model in (base, tuned)
+            )
+        assert len(log_p) == len(text) - start <= 96  # the answer's tokens count, and no others
+        values.append((log_p.exp() * (log_p - log_q)).sum(dim=-1))
+    assert probe.measure(tuned)["kl"] == pytest.approx(float(torch.cat(values).mean()), rel=1e-4)
+    assert probe.measure(base) == {"kl": 0.0}
+
+
+def test_divergence_on_answers_to_prompts_is_made_again_from_its_state(base, tuned, tokenizer, prompts):
+    spec = f"divergence:{prompts}"
+    (probe,) = make_probes([spec], base=base, tokenizer=tokenizer, seed=3)
+    kept = json.loads(json.dumps(probe_states([probe])))
+    (again,) = make_probes([spec], base=base, tokenizer=tokenizer, seed=4, states=kept)
+    assert again.measure(tuned) == probe.measure(tuned)
+    (other,) = make_probes([spec], base=base, tokenizer=tokenizer, seed=4)
+    assert other.texts != probe.texts
+
+
+def test_divergence_of_plain_text_has_no_prompts(tmp_path):
+    (tmp_path / "sea.jsonl").write_text('{"text": "The sea is grey."}\n')
+    with pytest.raises(UserError, match=r"sea\.jsonl holds plain text, and .* needs prompts"):
+        check_probe_specs([f"divergence:{tmp_path / 'sea.jsonl'}"])
+
+
+def test_divergence_of_prompts_that_fill_the_models_positions(tokenizer, prompts):
+    model = make_model("gpt2", max_position_embeddings=100)
+    with pytest.raises(UserError, match=r"No prompt .* leaves room for an answer of 96 tokens: the model has 100"):
+        make_probes([f"divergence:{prompts}"], base=model, tokenizer=tokenizer)
 
 
 def test_write_texts_is_seeded_and_leaves_the_global_state_alone(base, tokenizer):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mofo.measure import answer_accuracy
-from mofo.measure.generation import generate, is_correct, normalise
+from mofo.measure.generation import generate, is_correct, normalise, sample_answers
 
 
 def naive_greedy(model, tokenizer, prompt, max_new_tokens):
@@ -42,6 +42,30 @@ def test_generate_stops_at_the_end_token(tuned, tokenizer, prompts):
     tuned.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
     (text,) = generate(tuned, tokenizer, prompts[:1], 12)
     assert text == tokenizer.decode(written[: first + 1], skip_special_tokens=True)
+
+
+def test_sample_answers_follow_the_models_distribution_at_the_temperature(base, tokenizer, prompts):
+    answers = sample_answers(
+        base, tokenizer, prompts[:1] * 20_000, max_new_tokens=1, temperature=0.7, seed=0, batch_size=10_000
+    )
+    observed = torch.tensor(answers).squeeze(1).bincount(minlength=base.config.vocab_size) / len(answers)
+    with torch.no_grad():
+        expected = (base(input_ids=torch.tensor([prompts[0]])).logits[0, -1] / 0.7).softmax(dim=-1)
+    assert ((observed - expected).abs() < 5 * (expected / len(answers)).sqrt() + 1 / len(answers)).all()
+
+
+def test_sample_answers_are_seeded_end_at_end_tokens_and_leave_the_global_state_alone(tuned, tokenizer, prompts):
+    how = {"max_new_tokens": 30, "temperature": 1.0, "batch_size": 2}
+    whole = sample_answers(tuned, tokenizer, prompts, seed=1, **how)
+    assert sample_answers(tuned, tokenizer, prompts, seed=2, **how) != whole
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    assert sample_answers(tuned, tokenizer, prompts, seed=1, **how) == whole
+    assert torch.equal(torch.get_rng_state(), before)
+    end = whole[0][5]
+    tuned.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    answers = sample_answers(tuned, tokenizer, prompts[:1], seed=1, **how)
+    assert all(answer.count(end) == (answer[-1] == end) for answer in answers)
 
 
 def test_answer_accuracy_counts_the_right_answers_in_the_given_order(base, tokenizer, prompts):

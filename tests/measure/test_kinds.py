@@ -131,9 +131,9 @@ def test_new_kind_of_probe_is_checked_made_measured_described_and_remembered(bas
     assert again.measure(base) == measured
 
 
-@pytest.mark.parametrize("spec", ["texts", "", "text:", "divergence:x.txt", "generation", "choice: "])
+@pytest.mark.parametrize("spec", ["texts", "", "text:", "divergence:x.jsonl", "generation", "choice: "])
 def test_check_probe_specs_refuses_an_unknown_probe(spec):
-    with pytest.raises(UserError, match=r"Unknown probe|cannot be read|takes no file"):
+    with pytest.raises(UserError, match=r"Unknown probe|cannot be read|does not exist|no file"):
         check_probe_specs([spec])
 
 

@@ -264,7 +264,7 @@ def test_adapters_start_as_the_base_train_nothing_else_and_are_measured_merged(m
 
 
 def test_base_text_is_written_once_and_is_not_that_of_the_divergence_probe(model, setup, again):
-    from mofo.measure.divergence import write_texts
+    from mofo.measure.writing import write_texts
 
     first = base_text(model, setup, texts=3, tokens=8)
     probe = torch.tensor(write_texts(model, setup.tokenizer, texts=3, tokens=8))
@@ -399,3 +399,27 @@ def test_blend_yields_the_end_moved_back_and_leaves_it_as_it_was(model, setup):
             base = setup.base[name]
             torch.testing.assert_close(p.detach(), base + share * (end[name] - base))
     assert all(torch.equal(p, end[name]) for name, p in model.named_parameters())
+
+
+def test_blend_with_a_tilt_keeps_less_of_the_first_group_of_layers_and_more_of_the_last(model, setup):
+    move(model)
+    end = copy.deepcopy(weights_of(model))
+    layers = model.config.num_hidden_layers
+    assert layers == 2
+    part = Blend(keep=(0.6, 0.9), tilt=(0.0, 0.25), groups=2)
+    found = []
+    for values in part.after_training(model, setup):
+        found.append(values)
+        keep, tilt = values["keep"], values["tilt"]
+        for name, p in model.named_parameters():
+            first = name.startswith("model.embed_tokens") or ".layers.0." in name
+            share = keep - tilt if first else min(1.0, keep + tilt)
+            torch.testing.assert_close(p.detach(), setup.base[name].lerp(end[name], share))
+    assert found == [{"keep": keep, "tilt": tilt} for keep in (0.6, 0.9) for tilt in (0.0, 0.25)]
+    assert all(torch.equal(p, end[name]) for name, p in model.named_parameters())
+
+
+def test_blend_groups_keep_the_share_on_average():
+    part = Blend(groups=3)
+    assert [part.share(0.6, 0.3, place) for place in (0, 0.34, 0.67, 1)] == pytest.approx([0.3, 0.6, 0.9, 0.9])
+    assert part.share(0.1, 0.3, 0) == 0

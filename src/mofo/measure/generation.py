@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
 
 from mofo.data.tokens import Problem
 from mofo.measure.mean import Mean
@@ -103,30 +105,85 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
 ) -> list[str]:
     """Continue each prompt greedily until it ends or the model's positions do, and return the new text."""
+    answers = _continue(model, tokenizer, prompts, max_new_tokens, do_sample=False)
+    return tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+
+def sample_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 32,
+) -> list[list[int]]:
+    """Continue each prompt by sampling from the whole distribution until it ends or the model's positions do.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of the prompts.
+        max_new_tokens: Where an answer that does not end is cut off.
+        temperature: Of the sampling.
+        seed: Of the sampling; the global random states are left as they were.
+        batch_size: Prompts that are answered at once.
+
+    Returns:
+        Token ids of each answer, with the end token of one that ended.
+    """
+    answers: dict[int, list[int]] = {}
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for rows in _batches([len(prompt) for prompt in prompts], batch_size, one_length=model._is_stateful):
+            batch = [prompts[row] for row in rows]
+            output = _continue(
+                model, tokenizer, batch, max_new_tokens, do_sample=True, temperature=temperature, top_k=0
+            )
+            answers.update(zip(rows, _ended(output, end_tokens(model, tokenizer)), strict=True))
+    return [answers[row] for row in range(len(prompts))]
+
+
+def _ended(output: Tensor, end: list[int]) -> list[list[int]]:
+    """Return rows of generated tokens, each up to its first end token: what follows it is filling."""
+    rows: list[list[int]] = output.tolist()
+    lengths = [next((place + 1 for place, token in enumerate(row) if token in end), len(row)) for row in rows]
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
+def _continue(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    **settings: Any,
+) -> Tensor:
+    """Return the tokens that follow each prompt, (prompts, length); rows that ended sooner are filled up."""
     room = min(max_new_tokens, position_limit(model.config) - max(map(len, prompts)))
     if room < 1:
-        return [""] * len(prompts)
+        return torch.zeros(len(prompts), 0, dtype=torch.int64)
     end = end_tokens(model, tokenizer)
     filling = end[0] if end else 0
     inputs = pad(prompts, filling, side="left")
     mask = pad([[1] * len(prompt) for prompt in prompts], 0, side="left")
-    with inference(model), _greedy(model, end_token=end or None, padding_token=filling):
+    with inference(model), _generating(model, eos_token_id=end or None, pad_token_id=filling, **settings):
         output: Tensor = model.generate(  # type: ignore[operator]  # causal language models have it
             input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=room
         )
-    return tokenizer.batch_decode(output[:, inputs.shape[1] :], skip_special_tokens=True)
+    return output[:, inputs.shape[1] :]
 
 
 @contextmanager
-def _greedy(model: PreTrainedModel, *, end_token: list[int] | None, padding_token: int) -> Iterator[None]:
-    """Put plain settings in the place of those that the model was published with, which `generate` would fall back on.
+def _generating(model: PreTrainedModel, **settings: Any) -> Iterator[None]:
+    """Put these settings alone in the place of those that the model was published with, which `generate` falls back on.
 
-    Beams, sampling, penalties, forbidden or forced tokens would all make another text than the greedy one.
+    Beams, penalties, forbidden or forced tokens would all make another text.
     """
     from transformers import GenerationConfig
 
     published = model.generation_config
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end_token, pad_token_id=padding_token)
+    model.generation_config = GenerationConfig(**settings)
     try:
         yield
     finally:

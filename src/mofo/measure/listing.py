@@ -36,9 +36,8 @@ def kinds_table() -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        "name", "what it measures", "better", "cost", "as", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
-    )
+    table = Table("name", "what it measures", "better", "cost", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("as", no_wrap=True)
     for name in KINDS:
         info = kind_info(name)
         what = info["description"].splitlines()[0]

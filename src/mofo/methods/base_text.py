@@ -28,7 +28,7 @@ def base_text(base: PreTrainedModel, setup: Setup, *, texts: int, tokens: int) -
     """
     import torch
 
-    from mofo.measure.divergence import write_texts
+    from mofo.measure.writing import write_texts
 
     def write() -> dict[str, Tensor]:
         written = write_texts(base, setup.tokenizer, texts=texts, tokens=tokens, seed=SEED)
