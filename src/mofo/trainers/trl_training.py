@@ -18,7 +18,7 @@ from mofo.data.forms import find_form
 from mofo.data.sources import read_source
 from mofo.errors import UserError, first_line
 from mofo.models.hub import is_reachable
-from mofo.models.quiet import hide_data_bars, hide_loading_bars
+from mofo.models.quiet import hide_loading_bars, silence_datasets
 from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
@@ -48,7 +48,7 @@ def train(argv: list[str]) -> None:
             parameters would be flat.
     """
     hide_loading_bars()
-    hide_data_bars()
+    silence_datasets()
     args = parse(argv)
     if args.unknown_in_argv:
         raise unknown_flag(args.unknown_in_argv[0])
