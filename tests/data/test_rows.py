@@ -53,7 +53,7 @@ def test_load_rows_limit_keeps_the_first_rows(tmp_path):
         ("a.json", "[", "cannot be read as json"),
         ("a.jsonl", '{"text": "x"}\n\n{"text": \n', "line 3 is not JSON"),
         ("a.jsonl", '{"words": "x"}\n', r"row 1 has the fields \['words'\]; expected messages"),
-        ("a.jsonl", '["x"]\n', "row 1 has the fields of no object"),
+        ("a.jsonl", '["x"]\n', r'row 1 is \["x"\], expected an object with the fields messages'),
         ("a.jsonl", '{"text": "x"}\n{"test": "y"}\n', "row 2 has no text"),
         ("a.jsonl", '{"text": "x"}\n{"text": ""}\n', "row 2 has no text"),
         ("a.jsonl", '{"question": "x", "answer": "y"}\n{"question": "x"}\n', "row 2 has no answer"),
