@@ -1,4 +1,6 @@
-"""Sizes of the deltas of the runs of `recipe.yaml`, as a table: python experiments/ship/measure.py runs/ship
+"""Sizes of the deltas of the runs of `recipe.yaml`, as a table.
+
+    python experiments/ship/measure.py runs/ship
 
 Each run's model is taken as it was trained, in float32, and rounded to bfloat16 (the base too), as most models are
 shipped. Every exact delta is applied and undone, and the files are compared.

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from mofo import __version__, cli
-from mofo.cli import compare, data, demo, measure, methods, report
+from mofo.cli import compare, data, demo, env, measure, methods, probes, report
 from mofo.cli.parser import Parser
 
-COMMANDS = ("demo", "data", "sft", "compare", "measure", "report", "methods")
+COMMANDS = ("demo", "data", "sft", "compare", "measure", "report", "methods", "probes", "env")
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",
 }  # fmt: skip
@@ -52,7 +52,7 @@ def test_help_fits_80_columns(capsys, monkeypatch, command):
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [compare, data, demo, measure, methods, report])
+@pytest.mark.parametrize("command", [compare, data, demo, env, measure, methods, probes, report])
 def test_examples_are_commands(command):
     parser = Parser(prog="mofo")
     command.add_arguments(parser)
@@ -82,7 +82,7 @@ def loaded_by(*words):
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["--version"], [], ["help"], ["nonsense"]]
-    + [[name, "--help"] for name in ("data", "measure", "methods", "report")],
+    + [[name, "--help"] for name in ("data", "measure", "methods", "report", "probes", "env")],
 )
 def test_help_imports_nothing_heavy(words):
     assert not loaded_by(*words) & HEAVY

@@ -41,5 +41,5 @@ def test_settings_of_added_parts_are_listed_in_the_help(capsys):
 
 def test_default_of_a_setting_is_that_of_the_recipe(capsys):
     parser = Parser(prog="mofo")
-    add_recipe_flags(parser, make_recipe({"settings": {"friction": [0.1, 0.2]}}))
+    add_recipe_flags(parser, make_recipe({"methods": ["heavy"], "settings": {"friction": [0.1, 0.2]}}))
     assert "friction of the ball (default 0.1,0.2)" in " ".join(parser.format_help().split())

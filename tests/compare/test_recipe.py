@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from mofo.compare.recipe import GROUPS, Recipe, make_recipe, read_recipe
+from mofo.compare.recipe import GROUPS, Recipe, make_recipe, override, read_recipe
 from mofo.errors import UserError
 
 
@@ -78,6 +78,17 @@ def test_numbers_without_a_point_are_numbers_in_yaml_too(tmp_path):
         ({"settings": {"learning_rate": ["fast"]}}, "learning_rate is 'fast', expected a number"),
         ({"settings": {"weight_decay": -1}}, "weight_decay is -1, expected at least 0"),
         ({"settings": {"fractoin": 0.1}}, r"No method has a setting 'fractoin' \(did you mean fraction\?\)"),
+        (
+            {"settings": {"l2.strength": 1}},
+            r"l2.strength is set, but no method has the part l2 \(their parts: adamw, mofo\): add one to the methods, "
+            r"such as adamw\+l2, or leave the setting out\.",
+        ),
+        ({"settings": {"lion.learning_rate": 1}}, "no method has the part lion .* such as lion, or leave"),
+        ({"methods": ["adamw"], "settings": {"fraction": 1}}, "no method has a setting fraction .* such as mofo, or"),
+        (
+            {"methods": [{"adamw": {"learning_rate": 1}}], "settings": {"learning_rate": 1}},
+            "learning_rate is set, but each method that has it has a value of its own",
+        ),
         ({"settings": 3}, "settings is 3, expected a mapping"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
         ({"steps": 1.5}, "steps is 1.5, expected a whole number"),
@@ -108,6 +119,44 @@ def test_numbers_without_a_point_are_numbers_in_yaml_too(tmp_path):
 def test_make_recipe_names_what_cannot_be_used(values, message):
     with pytest.raises(UserError, match=r"(?s)" + message):
         make_recipe(values)
+
+
+FILE = {
+    "methods": [{"adamw": {"learning_rate": [1e-4, 3e-4]}, "seeds": 7}, "mofo", {"l2": {"strength": 1e-3}}],
+    "settings": {"learning_rate": 3e-4, "mofo.learning_rate": 1e-5, "fraction": 0.15},
+}
+
+
+def names_with(**changes):
+    return [run.name for run in make_recipe(override(FILE, changes)).runs()]
+
+
+def test_override_merges_settings_name_by_name():
+    assert names_with() == [
+        "adamw-lr0.0001-s7",
+        "adamw-lr0.0003-s7",
+        "mofo-lr1e-05-f0.15-s0",
+        "adamw+l2-lr0.0003-l2.strength0.001-s0",
+    ]
+    assert names_with(settings={"fraction": 0.2})[2] == "mofo-lr1e-05-f0.2-s0"
+
+
+def test_override_wins_over_what_methods_of_the_file_have_of_their_own():
+    given = names_with(settings={"learning_rate": 1e-6, "l2.strength": 1e-2}, seeds=[1])
+    assert given == ["adamw-lr1e-06-s1", "mofo-lr1e-06-f0.15-s1", "adamw+l2-lr1e-06-l2.strength0.01-s1"]
+    assert names_with(settings={"adamw.learning_rate": 1e-6})[:2] == ["adamw-lr1e-06-s7", "mofo-lr1e-05-f0.15-s0"]
+
+
+def test_override_drops_settings_of_the_file_that_other_methods_do_not_have():
+    values = override(FILE, {"methods": ["sgd"]})
+    assert values["settings"] == {"learning_rate": 3e-4}
+    assert make_recipe(values).runs()[0].name == "sgd-lr0.0003-s0"
+
+
+@pytest.mark.parametrize("settings", [{"fraction": 0.1}, {"l2.strength": 0.1}])
+def test_override_keeps_settings_of_the_command_line_that_decide_nothing_to_be_refused(settings):
+    with pytest.raises(UserError, match="is set, but no method has"):
+        make_recipe(override(FILE, {"methods": ["sgd"], "settings": settings}))
 
 
 def test_changes_are_what_differs_beyond_the_grid():

@@ -87,7 +87,7 @@ def test_load_rows_names_a_missing_file_and_an_unknown_family(tmp_path):
 def test_load_rows_of_the_hub_says_so_without_a_network(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"is not a file and could not be fetched from the Hub"):
+    with pytest.raises(UserError, match=r"are not a file and could not be fetched from the Hub"):
         load_rows("some-org/some-data:main")
 
 

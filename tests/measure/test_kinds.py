@@ -85,6 +85,9 @@ class WordProbe(Probe):
     """How often the model continues with a word: a new kind, as a contributor would add it."""
 
     usage = ("word:WORD",)
+    numbers = "probability"
+    better = "higher"
+    cost = "one token"
 
     def __init__(self, name, tokens):
         super().__init__(name)

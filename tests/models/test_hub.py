@@ -12,7 +12,7 @@ def test_fetch_takes_old_weights_only_where_there_are_no_others(tmp_path, monkey
     """A stand-in for the Hub has a model with weights as safetensors, and one without."""
     asked = []
 
-    def snapshot_download(name, *, allow_patterns, ignore_patterns, local_files_only):
+    def snapshot_download(name, *, revision, allow_patterns, ignore_patterns, local_files_only):
         asked.append((name, "pytorch_model*.bin" in allow_patterns, ignore_patterns, local_files_only))
         folder = tmp_path / name.replace("/", "-")
         folder.mkdir(exist_ok=True)

@@ -3,7 +3,9 @@
 import shlex
 
 import pytest
-from fake import change_runs, make_results, set_path
+from fake import KL, LOSS, change_runs, make_results, path_results, set_path
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mofo.cli.parser import Parser
 from mofo.cli.recipe_flags import add_recipe_flags, recipe_values
@@ -71,15 +73,18 @@ def test_answer_of_runs_that_all_diverged_takes_nothing_and_asks_for_lower_rates
     found = answer(made)
     assert "AdamW at lr\u00a01e30 diverged at step 40" in found.result
     assert found.take.text == "Nothing yet: no method learned the task without diverging."
-    assert "--set learning_rate=2.5e+29,5e+29,1e+30" in found.surer.commands[0][1]
+    assert "--set adamw.learning_rate=2.5e+29,5e+29,1e+30 --set mofo.l" in found.surer.commands[0][1]
+
+
+LOWER = "--set mofo.learning_rate=2.5e-05,5e-05,0.0001 --set adamw.learning_rate=2.5e-05,5e-05,0.0001"
 
 
 @pytest.mark.parametrize(
     ("arguments", "flags"),
     [
-        ({"learning_rates": (1e-4,)}, "--set learning_rate=2.5e-05,5e-05,0.0001 --seeds 0,1,2"),
-        ({"learning_rates": (1e-4,), "seeds": (0, 1, 2)}, "--set learning_rate=2.5e-05,5e-05,0.0001"),
-        ({"learning_rates": (1e-4,), "seeds": (3, 4)}, "--set learning_rate=2.5e-05,5e-05,0.0001 --seeds 3,4,0"),
+        ({"learning_rates": (1e-4,)}, f"{LOWER} --seeds 0,1,2"),
+        ({"learning_rates": (1e-4,), "seeds": (0, 1, 2)}, LOWER),
+        ({"learning_rates": (1e-4,), "seeds": (3, 4)}, f"{LOWER} --seeds 3,4,0"),
         (TOLD | {"seeds": (0,)}, "--tune --seeds 0,1,2"),
     ],
 )
@@ -99,6 +104,18 @@ def test_answers_command_is_understood_by_compare():
     assert len(recipe.runs()) == 2 * 3 * 3
 
 
+def test_answer_asks_for_lower_rates_of_the_optimizer_alone_whose_lowest_is_best():
+    made = results(learning_rates=(1e-4, 2e-4), seeds=(0, 1, 2), noise=0.001)
+    for run in made.runs:
+        if run.method == "mofo":
+            good = run.settings["learning_rate"] == 2e-4
+            set_path(run, [(1.5, 0.1 if good else 0.5), (1.4, 0.2), (1.3, 0.3)])
+            for point in run.points:
+                point.forgotten["text"]["loss"] = 3.8 if good else 4.5
+    command = dict(answer(made).surer.commands)["Add these runs"]
+    assert "--set adamw.learning_rate=2.5e-05,5e-05,0.0001,0.0002 --output" in command
+
+
 def test_answer_of_enough_seeds_and_rates_inside_the_grid_asks_for_nothing():
     assert "this comparison has what it needs" in answer(results(**TOLD)).surer.text
 
@@ -116,3 +133,58 @@ def test_answer_without_runs():
     found = answer(made)
     assert found.result == "no run has been measured yet."
     assert found.take.text.startswith("Nothing yet")
+
+
+DEMO = {
+    ("adamw", 1e-4, 0): [(1.29, 0.0145), (1.26, 0.0197)],
+    ("adamw", 3e-4, 0): [(1.43, 0.0815), (1.342, 0.109)],
+    ("mofo", 3e-4, 0): [(1.354, 0.048), (1.344, 0.066)],
+}
+
+
+def test_answer_takes_a_setting_that_was_past_the_compared_loss_at_its_first_checkpoint():
+    found = answer(path_results(DEMO))
+    assert found.take.text.startswith("AdamW at lr\u00a01e-4, the reference, for now")
+    assert "MoFO forgot more than AdamW on divergence (0.0660 against 0.0145" in found.result
+
+
+def test_answer_takes_what_ended_better_than_the_configuration_that_was_compared():
+    runs = {
+        ("adamw", 1e-4, 0): [(1.5, 0.3), (1.3, 0.4)],
+        ("adamw", 3e-4, 0): [(1.5, 0.1), (1.4, 0.2), (1.35, 0.9)],  # the best on its way, and then forgets
+        ("mofo", 1e-4, 0): [(1.5, 0.4), (1.4, 0.8)],
+    }
+    runs = {key: [*path, path[-1]][:3] for key, path in runs.items()}
+    take = answer(path_results(runs)).take.text
+    assert take.startswith(
+        "AdamW at lr\u00a01e-4, which by the end learned at least as much as AdamW at lr\u00a03e-4, the reference, and "
+        "forgot no more on divergence. At the end of training: held-out loss 1.300 and divergence 0.400 ("
+    )
+
+
+def test_answer_takes_another_method_that_ended_better_than_the_reference():
+    runs = {("adamw", 1e-4, 0): [(1.5, 0.3), (1.4, 0.5)], ("mofo", 1e-4, 0): [(1.4, 0.2), (1.3, 0.3)]}
+    take = answer(path_results(runs)).take.text
+    assert take.startswith("MoFO at lr\u00a01e-4, which by the end learned at least as much as AdamW at lr\u00a01e-4,")
+
+
+ends = st.tuples(st.floats(1.0, 2.2), st.floats(-0.5, 1.0))
+seeds = st.lists(st.lists(ends, min_size=2, max_size=2), min_size=2, max_size=2)
+
+
+@given(st.lists(seeds, min_size=2, max_size=5), st.integers(1, 4))
+def test_answer_takes_nothing_that_another_setting_dominates(configurations, adamw):
+    runs = {
+        ("adamw" if i < adamw else "mofo", (i + 1) * 1e-4, seed): path
+        for i, paths in enumerate(configurations)
+        for seed, path in enumerate(paths)
+    }
+    comparison = Comparison(path_results(runs))
+    text = make_answer(comparison, "out").take.text
+    if not text.startswith("Nothing yet"):
+        taken = next(c for c in comparison.configurations if text.startswith(f"{comparison.full_name(c)},"))
+        (loss, kl), *others = [
+            (comparison.at_end(c, LOSS).mean, comparison.at_end(c, KL).mean)
+            for c in [taken, *comparison.configurations]
+        ]
+        assert not [end for end in others if end[0] <= loss and end[1] <= kl and end != (loss, kl)]

@@ -50,8 +50,32 @@ def test_verdict_without_overlap_refuses_to_compare():
     results = make_results(learning_rates=(1e-4,))
     for point in results.runs[0].points:
         point.learned[TASK]["loss"] += 0.6
+    for point in results.runs[1].points:
+        point.forgotten.update(
+            text={"loss": 5.0}, divergence={"kl": 3.0}, choice={"accuracy": 0.1, "log_probability": -5.0}
+        )
     sentence = verdict(Comparison(results))
     assert "cannot be compared at equal learning: the lowest held-out loss of AdamW was 1.8" in sentence
+    assert "MoFO was past it before its first checkpoint" in sentence
+
+
+def test_verdict_compares_a_method_that_learned_more_where_it_forgot_less():
+    results = path_results({("adamw", 1e-4, 0): [(1.8, 0.3)], ("mofo", 1e-4, 0): [(1.5, 0.2), (1.4, 0.9)]})
+    sentence = verdict(Comparison(results))
+    assert "At equal learning (held-out loss 1.800), MoFO forgot less than AdamW on divergence (0.200" in sentence
+    assert "MoFO at lr\u00a01e-4 had learned more at the first checkpoint already, and is taken as it was" in sentence
+    assert "had learned more" not in verdict(make_comparison())
+
+
+def test_verdict_says_which_probe_cannot_be_compared():
+    results = make_results(learning_rates=(1e-4,))
+    for point in results.runs[0].points:
+        point.learned[TASK]["loss"] += 0.6
+    for point in results.runs[1].points:
+        point.forgotten["divergence"]["kl"] = 3.0
+    sentence = verdict(Comparison(results))
+    assert "MoFO forgot less than AdamW on text loss (" in sentence
+    assert " and cannot be compared with it on divergence. " in sentence
 
 
 def test_verdict_without_learning_refuses_to_compare():
@@ -72,7 +96,7 @@ def test_verdict_mentions_fronts_that_cross():
     assert "divergence at 1.382" in sentence  # there MoFO had 0.309 against 0.191
 
 
-def test_verdict_sees_no_crossing_where_a_configuration_is_left_out():
+def test_verdict_sees_no_crossing_where_the_better_configuration_was_past_the_loss_early():
     results = make_results(learning_rates=(1e-4, 3e-4), every=20)
     # past every higher loss at its first checkpoint
     set_path(results.runs[0], [(1.22, 0.10), (1.21, 0.11), (1.2, 0.12)])
@@ -81,7 +105,7 @@ def test_verdict_sees_no_crossing_where_a_configuration_is_left_out():
     set_path(results.runs[3], [(1.6, 0.20), (1.4, 0.30), (1.2, 0.40)])
     sentence = verdict(Comparison(results))
     assert "divergence (0.400 against 0.120, 233 % more)" in sentence
-    assert "the other way round" not in sentence
+    assert "divergence at" not in sentence
 
 
 @pytest.mark.parametrize("method", ["adamw", "mofo"])

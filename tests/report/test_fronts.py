@@ -19,10 +19,14 @@ def test_at_loss_interpolates_at_the_first_crossing():
     points = [(2.0, 0.0), (1.5, 0.1), (1.3, 0.2), (1.6, 0.9), (1.2, 0.5)]
     assert at_loss(points, 1.5) == pytest.approx(0.1)
     assert at_loss(points, 1.4) == pytest.approx(0.15)  # not the crossing on the way up
-    assert at_loss(points, 1.75) == pytest.approx(0.05)
     assert at_loss(points, 1.25) == pytest.approx(0.55)  # on the last stretch, from (1.6, 0.9) to (1.2, 0.5)
     assert at_loss(points, 1.19) is None
     assert at_loss(points, 2.5) == 0.0
+
+
+def test_at_loss_before_the_first_checkpoint_is_that_of_the_checkpoint():
+    assert at_loss([(2.0, 0.0), (1.5, 0.1), (1.3, 0.2)], 1.75) == 0.1
+    assert at_loss([(2.0, 0.0), (1.5, -0.1)], 1.75) == -0.1
 
 
 def test_least_at_loss_looks_at_everything_that_learned_as_much():
@@ -69,7 +73,8 @@ def test_equal_learning_takes_the_best_configuration_and_pools_its_seeds():
     assert best.configuration.settings == {"learning_rate": 1e-4}
     assert best.amount.mean == pytest.approx(0.35)
     assert best.amount.std == pytest.approx(0.1 / 2**0.5)
-    assert (best.amount.seeds, best.reached, best.tried, best.early) == (2, 2, 3, 0)
+    assert (best.amount.seeds, best.reached, best.tried, best.passed) == (2, 2, 3, 0)
+    assert (best.loss, best.early) == (1.4, False)
 
 
 def test_equal_learning_needs_all_seeds_of_a_configuration():
@@ -77,11 +82,36 @@ def test_equal_learning_needs_all_seeds_of_a_configuration():
     assert equal_learning(found, 1.3, [KL]).best == {}
 
 
-def test_equal_learning_prefers_measured_configurations_to_lines_from_the_base():
-    found = comparison({("mofo", 1e-4, 0): [(1.6, 0.3), (1.4, 0.4)], ("mofo", 3e-4, 0): [(1.2, 0.5)]})
+def test_equal_learning_takes_a_run_that_was_past_a_loss_as_it_was_at_its_first_checkpoint():
+    runs = {("mofo", 1e-4, 0): [(1.6, 0.3), (1.4, 0.4)], ("mofo", 3e-4, 0): [(1.2, 0.5)]}
+    best = equal_learning(comparison(runs), 1.5, [KL]).best["mofo", KL]
+    assert (best.amount.mean, best.loss, best.early) == (pytest.approx(0.35), 1.5, False)
+    assert (best.reached, best.passed, best.tried) == (2, 1, 2)
+    best = equal_learning(comparison(runs), 1.3, [KL]).best["mofo", KL]
+    assert (best.amount.mean, best.loss, best.early, best.reached) == (0.5, 1.2, True, 1)
+    best = equal_learning(comparison(runs | {("mofo", 3e-4, 0): [(1.2, 0.2)]}), 1.5, [KL]).best["mofo", KL]
+    assert (best.amount.mean, best.loss, best.early) == (0.2, 1.2, True)  # learned more and forgot less than the other
+
+
+def test_equal_learning_of_seeds_of_which_one_was_past_the_loss():
+    found = comparison({("mofo", 1e-4, 0): [(1.6, 0.3), (1.4, 0.4)], ("mofo", 1e-4, 1): [(1.3, 0.5)]})
     best = equal_learning(found, 1.5, [KL]).best["mofo", KL]
-    assert (best.amount.mean, best.early, best.from_base) == (pytest.approx(0.35), 1, False)
-    assert equal_learning(found, 1.3, [KL]).best["mofo", KL].from_base
+    assert (best.amount.mean, best.loss, best.early) == (pytest.approx((0.35 + 0.5) / 2), pytest.approx(1.4), True)
+
+
+@pytest.mark.parametrize(
+    ("path", "comparable"),
+    [
+        ([(1.5, 0.1)], True),
+        ([(1.5, 0.9)], True),
+        ([(1.3, 0.1)], True),  # learned more and forgot less
+        ([(1.3, 0.9)], False),  # may have forgotten less on its way
+    ],
+)
+def test_best_is_comparable_unless_it_learned_more_and_forgot_more(path, comparable):
+    found = equal_learning(comparison({("adamw", 1e-4, 0): [(1.5, 0.5)], ("mofo", 1e-4, 0): path}), 1.5, [KL])
+    assert found.best["mofo", KL].comparable(found.best["adamw", KL]) == comparable
+    assert found.best["adamw", KL].comparable(found.best["mofo", KL]) == comparable
 
 
 def test_front_of_two_configurations_by_hand():

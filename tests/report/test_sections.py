@@ -77,7 +77,7 @@ def test_cost_that_was_not_recorded_has_no_section():
     assert cost.section(with_seconds(None, None)) is None
 
 
-def test_equal_learning_counts_configurations_that_passed_a_loss_early():
+def test_equal_learning_marks_configurations_that_were_past_a_loss_at_their_first_checkpoint():
     results = make_results(methods=("mofo",), learning_rates=(1e-4, 3e-4), every=20)
     for run, losses in zip(results.runs, [(1.6, 1.4, 1.2), (1.3, 1.2, 1.1)], strict=True):
         for point, loss in zip(run.points, losses, strict=True):
@@ -87,8 +87,13 @@ def test_equal_learning_counts_configurations_that_passed_a_loss_early():
         "1 of 2 configurations",
         "1 of 2 configurations",
         "2 of 2 configurations",
-        "2 of 2 configurations, 1 left out",
+        "2 of 2 configurations",
     ]
+    for run, amount in zip(results.runs, (0.2, 0.1), strict=True):
+        for point in run.points:
+            point.forgotten["divergence"]["kl"] = amount
+    cells = divergence_cells(Comparison(results))
+    assert [cell.text for (cell,) in cells] == ["0.100", "0.100", "0.100", "0.100*"]
 
 
 def divergence_cells(comparison):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 
-import psutil
-import torch
-
-import mofo
 from mofo.compare.folder import OutputFolder
 from mofo.compare.recipe import PlannedRun, Recipe
 from mofo.compare.tune import planned_runs
-from mofo.results import Hardware, Results, Run, write_results
+from mofo.machine import hardware, versions
+from mofo.results import Results, Run, write_results
 
 
 def gather(recipe: Recipe, folder: OutputFolder) -> Results:
@@ -35,8 +28,7 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
         tasks=[recipe.task],
         recipe=recipe.to_dict(),
         plan=folder.plan,
-        versions={"mofo": mofo.__version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        versions=versions("torch", "transformers"),
         hardware=hardware(),
         reference=recipe.reference_method(),
         methods={name: method.info for name, method in methods.items()},
@@ -68,23 +60,3 @@ def _flags(run: PlannedRun, recipe: Recipe) -> str:
     if recipe.reference is not None:
         flags.append(f"--reference {run.method.name}")
     return " ".join([*flags, *(["--no-tune"] if recipe.tune else [])])
-
-
-def hardware() -> Hardware:
-    """Return the machine, as `results.json` names it."""
-    cuda = torch.cuda.is_available()
-    return Hardware(
-        processor=_processor(),
-        cores=os.cpu_count(),
-        memory_bytes=psutil.virtual_memory().total,
-        device="cuda" if cuda else "cpu",
-        gpu=torch.cuda.get_device_name() if cuda else None,
-    )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from mofo.data.forms import parse_columns
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
-from mofo.methods.method import Entry, Method, check_settings, expand
+from mofo.methods.method import Entry, Method, check_settings, expand, refuse_unused, unused_settings
 from mofo.models.embedded import EMBEDDED_MODEL
 from mofo.results import Task
 from mofo.settings import Settings
@@ -212,7 +212,8 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a file's or the command line's values and check every one of them.
 
     Raises:
-        UserError: A name is unknown, or a value has the wrong type or is out of range.
+        UserError: A name is unknown, a value has the wrong type or is out of range, or a setting of methods decides
+            nothing.
     """
     for name in values:
         if name in RENAMED:
@@ -232,13 +233,17 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         raise UserError("weights are bfloat16 and precision is float32: leave precision out, or keep float32 weights.")
     check_settings(recipe.settings)
     recipe.reference_method()  # expands every entry, and so checks it
+    entries = [_without_seeds(entry) for entry in recipe.methods]
+    for key in unused_settings(entries, recipe.settings):
+        refuse_unused(key, entries)
     return recipe
 
 
 def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe file's values with changes from the command line, which win over them.
 
-    `settings` are merged name by name. Steps and epochs exclude each other, so one of them replaces the other.
+    `settings` are merged name by name; those of the file that the changes leave without effect are dropped. Steps and
+    epochs exclude each other, so one of them replaces the other.
 
     Args:
         values: The values of a recipe file.
@@ -247,11 +252,30 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     Raises:
         UserError: The file's own values are no recipe.
     """
-    settings = make_recipe(values).settings | changes.get("settings", {})
+    file = make_recipe(values)
+    given = changes.get("settings", {})
+    methods = changes.get("methods", [_without_own(entry, changes) for entry in file.methods])
+    settings = {key: value for key, value in file.settings.items() if key.rpartition(".")[2] not in given} | given
+    unused = unused_settings([_without_seeds(entry) for entry in methods], settings)
+    settings = {key: value for key, value in settings.items() if key in given or key not in unused}
     length = {"steps", "epochs"}
-    replaced = length if length & changes.keys() else set()
+    replaced = {"settings", *(length if length & changes.keys() else ())}
     kept = {name: value for name, value in values.items() if name not in replaced}
-    return kept | dict(changes) | ({"settings": settings} if settings else {})
+    return kept | dict(changes) | {"methods": methods} | ({"settings": settings} if settings else {})
+
+
+def _without_own(entry: Entry, changes: Mapping[str, Any]) -> Entry:
+    """Return an entry of a file without the settings and seeds that the command line gives for all of them."""
+    if isinstance(entry, str):
+        return entry
+    given = changes.get("settings", {})
+    return {
+        part: {key: value for key, value in own.items() if key not in given and f"{part}.{key}" not in given}
+        if isinstance(own, dict)
+        else own
+        for part, own in entry.items()
+        if part != "seeds" or "seeds" not in changes
+    }
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

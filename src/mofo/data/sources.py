@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
 from mofo.errors import UserError, first_line
+from mofo.models.hub import ask_only_if_reachable
 
 KINDS = {
     ".jsonl": "jsonl",
@@ -298,10 +299,13 @@ def _read_hub(spec: str, split: str, *, whole: bool) -> Iterator[dict[str, Any]]
     from datasets import load_dataset
 
     name, _, config = spec.partition(":")
+    answers = ask_only_if_reachable()
     try:
-        yield from without_filled_nulls(load_dataset(name, config or None, split=split, streaming=not whole))
+        rows = load_dataset(name, config or None, split=split, streaming=answers and not whole)
+        yield from without_filled_nulls(rows)
     except Exception as error:  # datasets raises many kinds; all of them mean that there is nothing to read
+        reason = first_line(error) if answers else "it does not answer, and the data were not fetched before"
         raise UserError(
-            f"The data {spec} (split {split}) is not a file and could not be fetched from the Hub "
-            f"({first_line(error)}): check the name and the network."
+            f"The data {spec} (split {split}) are not a file and could not be fetched from the Hub ({reason}): check "
+            "the name and the network."
         ) from error

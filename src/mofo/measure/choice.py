@@ -53,6 +53,9 @@ class ChoiceProbe(Probe):
     """
 
     usage = ("choice", "choice:FILE.jsonl")
+    numbers = "accuracy, and the log-probability of the right answer among the choices in nats"
+    better = "higher"
+    cost = "a pass over all prompts and choices, about 8000 tokens"
 
     def __init__(self, name: str, questions: list[Question], tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(name)

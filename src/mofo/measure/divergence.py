@@ -28,7 +28,7 @@ class DivergenceProbe(Probe):
     vocabulary entries, 2048 × 49152 (200 MB at bfloat16, 400 MB at float32) for SmolLM2. The base measured again in
     the same precision gives exactly 0.
 
-    After `divergence:PROMPTS.jsonl` the base answers prompts of one's own instead of writing freely, and its answers
+    After `divergence:FILE.jsonl` the base answers prompts of one's own instead of writing freely, and its answers
     count: another kind of text than the one that methods train on which have the base write (self-distillation, EWC).
 
     Args:
@@ -39,7 +39,10 @@ class DivergenceProbe(Probe):
             count.
     """
 
-    usage = ("divergence", "divergence:PROMPTS.jsonl")
+    usage = ("divergence", "divergence:FILE.jsonl")
+    numbers = "divergence in nats per token"
+    better = "lower"
+    cost = "a pass over about 2048 tokens, which the base writes once; keeps its logits"
 
     def __init__(
         self, name: str, base: PreTrainedModel, texts: list[list[int]], starts: list[int] | None = None

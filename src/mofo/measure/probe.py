@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mofo.results import Metric
 
@@ -30,16 +30,23 @@ class Base:
 class Probe(ABC):
     """One measurement of a model. A kind of probe is a subclass in a file of its own, listed in `mofo.measure.kinds`.
 
-    A recipe asks for a probe by its kind, `text`, or by its kind and an argument, `text:FILE.txt`.
+    The first line of the subclass's docstring says what it measures. A recipe asks for a probe by its kind, `text`, or
+    by its kind and an argument, `text:FILE.txt`.
 
     Class attributes:
         usage: The forms in which a recipe asks for a probe of this kind.
+        numbers: What it returns, with units.
+        better: Which way its numbers are better: `lower` or `higher`.
+        cost: What measuring a model takes.
 
     Args:
         name: Name of the probe, unique among those of a recipe.
     """
 
     usage: ClassVar[tuple[str, ...]]
+    numbers: ClassVar[str]
+    better: ClassVar[Literal["lower", "higher"]]
+    cost: ClassVar[str]
 
     def __init__(self, name: str) -> None:
         self.name = name

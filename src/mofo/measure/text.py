@@ -47,6 +47,9 @@ class TextProbe(Probe):
     """
 
     usage = ("text", "text:FILE.txt")
+    numbers = "loss in nats per token"
+    better = "lower"
+    cost = "a pass over at most 4096 tokens"
 
     def __init__(
         self,

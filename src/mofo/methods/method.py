@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -142,8 +142,6 @@ def expand(entry: Entry, settings: Mapping[str, Any]) -> list[Method]:
         UserError: As `make_method`; or an axis is empty.
     """
     given = _settings_by_part(entry)
-    if not any(issubclass(_part_class(name), OptimizerPart) for name in given):
-        given = {AdamW.name: {}, **given}
     axes = []
     for name, own in given.items():
         fields = _part_class(name).model_fields
@@ -176,7 +174,55 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"No method has a setting {key!r}{closest(key, known)}.")
 
 
+def unused_settings(entries: Iterable[Entry], settings: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a recipe's common settings that decide nothing.
+
+    No part of any entry has such a setting, or all that do have a value of their own.
+
+    Args:
+        entries: The entries of the recipe.
+        settings: As for `expand`.
+
+    Raises:
+        UserError: A part is unknown, or an entry has the wrong form.
+    """
+    used = set()
+    for entry in entries:
+        for name, own in _settings_by_part(entry).items():
+            for key in _part_class(name).model_fields.keys() - own.keys():
+                used.add(f"{name}.{key}" if f"{name}.{key}" in settings else key)
+    return [key for key in settings if key not in used]
+
+
+def refuse_unused(key: str, entries: Iterable[Entry]) -> NoReturn:
+    """Refuse a common setting that decides nothing.
+
+    Raises:
+        UserError: Always; it says why, and what to do.
+    """
+    found = list(dict.fromkeys(part for entry in entries for part in _settings_by_part(entry)))
+    part_name, _, name = key.rpartition(".")
+    takers = [part for part in parts.PARTS if name in part.model_fields and part_name in ("", part.name)]
+    if any(part.name in found for part in takers):
+        raise UserError(f"{key} is set, but each method that has it has a value of its own: leave one of the two out.")
+    what = f"has the part {part_name}" if part_name else f"has a setting {name}"
+    first = takers[0]
+    added = first.name if issubclass(first, OptimizerPart) else f"{found[0]}+{first.name}"
+    raise UserError(
+        f"{key} is set, but no method {what} (their parts: {', '.join(found)}): add one to the methods, such as "
+        f"{added}, or leave the setting out."
+    )
+
+
 def _settings_by_part(entry: Entry) -> dict[str, dict[str, Any]]:
+    """Return an entry's own settings by part; one without an optimizer has AdamW."""
+    given = _own_settings(entry)
+    if not any(issubclass(_part_class(name), OptimizerPart) for name in given):
+        return {AdamW.name: {}, **given}
+    return given
+
+
+def _own_settings(entry: Entry) -> dict[str, dict[str, Any]]:
     if isinstance(entry, str):
         names = entry.split("+")
         if len(set(names)) < len(names):

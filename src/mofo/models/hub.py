@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,11 +18,15 @@ OLD_WEIGHTS = ("pytorch_model*.bin", "adapter_model.bin")
 """Files that are fetched where there are no weights as safetensors."""
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, revision: str | None = None) -> Path:
     """Fetch a model, or find it among those that were fetched before, and return its folder.
 
     Weights come as `.bin` files only where there are no others. Where the Hub does not answer, what was fetched
     before must do.
+
+    Args:
+        name: Its id.
+        revision: A branch, tag or commit; by default the main branch.
 
     Raises:
         OSError, ValueError: As `huggingface_hub.snapshot_download`.
@@ -32,11 +37,32 @@ def fetch(name: str) -> Path:
 
     def download(*patterns: str) -> Path:
         return Path(
-            snapshot_download(name, allow_patterns=list(patterns), ignore_patterns="*/*", local_files_only=offline)
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns="*/*",
+                local_files_only=offline,
+            )
         )
 
     folder = download(*FILES)
     return folder if any(folder.glob("*.safetensors")) else download(*FILES, *OLD_WEIGHTS)
+
+
+def ask_only_if_reachable() -> bool:
+    """Return whether the Hub may be asked; if not, keep its clients, here and in processes started, from trying.
+
+    They would try for half a minute; what was fetched before is still found.
+    """
+    from datasets import config
+    from huggingface_hub import constants
+
+    if is_reachable():
+        return True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    return False
 
 
 def is_reachable() -> bool:

@@ -56,11 +56,12 @@ def resolve_model(spec: str) -> str:
     return spec
 
 
-def local_folder(spec: str) -> Path:
+def local_folder(spec: str, revision: str | None = None) -> Path:
     """Return the local folder of a model; a hub id is fetched first.
 
     Args:
         spec: As for `resolve_model`.
+        revision: Of a hub id: a branch, tag or commit; by default the main branch.
 
     Raises:
         UserError: As `resolve_model`; or the Hub does not have the model or cannot be reached.
@@ -71,7 +72,7 @@ def local_folder(spec: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return fetch(resolved)
+        return fetch(resolved, revision)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         missing = isinstance(error, LocalEntryNotFoundError)
         reason = "it does not answer, and the model was not fetched before" if missing else first_line(error)

@@ -9,41 +9,49 @@ import warnings
 VERBOSE = "MOFO_VERBOSE"
 """Environment variable that lets the libraries speak; `--verbose` sets it for a command and its processes."""
 
-CHATTY = (
-    "torchao",
-    "DeepSpeed",
-    "torch.utils._pytree",
-    "torch.distributed.elastic",
-    "transformers",
-    "peft",
-    "datasets",
-)
-"""Loggers that say on import or on loading what no user of a command can act on."""
-
-LIBRARIES = r"(torch|torchao|transformers|peft|trl|accelerate|deepspeed|datasets|huggingface_hub)(\..*)?$"
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # else it warns when a process is forked
+}
+"""Environment variables by which libraries are silenced, here and in the processes that a command starts."""
 
 
-def quiet() -> None:
-    """Silence warnings and progress bars of the libraries, but not their errors; call it before importing them."""
-    if os.environ.get(VERBOSE):
+def quiet(level: int = logging.WARNING) -> None:
+    """Silence warnings of the libraries, but not their errors nor mofo's warnings; call it before importing them.
+
+    Whatever a library says below an error is nothing that the user of a command can act on. Which libraries speak,
+    and through which logger, changes with every version of them: so all are silenced, whatever their name.
+
+    Args:
+        level: Of what is logged, up to this level is silenced; that of errors is for programs that start others, which
+            say themselves what went wrong.
+    """
+    if is_verbose():
         return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    for name in CHATTY:
-        # A level would be overwritten by libraries that set one when they are imported.
-        logging.getLogger(name).addFilter(_is_error)
-    warnings.filterwarnings("ignore", module=LIBRARIES)
-    for category in (FutureWarning, DeprecationWarning):
-        warnings.filterwarnings("ignore", category=category)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.disable(level)
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", message="(?i)mofo")
+
+
+def is_verbose() -> bool:
+    """Return whether the libraries may speak."""
+    return bool(os.environ.get(VERBOSE))
 
 
 def hide_loading_bars() -> None:
     """Hide the progress bars that transformers draws for each model it loads or saves."""
-    if not os.environ.get(VERBOSE):
+    if not is_verbose():
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
 
 
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+def hide_data_bars() -> None:
+    """Hide the progress bars that datasets draws for each pass over rows."""
+    if not is_verbose():
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()

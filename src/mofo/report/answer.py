@@ -13,7 +13,7 @@ from mofo.report.formatting import joined, measured, span
 from mofo.report.fronts import Best
 from mofo.report.ranking import Ranking, at_edge, rank
 from mofo.report.spread import ENOUGH_SEEDS
-from mofo.results import Run
+from mofo.results import Metric, Run
 
 _MANY = 2  # configurations per method from which on tuning is cheaper than repeating them all
 
@@ -53,7 +53,10 @@ def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advi
     if ranking is None:
         return Advice("Nothing yet: no method learned the task without diverging.")
     method, why = _choice(comparison, ranking)
-    chosen = ranking.best(method).configuration
+    preferred = ranking.best(method).configuration
+    chosen = undominated(comparison, preferred, ranking.metric)
+    if chosen is not preferred:
+        why = _dominance(comparison, preferred, ranking.metric)
     run = _run(chosen)
     facts = [
         f"{metric.label} {measured(amount, metric)}"
@@ -63,6 +66,41 @@ def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advi
     end = f" At the end of training: {joined(facts)} ({_meaning(comparison, ranking)})." if facts else ""
     kept = f" Its model: {folder / run.model}." if run.model else " Its model was not kept."
     return Advice(f"{comparison.full_name(chosen)}{why}.{end}{kept}", _full_run(comparison, run, folder))
+
+
+def undominated(comparison: Comparison, preferred: Configuration, metric: Metric) -> Configuration:
+    """Return a configuration, or one that is better at the end: it learned at least as much and forgot no more.
+
+    What is compared at equal learning lies on the way of a run, but its end is what is taken. Of several that are
+    better, one of the same method goes before the others, and then the one that forgot least.
+
+    Args:
+        comparison: The comparison.
+        preferred: The configuration.
+        metric: What is forgotten.
+    """
+    start = _end(comparison, preferred, metric)
+    ends = {c: end for c in comparison.configurations if (end := _end(comparison, c, metric)) is not None}
+    better = [c for c, end in ends.items() if start is not None and _dominates(end, start)]
+    best = [c for c in better if not any(_dominates(ends[other], ends[c]) for other in better)]
+    return min(best, key=lambda c: (c.method != preferred.method, ends[c][1]), default=preferred)
+
+
+def _end(comparison: Comparison, configuration: Configuration, metric: Metric) -> tuple[float, float] | None:
+    """Return held-out loss and what is forgotten at the end; None if one was not measured or a run diverged."""
+    learned, forgotten = (comparison.at_end(configuration, m) for m in (comparison.learning, metric))
+    return None if learned is None or forgotten is None else (learned.mean, forgotten.mean)
+
+
+def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+def _dominance(comparison: Comparison, preferred: Configuration, metric: Metric) -> str:
+    """Return why a configuration is taken that is better at the end than the one that was compared."""
+    other = comparison.full_name(preferred)
+    role = ", the reference," if preferred.method == comparison.reference else ""
+    return f", which by the end learned at least as much as {other}{role} and forgot no more on {metric.label}"
 
 
 def _meaning(comparison: Comparison, ranking: Ranking) -> str:
@@ -121,7 +159,7 @@ def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Adv
     if rates:
         wishes.append("lower learning rates, because the best one lies at the edge of those that were tried")
     advice = _advice("; ".join(wishes), [*rates, *(_seeds(comparison) if few else [])], folder)
-    if any(entry.early for entry in best) or comparison.results.recipe.get("points") == 1:
+    if any(entry.passed for entry in best) or comparison.results.recipe.get("points") == 1:
         points = 2 * int(comparison.results.recipe.get("points", 1))
         command = f"{_compare(folder)} --points {points} --output {_quoted(folder, f'-{points}-points')}"
         return Advice(advice.text + " More points along each run.", [*advice.commands, ("More points", command)])
@@ -136,14 +174,21 @@ def _advice(wish: str, flags: Sequence[str], folder: Path) -> Advice:
 
 
 def _lower_rates(comparison: Comparison, configurations: Sequence[Configuration]) -> list[str]:
-    """Return flags for lower values of a learning rate that is best at its lowest value."""
+    """Return flags for lower values of a learning rate that is best at its lowest value, by the optimizers' names."""
     flags = []
     for name, info in comparison.results.settings.items():
-        if info.is_rate and any(at_edge(comparison, c, name) for c in configurations if name in c.settings):
-            known = {float(c.settings[name]) for c in comparison.configurations if name in c.settings}
-            lower = [min(known) / 4, min(known) / 2]
-            flags.append(f"--set {name}={','.join(f'{value:g}' for value in [*lower, *sorted(known)])}")
+        at_edges = [c for c in configurations if info.is_rate and at_edge(comparison, c, name)]
+        for optimizer in dict.fromkeys(_optimizer(comparison, c) for c in at_edges):
+            values = [c.settings.get(name) for c in comparison.configurations if _optimizer(comparison, c) == optimizer]
+            known = sorted({float(value) for value in values if value is not None})
+            wanted = [known[0] / 4, known[0] / 2, *known]
+            flags.append(f"--set {optimizer}.{name}={','.join(f'{value:g}' for value in wanted)}")
     return flags
+
+
+def _optimizer(comparison: Comparison, configuration: Configuration) -> str:
+    """Return the part of a configuration's method that has the learning rate."""
+    return comparison.results.methods[configuration.method].parts[0]
 
 
 def _seeds(comparison: Comparison) -> list[str]:

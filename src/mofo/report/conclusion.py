@@ -10,10 +10,10 @@ from mofo.report.comparison import Comparison
 from mofo.report.formatting import joined, measured, plural, span
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
 from mofo.report.ranking import Ranking, at_edge, rank
-from mofo.report.spread import ENOUGH_SEEDS, Pooled, distinguishable, within_error
+from mofo.report.spread import ENOUGH_SEEDS, Pooled, within_error
 from mofo.results import Metric
 
-Outcome = Literal["less", "more", "same"]
+Outcome = Literal["less", "more", "same", "unknown"]
 _Phrase = tuple[Outcome, str]
 _MOST_AMOUNTS = 3  # probes of which a sentence can hold the numbers
 
@@ -51,8 +51,11 @@ class _Match:
 
     def outcome(self, metric: Metric) -> Outcome:
         """Return whether our method has the smaller or the larger change, or the same within noise."""
-        a, b = (best.amount for best in self.both(metric))
-        if distinguishable(a, b) is False or a.mean == b.mean or within_error(a, b):
+        ours, theirs = self.both(metric)
+        if not ours.comparable(theirs):
+            return "unknown"
+        a, b = ours.amount, theirs.amount
+        if ours.told_apart(theirs) is False or a.mean == b.mean or within_error(a, b):
             return "same"
         return "less" if a.mean < b.mean else "more"
 
@@ -60,8 +63,8 @@ class _Match:
         """Return the outcome and how it is said: what is better than the base was not forgotten."""
         a, b = (best.amount.mean for best in self.both(metric))
         outcome = self.outcome(metric)
-        if outcome == "same":
-            return outcome, "cannot be told from"
+        if outcome in ("same", "unknown"):
+            return outcome, "cannot be told from" if outcome == "same" else "cannot be compared with"
         if outcome == "less":
             return outcome, "forgot less than" if b > 0 else "gained more than"
         return outcome, "forgot more than" if a > 0 else "gained less than"
@@ -70,7 +73,7 @@ class _Match:
         """Return both amounts, and the difference in percent where that means something."""
         a, b = (best.amount for best in self.both(metric))
         outcome, percent = self.outcome(metric), ""
-        if outcome != "same" and b.mean > 0 and _is_distance_from_base(self.comparison, metric):
+        if outcome in ("less", "more") and b.mean > 0 and _is_distance_from_base(self.comparison, metric):
             percent = f", {abs(100 * (a.mean / b.mean - 1)):.0f} % {outcome}"
         return f"{_change(a, metric)} against {_change(b, metric)}{percent}"
 
@@ -108,14 +111,16 @@ def _sentence(comparison: Comparison) -> str:
     probes, loss = match.shared(comparison.probe_headlines), comparison.loss_text(target)
     if not probes:
         return f"{ours} and {theirs} cannot be compared: no probe measured both at {label} {loss}."
-    if early := _passed_early(match, probes):
-        late = theirs if early == ours else ours
+    if all(match.outcome(metric) == "unknown" for metric in probes):
+        early, late = (ours, theirs) if match.both(probes[0])[0].early else (theirs, ours)
         return (
             f"{ours} and {theirs} cannot be compared at equal learning: the lowest {label} of {late} was {loss}, and "
             f"{early} was past it before its first checkpoint."
         )
     outcome = _outcomes(match, probes) + _elsewhere(match, probes)
-    return f"At equal learning ({label} {loss}), {outcome}. {_basis(match, probes)}{_untried(comparison, match.at)}"
+    early_ones = _early(comparison, [(m, match.at.best[m, metric]) for m in match.pair for metric in probes])
+    basis = f"{_basis(match, probes)}{early_ones}{_untried(comparison, match.at)}"
+    return f"At equal learning ({label} {loss}), {outcome}. {basis}"
 
 
 def _never(comparison: Comparison, methods: Sequence[str]) -> str:
@@ -131,12 +136,12 @@ def _never(comparison: Comparison, methods: Sequence[str]) -> str:
     return joined(clauses)
 
 
-def _passed_early(match: _Match, probes: list[Metric]) -> str | None:
-    """Return the method whose amounts rest on a straight line from the base, or None."""
-    for method, label in zip(match.pair, match.labels, strict=True):
-        if any(match.at.best[method, metric].from_base for metric in probes):
-            return label
-    return None
+def _early(comparison: Comparison, entries: Sequence[tuple[str, Best]]) -> str:
+    """Return which methods' amounts are those of models that had learned more."""
+    early = list(dict.fromkeys(comparison.full_name(best.configuration) for _, best in entries if best.early))
+    if not early:
+        return ""
+    return f" {joined(early)} had learned more at the first checkpoint already, and is taken as it was there."
 
 
 def _outcomes(match: _Match, probes: list[Metric]) -> str:
@@ -145,11 +150,11 @@ def _outcomes(match: _Match, probes: list[Metric]) -> str:
     groups: dict[_Phrase, list[Metric]] = {}
     for metric in probes:
         groups.setdefault(match.phrase(metric), []).append(metric)
-    order: tuple[Outcome, ...] = ("less", "more", "same")
+    order: tuple[Outcome, ...] = ("less", "more", "same", "unknown")
     parts: list[str] = []
     for outcome, words in sorted(groups, key=lambda phrase: order.index(phrase[0])):
         found = groups[outcome, words]
-        brief = outcome == "same" or len(probes) > _MOST_AMOUNTS  # the table has the amounts
+        brief = outcome in ("same", "unknown") or len(probes) > _MOST_AMOUNTS  # the table has the amounts
         clauses = [metric.label if brief else f"{metric.label} ({match.amounts(metric)})" for metric in found]
         whom = f"{ours} {words} {theirs}" if not parts else f"{words} it"
         parts.append(f"{whom} on {joined(clauses)}")
@@ -157,18 +162,13 @@ def _outcomes(match: _Match, probes: list[Metric]) -> str:
 
 
 def _elsewhere(match: _Match, probes: list[Metric]) -> str:
-    """Return the probes whose winner is the other method at a higher held-out loss: the fronts cross.
-
-    Losses that a configuration passed before its first checkpoint say nothing: it is left out there, and might be the
-    best.
-    """
+    """Return the probes whose winner is the other method at a higher held-out loss: the fronts cross."""
     swapped: dict[Metric, float] = {}
     for target in default_targets(match.comparison):
         other = _Match(match.comparison, match.pair, equal_learning(match.comparison, target, probes))
         for metric in other.shared(probes):
-            early = any(best.early for best in other.both(metric))
             is_swapped = {match.outcome(metric), other.outcome(metric)} == {"less", "more"}
-            if target > match.at.target and is_swapped and not early:
+            if target > match.at.target and is_swapped:
                 swapped.setdefault(metric, target)
     crossings = [f"{metric.label} at {match.comparison.loss_text(loss)}" for metric, loss in swapped.items()]
     return f", but the other way round on {joined(crossings)}" if crossings else ""
@@ -222,7 +222,8 @@ def _many(comparison: Comparison) -> str:
         )
     else:
         text = f"{where}, on {metric.label} {_against_reference(comparison, ranking)}. {_least(comparison, ranking)}"
-    return text + _untried(comparison, ranking.at) + _absent(comparison, ranking)
+    early = _early(comparison, [(method, ranking.best(method)) for method in ranking.methods])
+    return text + early + _untried(comparison, ranking.at) + _absent(comparison, ranking)
 
 
 def _named(comparison: Comparison, ranking: Ranking, method: str) -> str:

@@ -2,7 +2,9 @@
 
 A run is a trajectory of points (held-out loss, forgotten) that starts at the base (nothing forgotten) and goes through
 its checkpoints. Two methods are compared where their trajectories reach the same held-out loss, so that a method cannot
-look better by having learned less. Everything here is pure: a comparison in, numbers out.
+look better by having learned less. A run that was past a loss at its first checkpoint stands there with that
+checkpoint: a model that learned more and had forgotten this, which says nothing of a run that forgot less, but all that
+is needed of one that forgot more. Everything here is pure: a comparison in, numbers out.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 from mofo.report.comparison import Comparison, Configuration, Trajectory
-from mofo.report.spread import Pooled, pool_known
+from mofo.report.spread import Pooled, distinguishable, pool_known
 from mofo.results import Metric, Run
 
 SHARES = (1.0, 0.95, 0.9, 0.8)
@@ -21,23 +24,37 @@ SHARES = (1.0, 0.95, 0.9, 0.8)
 
 @dataclass(frozen=True)
 class Best:
-    """The configuration of a method that forgot least at some held-out loss.
+    """The configuration of a method that forgot least among those that got to some held-out loss.
 
-    `reached` of the `tried` configurations of the method got to this loss, `early` of them before their first
-    checkpoint, so that their amounts there rest on a straight line from the base, not on measurements. They are left
-    out unless all were early, which is when `from_base` is True.
+    Attributes:
+        configuration: The configuration.
+        amount: What it had forgotten when it first got there.
+        loss: The held-out loss at which it had forgotten this: a lower one if it is `early`.
+        early: Whether a run of it was past the loss at its first checkpoint, so that the amount is that checkpoint's.
+        reached: Number of configurations of the method that got there.
+        passed: Number of those that are early.
+        tried: Number of configurations of the method.
     """
 
     configuration: Configuration
     amount: Pooled
+    loss: float
+    early: bool
     reached: int
+    passed: int
     tried: int
-    early: int
 
-    @property
-    def from_base(self) -> bool:
-        """Whether the amount is read off a straight line from the base."""
-        return self.early == self.reached
+    def comparable(self, other: Best) -> bool:
+        """Return whether it can be said which of the two forgot less: the one with less has learned at least as much.
+
+        Where one learned more and forgot more, there is no telling what it had forgotten on its way.
+        """
+        less, more = sorted([self, other], key=lambda best: best.amount.mean)
+        return less.loss <= more.loss
+
+    def told_apart(self, other: Best) -> bool | None:
+        """Return whether the two differ beyond chance; None if too few seeds or checkpoints tell."""
+        return distinguishable(self.amount, other.amount) if self.comparable(other) else None
 
 
 @dataclass(frozen=True)
@@ -49,9 +66,14 @@ class EqualLearning:
 
 
 def at_loss(points: Trajectory, target: float) -> float | None:
-    """Return the amount where a trajectory first reaches a held-out loss, linear between points; None if never."""
+    """Return the amount where a trajectory first reaches a held-out loss; None if never.
+
+    It is linear between checkpoints. Between base and first checkpoint nothing was measured: there it is the latter's.
+    """
     if points[0][0] <= target:
         return points[0][1]
+    if _passed(points, target):
+        return points[1][1]
     for before, after in pairwise(points):
         if after[0] <= target:
             return _between(before, after, target)
@@ -123,7 +145,6 @@ def equal_learning(comparison: Comparison, target: float, metrics: Sequence[Metr
     """Return, per method and metric, the configuration that forgot least when it first reached a held-out loss.
 
     A configuration counts only if all of its seeds reached the loss: leaving out those that did not would flatter it.
-    Where a method has configurations with checkpoints on both sides of the loss, the others are not considered.
     """
     best = {}
     for method in comparison.methods:
@@ -135,19 +156,26 @@ def equal_learning(comparison: Comparison, target: float, metrics: Sequence[Metr
 
 
 def _best(tried: list[Configuration], comparison: Comparison, target: float, metric: Metric) -> Best | None:
-    reached: list[tuple[bool, Pooled, Configuration]] = []
+    reached: list[tuple[Pooled, float, Configuration]] = []
     for configuration in tried:
         trajectories = [comparison.trajectory(run, metric) for run in configuration.runs]
         amount = pool_known(
             [at_loss(points, target) for points in trajectories], comparison.error(configuration, metric)
         )
         if amount is not None:
-            early = any(len(points) > 1 and points[1][0] < target for points in trajectories)
-            reached.append((early, amount, configuration))
+            passed = any(_passed(points, target) for points in trajectories)
+            loss = fmean(min(points[1][0], target) for points in trajectories) if passed else target
+            reached.append((amount, loss, configuration))
     if not reached:
         return None
-    _, amount, configuration = min(reached, key=lambda entry: (entry[0], entry[1].mean))
-    return Best(configuration, amount, len(reached), len(tried), sum(early for early, *_ in reached))
+    amount, loss, configuration = min(reached, key=lambda entry: entry[0].mean)
+    passed_by = sum(other < target for _, other, _ in reached)
+    return Best(configuration, amount, loss, loss < target, len(reached), passed_by, len(tried))
+
+
+def _passed(points: Trajectory, target: float) -> bool:
+    """Return whether a trajectory that starts above a held-out loss is below it at its first checkpoint."""
+    return len(points) > 1 and points[1][0] < target < points[0][0]
 
 
 def _between(before: tuple[float, float], after: tuple[float, float], target: float) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.formatting import joined
 from mofo.report.fronts import Best, EqualLearning, common_loss, equal_learning, lowest_loss
-from mofo.report.spread import distinguishable
 from mofo.results import Metric
 
 _SHARE = 0.5  # of the most that any method learned: who learned less would move the comparison to where little happened
@@ -36,8 +35,8 @@ class Ranking:
         return self.at.best[method, self.metric]
 
     def told_apart(self, method: str, other: str) -> bool | None:
-        """Return whether two methods differ beyond chance; None if the seeds are too few to tell."""
-        return distinguishable(self.best(method).amount, self.best(other).amount)
+        """Return whether two methods differ beyond chance; None if too few seeds or checkpoints tell."""
+        return self.best(method).told_apart(self.best(other))
 
     @property
     def tied(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
@@ -18,7 +19,8 @@ from mofo.data.rows import GENERATED, load_rows
 from mofo.data.sources import is_local
 from mofo.errors import UserError, closest
 from mofo.methods.method import Method, check_settings
-from mofo.models.load import resolve_model
+from mofo.models.hub import ask_only_if_reachable
+from mofo.models.load import local_folder, resolve_model
 from mofo.optim.rule.types import Score
 from mofo.optim.state.int8 import StateDtype
 from mofo.trainers.method import single_method
@@ -137,7 +139,19 @@ class MoFOArguments:
 
 
 class Arguments(NamedTuple):
-    """One parsed command line; the last two are flags that only `accelerate launch` can know."""
+    """One parsed command line.
+
+    Attributes:
+        mofo: MoFO's flags.
+        script: trl's flags of the data.
+        training: trl's flags of the training.
+        model: trl's flags of the model; a name of the workbench has become a folder.
+        mixture: What a YAML file lists as `datasets:`, and the file that was made of local data.
+        unknown_in_config: Flags in the YAML file that only `accelerate launch` can know.
+        unknown_in_argv: Such flags on the command line.
+        base: The model as its user named it.
+        data: The data as their user named them.
+    """
 
     mofo: MoFOArguments
     script: ScriptArguments
@@ -146,6 +160,8 @@ class Arguments(NamedTuple):
     mixture: DatasetMixtureConfig
     unknown_in_config: list[str]
     unknown_in_argv: list[str]
+    base: str = ""
+    data: str = ""
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -170,7 +186,12 @@ def parse(argv: list[str]) -> Arguments:
         raise UserError(f"--output_dir {args.training.output_dir} is a file: give a folder, which need not exist.")
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")
-    args.model.model_name_or_path = resolve_model(args.model.model_name_or_path)
+    base = str(args.model.model_name_or_path)
+    args.model.model_name_or_path = resolve_model(base)
+    local_folder(args.model.model_name_or_path, args.model.model_revision)  # a hub id is fetched once for all processes
+    data = args.script.dataset_name or ", ".join(str(dataset.path) for dataset in args.mixture.datasets)
+    if args.mixture.datasets and args.script.dataset_train_split != "train":
+        raise UserError("`datasets:` in a YAML file have a `split:` each; leave --dataset_train_split out.")
     if not args.mixture.datasets:
         if not args.script.dataset_name:
             raise UserError("There is no data: give --dataset_name, or `datasets:` in a YAML file.")
@@ -180,7 +201,8 @@ def parse(argv: list[str]) -> Arguments:
             name, colon, config = args.script.dataset_name.partition(":")
             if colon:
                 args.script.dataset_name, args.script.dataset_config = name, config
-    return args
+            ask_only_if_reachable()
+    return args._replace(base=base, data=data)
 
 
 def give_rows(args: Arguments) -> None:
@@ -203,6 +225,7 @@ def give_rows(args: Arguments) -> None:
     args.mixture.datasets = [DatasetConfig(path="parquet", data_files=str(file))]
     args.mixture.streaming = args.script.dataset_streaming
     args.script.dataset_name = None
+    args.script.dataset_train_split, args.script.dataset_test_split = "train", "test"  # as trl names what it reads
 
 
 def unknown_flag(flag: str) -> UserError:
@@ -241,6 +264,7 @@ def make_parser() -> Parser:
     parser._action_groups.insert(0, parser._action_groups.pop())  # the last group is MoFO's: show it first
     if not torch.accelerator.is_available():
         parser.set_defaults(use_cpu=True, bf16=False)  # trl's own defaults, bfloat16 on a GPU, are refused here
+    parser.set_defaults(disable_tqdm=not sys.stderr.isatty())  # transformers takes quiet libraries for no bar at all
     return parser
 
 

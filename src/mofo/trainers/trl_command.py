@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 from subprocess import CalledProcessError
+from tempfile import TemporaryDirectory
 
 import psutil
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -16,9 +19,11 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from mofo.errors import UserError
 from mofo.files import cache_folder
+from mofo.models.quiet import quiet
 from mofo.trainers.checkpoints import last_checkpoint
-from mofo.trainers.trl_arguments import parse, unknown_flag
+from mofo.trainers.trl_arguments import Arguments, parse, unknown_flag
 from mofo.trainers.trl_rows import row_counts
+from mofo.trainers.trl_script import SAID
 
 SECONDS_TO_END = 30
 """How long interrupted processes may take to end by themselves."""
@@ -43,13 +48,11 @@ def main(argv: list[str]) -> int:
             for reason, count in row_counts(Path(str(dataset.data_files))).items():
                 print(f"mofo sft: {count} {reason}", file=sys.stderr)
     began = time.time()
+    quiet(logging.ERROR)  # the processes say themselves what goes wrong
     try:
-        flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])
-        script = ["-m", "mofo.trainers.trl_script", *without(argv, args.unknown_in_argv)]
-        launch, unknown = launch_command_parser().parse_known_args([*flags, *script])
-        if unknown:
-            raise unknown_flag(unknown[0])
-        launch_command(launch)
+        with TemporaryDirectory(prefix="mofo-") as scratch:
+            os.environ[SAID] = str(Path(scratch) / "said")
+            _launch(argv, args)
     except (ValueError, ImportError) as error:  # the launcher's own checks
         raise UserError(str(error)) from error
     except CalledProcessError as error:  # one process; it has said what went wrong
@@ -62,6 +65,16 @@ def main(argv: list[str]) -> int:
         _end_children()
         raise KeyboardInterrupt(how_to_resume(Path(str(args.training.output_dir)), since=began)) from None
     return 0
+
+
+def _launch(argv: list[str], args: Arguments) -> None:
+    """Train in processes that accelerate starts, and wait for them."""
+    flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])
+    script = ["-m", "mofo.trainers.trl_script", *without(argv, args.unknown_in_argv)]
+    launch, unknown = launch_command_parser().parse_known_args([*flags, *script])
+    if unknown:
+        raise unknown_flag(unknown[0])
+    launch_command(launch)
 
 
 def how_to_resume(output: Path, *, since: float) -> str:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, Features, Json, List, Value, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, Features, Json, List, Value
 from filelock import FileLock
 
 from mofo.data.conversation import render_conversation, token_ids
@@ -17,6 +17,7 @@ from mofo.data.usage import usage
 from mofo.errors import UserError, first_line
 from mofo.files import cache_folder, read_json, write_json
 from mofo.models.load import load_tokenizer
+from mofo.models.quiet import hide_data_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,9 +157,6 @@ def _write(rows: list[Row], file: Path) -> None:
     none: dict[str, Any] = {"tools": None, "chat_template_kwargs": {}}  # what trl takes for a row that has none
     filled = [{**{name: none[name] for name in extras}, **row} for row in rows]
     scratch = file.with_suffix(".new")
-    disable_progress_bars()
-    try:
-        Dataset.from_list(filled, features=Features({**types, **extras})).to_parquet(scratch)
-    finally:
-        enable_progress_bars()
+    hide_data_bars()
+    Dataset.from_list(filled, features=Features({**types, **extras})).to_parquet(scratch)
     scratch.replace(file)

@@ -15,12 +15,17 @@ from mofo import MoFO
 from mofo.data.forms import find_form
 from mofo.data.sources import read_source
 from mofo.errors import UserError, first_line
+from mofo.models.hub import is_reachable
+from mofo.models.quiet import hide_data_bars, hide_loading_bars
 from mofo.trainers.callback import MoFOCallback
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
 
 KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
 """Forms that trl reads itself."""
+
+PREPARING = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, TemplateError)
+"""What trl and the libraries below raise while they load the data and the model, and prepare all rows."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +46,8 @@ def train(argv: list[str]) -> None:
         UserError: The command line, the YAML file, the model, the data, the Hub or the disk cannot be used, or the
             parameters would be flat.
     """
+    hide_loading_bars()
+    hide_data_bars()
     args = parse(argv)
     if args.unknown_in_argv:
         raise unknown_flag(args.unknown_in_argv[0])
@@ -51,7 +58,11 @@ def train(argv: list[str]) -> None:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
-            raise UserError(f"Training {args.model.model_name_or_path} failed: {first_line(error)}") from error
+            raise UserError(f"Training {args.base} failed: {first_line(error)}") from error
+        except PREPARING as error:
+            if trainers:
+                raise
+            raise UserError(f"trl cannot prepare the training: {_reason(error)}") from error
     (trainer,) = trainers
     if trainer.is_world_process_zero():
         wrapped: Any = trainer.optimizer  # by accelerate
@@ -77,10 +88,7 @@ def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator
     trainers: list[SFTTrainer] = []
 
     def construct_with_method(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
-        try:
-            construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
-        except (ValueError, TypeError, KeyError, RuntimeError, TemplateError) as error:  # loads, and prepares all rows
-            raise UserError(f"trl cannot prepare the training: {first_line(error)}") from error
+        construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
         if with_mofo:
@@ -119,10 +127,19 @@ def _convert_hub_rows(args: Arguments) -> None:
     try:
         first = next(read_source(source, args.script.dataset_train_split, whole=False))
         form = find_form(first, {}, name)
-    except (UserError, StopIteration):  # trl has more forms and more ways to read; it says what is wrong
+    except UserError:
+        if not is_reachable():
+            raise
+        return  # trl has more forms and more ways to read; it says what is wrong
+    except StopIteration:
         return
     if form.needed not in KNOWN_TO_TRL:
         give_rows(args)
+
+
+def _reason(error: Exception) -> str:
+    """Return what was wrong: of a `KeyError`, which holds no more than the key, that it is missing."""
+    return f"there is no {error.args[0]}." if isinstance(error, KeyError) and error.args else first_line(error)
 
 
 def _refuse_flat_parameters(training: SFTConfig) -> None:

@@ -13,7 +13,7 @@ from mofo.report.formatting import measured, plural, with_unit
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
 from mofo.report.ranking import Ranking, rank
 from mofo.report.section import Cell, Group, Plot, Row, Section, Table
-from mofo.report.spread import ENOUGH_SEEDS, distinguishable
+from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric
 
 _MANY = 4  # methods from which on one loss fills the table
@@ -41,8 +41,8 @@ def section(comparison: Comparison) -> Section | None:
         + f"Each number is the change from the base, positive is worse, of the configuration of the method that did "
         f"best in its column at this {label}; how many got there stands under the method. ± is the standard deviation "
         f"over seeds. Bold: below every other method beyond chance ({ENOUGH_SEEDS} seeds or more). "
-        "Configurations that had passed a loss before their first checkpoint are left out there; where all of them "
-        "had, the number is read off a straight line from the base and has an asterisk.",
+        "An asterisk: the configuration was past this loss at its first checkpoint, and the number is of this "
+        "checkpoint, which had learned more.",
     )
 
 
@@ -130,7 +130,8 @@ def _write(axes: Axes, text: str, y: float, *, above: bool = False) -> None:
 def _name(comparison: Comparison, method: str, best: Best | None) -> str:
     """Return a method's name, with the settings of its best configuration on a line below."""
     settings = comparison.settings_text(best.configuration) if best else ""
-    return "\n".join(filter(None, [comparison.label(method), settings]))
+    star = "*" if best and best.early else ""
+    return "\n".join(filter(None, [comparison.label(method) + star, settings]))
 
 
 def _row(
@@ -143,23 +144,20 @@ def _row(
 
 
 def _reached(entries: list[Best]) -> str:
-    """Return how many configurations reached a loss, and how many were left out because they passed it early."""
+    """Return how many configurations reached a loss."""
     if not entries:
         return ""
     most = max(entries, key=lambda entry: entry.reached)
-    left_out = f", {most.early} left out" if most.early and not most.from_base else ""
-    return f"{most.reached} of {plural(most.tried, 'configuration')}{left_out}"
+    return f"{most.reached} of {plural(most.tried, 'configuration')}"
 
 
 def _cell(comparison: Comparison, method: str, metric: Metric, at: EqualLearning) -> Cell:
     entry = at.best.get((method, metric))
     if entry is None:
         return Cell(measured(None, metric))
-    others = [
-        at.best[other, metric].amount for other in comparison.methods if other != method and (other, metric) in at.best
-    ]
-    ahead = all(entry.amount.mean < other.mean and distinguishable(entry.amount, other) for other in others)
+    others = [at.best[other, metric] for other in comparison.methods if other != method and (other, metric) in at.best]
+    ahead = all(entry.amount.mean < other.amount.mean and entry.told_apart(other) for other in others)
     seeds = [plural(entry.amount.seeds, "seed").replace(" ", "\u00a0")] if entry.amount.seeds > 1 else []
     noise = ["within\u00a0noise"] if metric.kind == "forgotten" and entry.amount.direction == "unchanged" else []
     note = " · ".join(filter(None, [comparison.settings_text(entry.configuration), *seeds, *noise]))
-    return Cell(measured(entry.amount, metric) + ("*" if entry.from_base else ""), note, bold=bool(others) and ahead)
+    return Cell(measured(entry.amount, metric) + ("*" if entry.early else ""), note, bold=bool(others) and ahead)
