@@ -7,6 +7,7 @@
 - `probes.json`: what the probes must remember
 - `shared/`: what the methods keep of the base
 - `runs/NAME/`: one folder a run
+- `answers/`: what the base answered to the questions of probes; those of a run lie in its folder
 - `logs/`: what each job printed
 - `results.json`: everything that was measured
 
@@ -27,6 +28,9 @@ from mofo.files import read_json, write_json
 from mofo.measure.measured import Units
 from mofo.methods.method import make_method
 from mofo.results import FILE_NAME, Metric, Plan, Point, Record, Run, Sample, load_results
+
+LEARNED = "learned"
+"""Under which states, answers and questions of the probe of learning are kept; one of forgetting may have its name."""
 
 BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""

@@ -92,7 +92,7 @@ def undominated(comparison: Comparison, preferred: Configuration, metric: Metric
 def _end(comparison: Comparison, configuration: Configuration, metric: Metric) -> tuple[float, float] | None:
     """Return held-out loss and what is forgotten at the end; None if one was not measured or a run diverged."""
     learned, forgotten = (comparison.at_end(configuration, m) for m in (comparison.learning, metric))
-    return None if learned is None or forgotten is None else (learned.mean, forgotten.mean)
+    return None if learned is None or forgotten is None else (comparison.as_loss(learned.mean), forgotten.mean)
 
 
 def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
