@@ -168,3 +168,25 @@ def test_cache_folder_is_the_environments_or_the_users(monkeypatch, tmp_path):
     assert files.cache_folder() == tmp_path
     monkeypatch.setenv("MOFO_CACHE", "")
     assert files.cache_folder().name == "mofo"
+
+
+def test_new_folder_restores_the_old_one_of_a_process_killed_between_its_renames(tmp_path):
+    target = tmp_path / "folder"
+    (tmp_path / ".folder.old").mkdir()
+    (tmp_path / ".folder.old" / "kept").write_text("old")
+    with pytest.raises(ZeroDivisionError), files.new_folder(target):
+        raise ZeroDivisionError
+    assert contents(tmp_path) == {os.path.join("folder", "kept"): b"old"}
+
+
+def test_new_file_replaces_the_old_one_when_its_body_succeeds(tmp_path):
+    target = tmp_path / "file"
+    for content, fails in ((b"old", False), (b"half", True), (b"new", False)):
+        try:
+            with files.new_file(target) as file:
+                file.write(content)
+                if fails:
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            assert contents(tmp_path) == {"file": b"old"}
+    assert contents(tmp_path) == {"file": b"new"}

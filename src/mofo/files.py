@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -79,6 +79,22 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 @contextmanager
+def new_file(target: Path) -> Iterator[BinaryIO]:
+    """Yield a file open for writing that becomes `target` if the body succeeds and vanishes if it fails.
+
+    Args:
+        target: The file to make or replace. Its folder must exist.
+    """
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            yield file
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield an empty scratch folder that becomes `target` if the body succeeds and vanishes if it fails.
 
@@ -92,6 +108,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     target = target.resolve()  # a link stays, the folder it points to is replaced
     scratch, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
     shutil.rmtree(scratch, ignore_errors=True)
+    if old.exists() and not target.exists():  # killed between the two renames below
+        old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     scratch.mkdir()
     try:

@@ -186,13 +186,13 @@ def test_killed_run_ends_with_the_same_bits(folder, tasks, monkeypatch, method, 
             kept = list(output.run(run.name).path.glob("checkpoints/*/checkpoint-*/trainer_state.json"))
             assert len(kept) <= 1
     assert without_time(train(output, run)) == without_time(whole)
-    assert not output.run(run.name).checkpoints.exists()
+    assert not output.run(run.name).checkpoints().exists()
 
 
 def test_checkpoint_where_a_task_ended_is_dropped_once_the_next_has_one(folder, tasks, monkeypatch):
     output, run = folder(tasks)
     train_until(output, run, monkeypatch, "ended", 2)
-    checkpoints = output.run(run.name).checkpoints
+    checkpoints = output.run(run.name).checkpoints()
     assert last_checkpoint(checkpoints / "1").name == "checkpoint-2"
     train_until(output, run, monkeypatch, "ended", 4)
     assert last_checkpoint(checkpoints / "2").name == "checkpoint-2"

@@ -8,7 +8,7 @@ import sys
 from typing import Protocol
 
 from mofo import __version__
-from mofo.cli import compare, data, demo, env, measure, methods, probes, report, sft
+from mofo.cli import apply, compare, data, demo, diff, env, measure, methods, probes, report, sft, undo
 from mofo.cli.parser import Parser
 from mofo.errors import UserError, closest
 from mofo.models.quiet import VERBOSE, quiet
@@ -31,7 +31,20 @@ class Command(Protocol):
         """Do what the arguments say and return the exit code."""
 
 
-COMMANDS: tuple[Command, ...] = (demo, data, sft, compare, measure, report, methods, probes, env)
+COMMANDS: tuple[Command, ...] = (
+    demo,
+    data,
+    sft,
+    compare,
+    measure,
+    report,
+    diff,
+    apply,
+    undo,
+    methods,
+    probes,
+    env,
+)
 
 EXAMPLES = """\
 Start with `mofo demo`: it needs no data, no GPU and a few minutes.

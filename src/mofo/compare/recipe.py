@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from mofo.compare.tasks import Columns, Count, TaskSettings, check_tasks
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
+from mofo.measure.probe import Options
 from mofo.methods.method import Entry, Method, check_settings, expand, refuse_unused, unused_settings
 from mofo.models.embedded import EMBEDDED_MODEL
 from mofo.results import MethodInfo, Order
@@ -127,10 +128,18 @@ class Measuring(Settings):
     """Measuring."""
 
     points: Count = Field(4, description="measurements along each task, the last at its end")
-    probes: Names = Field(
+    probes: Annotated[Names, Field(min_length=1)] = Field(
         ("text", "divergence", "choice"),
-        description="measures of forgetting; also text:FILE.txt and choice:FILE.jsonl",
+        description="measures of forgetting; also text:FILE.txt, choice:FILE.jsonl and harness:TASK (mofo probes)",
     )
+    end_probes: Names = Field((), description="the same, but of the base and at the end of each run only")
+    learned: str | None = Field(
+        None, description="measure learning by this probe, such as harness:gsm8k@200, in place of the held-out loss"
+    )
+    harness_data: str | None = Field(
+        None, description="folder with the rows of harness tasks; by default they come from the Hub"
+    )
+    allow_code_execution: bool = Field(False, description="run code that the model writes, for tasks of programming")
     answers: int = Field(
         0, ge=0, description="held-out questions of a task to answer, before training and after each task"
     )
@@ -143,8 +152,8 @@ class Measuring(Settings):
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Tasks, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-GRID = ("methods", "settings", "seeds", "tune", "reference", "order")
-"""What may grow in a finished output folder; all else must stay for its runs to be comparable."""
+GRID = ("methods", "settings", "seeds", "tune", "reference", "order", "harness_data")
+"""What may grow or move in a finished output folder; all else must stay for its runs to be comparable."""
 
 RENAMED = {
     "learning_rates": "settings.learning_rate",
@@ -229,6 +238,12 @@ class Recipe(Measuring, Training, Tasks, Methods, Data):  # fields come in the r
         return task.model_copy(update=missing)
 
     @property
+    def options(self) -> Options:
+        """What holds for all probes."""
+        folder = Path(self.harness_data).expanduser() if self.harness_data else None
+        return Options(folder, self.allow_code_execution)
+
+    @property
     def rows_per_step(self) -> int:
         """Rows of one optimizer step."""
         return self.batch_size * self.gradient_accumulation
@@ -294,6 +309,8 @@ def _check_sequence(recipe: Recipe) -> None:
     for name in ("data", "held_out") if recipe.tasks else ():
         if getattr(recipe, name) != Recipe.model_fields[name].default:
             raise UserError(f"Both {name} and tasks are given: leave {name} out, or make it one of the tasks.")
+    if recipe.learned and len(recipe.tasks) > 1:
+        raise UserError("learned measures one task, and the recipe has several: leave learned out.")
     orders = [order for entry in recipe.methods for order in _own(entry, "order", recipe.order)]
     if len(recipe.tasks) < 2 and set(orders) != {"sequence"}:
         raise UserError("order is given, but there is only one task: give the recipe several tasks, or leave it out.")

@@ -41,6 +41,7 @@ class Recorder(TrainerCallback):
         last: The last step of the run.
         measure: Measures the model as it is after a step; called with the step.
         saved: Called after each checkpoint.
+        writes: Whether to write; of several processes that train together one does, but all measure.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Recorder(TrainerCallback):
         last: int,
         measure: Callable[[int], tuple[Point, FinalDistance]],
         saved: Callable[[], None],
+        writes: bool = True,
     ) -> None:
         self.path = path
+        self.writes = writes
         self.points = points
         self.before = before
         self.last = last
@@ -87,7 +90,7 @@ class Recorder(TrainerCallback):
             measuring=round(self.measuring, 3),
             total=round(self.total_before + self.training_since - self.began, 3),
         )
-        append_jsonl(self.path, Measurement(point=point, distance=distance, seconds=seconds).model_dump(mode="json"))
+        self._write(Measurement(point=point, distance=distance, seconds=seconds))
         control.should_save = step != self.last
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -103,7 +106,11 @@ class Recorder(TrainerCallback):
                 loss=float(logs["loss"]),
                 learning_rate=float(logs["learning_rate"]),
             )
-            append_jsonl(self.path, step.model_dump(mode="json"))
+            self._write(step)
+
+    def _write(self, row: Measurement | LoggedStep) -> None:
+        if self.writes:
+            append_jsonl(self.path, row.model_dump(mode="json"))
 
     def _time_optimizer(self, optimizer: Any) -> None:
         """Add the time of every optimizer step to the seconds of the optimizer."""

@@ -34,7 +34,7 @@ class MethodTrainer(MethodHooks, Trainer):
         self.trained = cast("PreTrainedModel", self.model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return the method's optimizer."""
+        """Return the method's optimizer. A trainer that spreads parameters takes none that was made before."""
         if self.optimizer is None:
             self.optimizer = self.method.optimizer.build(self.trained, self.setup)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -20,19 +20,24 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from mofo.compare.folder import BASE_JOB, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.folder import BASE_JOB, LEARNED, REFUSED, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.launch import is_launched, is_main, spread_name, world_size
+from mofo.compare.measuring import progress_in
 from mofo.compare.recipe import PlannedRun
 from mofo.compare.recorder import LoggedStep, Measurement, Recorder
+from mofo.compare.tasks import TaskSettings
 from mofo.compare.trainer import MethodTrainer
 from mofo.data.order import batch_order
 from mofo.data.tokens import Example, encode, has_labels
 from mofo.errors import UserError
 from mofo.files import new_folder, read_json, read_jsonl, write_jsonl
 from mofo.measure import (
+    Probe,
     distance_metrics,
     held_out_loss,
     make_probes,
@@ -40,7 +45,8 @@ from mofo.measure import (
     sequence_metrics,
     weight_distance,
 )
-from mofo.measure.generation import GENERAL_QUESTIONS, generate, write_answers
+from mofo.measure.answers import write_answers
+from mofo.measure.generation import GENERAL_QUESTIONS, generate, generate_answers
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
 from mofo.measure.scores import SCORES
@@ -50,8 +56,8 @@ from mofo.models.load import load_model
 from mofo.models.memory import peak_memory
 from mofo.models.precision import autocast, compute_device
 from mofo.models.quiet import quiet
-from mofo.models.weights import copy_of_weights, weights_of
-from mofo.results import ALL_TASKS, Distance, FinalDistance, Point, Run, Sample, Scalar, TrainingStep
+from mofo.models.weights import WholeWeights, copy_of_weights
+from mofo.results import ALL_TASKS, Distance, FinalDistance, Metric, Point, Run, Sample, Scalar, TrainingStep
 from mofo.trainers.checkpoints import last_checkpoint
 
 SAMPLE_TOKENS = 120
@@ -83,10 +89,20 @@ class Job:
         files = [self.folder.held_out_rows(number) for number in range(len(self.tasks))]
         self.held_out = {task.name: self._examples(file) for task, file in zip(self.tasks, files, strict=True)}
         states = self.folder.probe_states
-        with autocast(self.plan.precision):
-            self.probes = make_probes(self.recipe.probes, base=self.model, tokenizer=self.tokenizer, states=states)
+        known = states or {}
+        self.probes = self._probes((*self.recipe.probes, *self.recipe.end_probes), known)
+        self.at_end_only = {probe.name for probe in self.probes[len(self.recipe.probes) :]}
+        self.learned = self._probes([self.recipe.learned] if self.recipe.learned else [], known.get(LEARNED, {}))
         if states is None:
-            self.folder.write_probe_states(probe_states(self.probes))
+            self.folder.write_probe_states(
+                probe_states(self.probes) | ({LEARNED: probe_states(self.learned)} if self.learned else {})
+            )
+
+    def _probes(self, specs: Sequence[str], states: Mapping[str, Any]) -> list[Probe]:
+        with autocast(self.plan.precision):
+            return make_probes(
+                specs, base=self.model, tokenizer=self.tokenizer, states=states, options=self.recipe.options
+            )
 
     def _examples(self, file: Path) -> list[Example]:
         recipe = self.recipe
@@ -112,25 +128,53 @@ class Job:
         order = batch_order(lengths, steps=steps, batch=self.recipe.rows_per_step, seed=seed)
         return [examples[i] for i in order]
 
-    def measure(self, model: PreTrainedModel, *, answers: bool) -> Measured:
-        """Return what a model has learned of every task, and forgotten."""
-        with autocast(self.plan.precision):
-            learned: dict[str, dict[str, float]] = {}
-            scores: list[float] = []
-            for task in self.tasks:
-                rows = self.held_out[task.name]
-                learned[task.name] = {"loss": held_out_loss(model, rows)["loss"]}
-                if answers and self.recipe.answers:
-                    score, questions = SCORES[task.metric], rows[: self.recipe.answers]
-                    limit = task.answer_tokens or self.recipe.answer_tokens
-                    given = write_answers(model, self.tokenizer, questions, max_new_tokens=limit)
-                    mean = Mean([score.judge(a, q["answer"]) for a, q in zip(given, questions, strict=True)])
-                    learned[task.name][score.key] = mean
-                    scores.append(mean)
+    def measure(self, model: PreTrainedModel, folder: Path, *, answers: bool, in_full: bool) -> Measured:
+        """Return what a model has learned of every task, and forgotten.
+
+        Args:
+            model: The model.
+            folder: Where to say how far the measuring is, and to leave the answers.
+            answers: Whether questions of the tasks are answered.
+            in_full: Whether this is the base or the end of a run: then all probes are taken, and the answers to their
+                questions are kept.
+        """
+        kept = folder if in_full else None
+        with autocast(self.plan.precision), progress_in(folder):
+            learned = {task.name: self._learned(task, model, answers=answers) for task in self.tasks}
+            for probe in self.learned:  # of the only task
+                learned[self.tasks[0].name] |= self._ask(probe, model, kept, LEARNED)
             if len(self.tasks) > 1:
-                learned[ALL_TASKS] = {"loss": fmean(numbers["loss"] for numbers in learned.values())}
-                learned[ALL_TASKS] |= {"score": fmean(scores)} if scores else {}
-            return Measured(learned=learned, forgotten={probe.name: probe.measure(model) for probe in self.probes})
+                learned[ALL_TASKS] = self._means(learned)
+            taken = [probe for probe in self.probes if in_full or probe.name not in self.at_end_only]
+            return Measured(
+                learned=learned,
+                forgotten={probe.name: self._ask(probe, model, kept, probe.name) for probe in taken},
+            )
+
+    def _learned(self, task: TaskSettings, model: PreTrainedModel, *, answers: bool) -> dict[str, float]:
+        """Return the held-out loss of a task, and the score of its answers."""
+        rows = self.held_out[task.name]
+        learned: dict[str, float] = {"loss": held_out_loss(model, rows)["loss"]}
+        if answers and self.recipe.answers:
+            score, questions = SCORES[task.metric], rows[: self.recipe.answers]
+            limit = task.answer_tokens or self.recipe.answer_tokens
+            given = generate_answers(model, self.tokenizer, questions, max_new_tokens=limit)
+            learned[score.key] = Mean([score.judge(a, q["answer"]) for a, q in zip(given, questions, strict=True)])
+        return learned
+
+    def _means(self, learned: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """Return the means over the tasks of their losses, and of their scores where there are any."""
+        means = {"loss": fmean(learned[task.name]["loss"] for task in self.tasks)}
+        scores = [learned[task.name].get(SCORES[task.metric].key) for task in self.tasks]
+        known = [score for score in scores if score is not None]
+        return means | ({"score": fmean(known)} if known else {})
+
+    def _ask(self, probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> dict[str, float]:
+        """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given."""
+        numbers, answers = probe.ask(model)
+        if answers and folder is not None:
+            write_answers(folder, name, answers)
+        return numbers
 
     @cached_property
     def base(self) -> Measured:
@@ -162,15 +206,14 @@ class Job:
 
 def measure_base(job: Job) -> None:
     """Measure the base and write `base.json`."""
-    measured = job.measure(job.model, answers=True)
+    measured = job.measure(job.model, job.folder.path, answers=True, in_full=True)
     samples = [
         Sample(
             prompt=str(job.tokenizer.decode(example["prompt_ids"])), expected=example["answer"] or None, answer=answer
         )
         for example, answer in zip(job.sample_prompts, job.write_samples(job.model), strict=True)
     ]
-    tasks = {task.name: SCORES[task.metric] for task in job.tasks}
-    metrics = [*sequence_metrics(tasks), *(m for probe in job.probes for m in probe.metrics)]
+    metrics = [*_learned_metrics(job), *(m for probe in job.probes for m in probe.metrics)]
     job.folder.write_base(
         BaseResult(
             metrics=[*metrics, *distance_metrics()],
@@ -211,6 +254,20 @@ def stages_of(job: Job, run: PlannedRun) -> list[Stage]:
     for task, rows, plan in zip(job.tasks, job.training_examples(run.seed), job.plan.tasks, strict=True):
         stages.append(Stage(task.name, rows, stages[-1].end if stages else 0, plan.steps))
     return stages
+
+
+def _learned_metrics(job: Job) -> list[Metric]:
+    """Return what is measured of learning, first what it is compared by: a probe's first number, or the loss."""
+    own = sequence_metrics({task.name: SCORES[task.metric] for task in job.tasks})
+    task = job.tasks[0].name
+    asked = [
+        metric.model_copy(update={"kind": "learned", "source": task, "task": task})
+        for probe in job.learned
+        for metric in probe.metrics
+    ]
+    if asked:
+        own = [metric.model_copy(update={"headline": False}) for metric in own]
+    return [*asked, *own]
 
 
 class FineTuning:
@@ -288,8 +345,9 @@ class FineTuning:
         begun, checkpoint = self._last_checkpoint()
         start = 0 if checkpoint is None else read_json(checkpoint / "trainer_state.json")["global_step"]
         start += self.stages[begun].before
-        rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
-        write_jsonl(self.folder.metrics, rows)
+        if is_main():
+            rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
+            write_jsonl(self.folder.metrics, rows)
         carried: Mapping[Tensor, Any] = {}
         while self.number < begun:
             self.next_stage()
@@ -306,12 +364,16 @@ class FineTuning:
             self.next_stage()
         if self.job.recipe.save != "none":
             _save_model(self.model, self.job.tokenizer, self.folder.model)
-        self.folder.write_result(RunResult(runs=[self._result(), *self._variants()]))
-        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+        samples = self.job.write_samples(self.model)
+        if is_main():
+            self.folder.write_result(RunResult(runs=[self._result(samples), *self._variants()]))
+        trainer.accelerator.end_training()
+        if is_main():
+            self.folder.drop_checkpoints()
 
     def _checkpoints(self, number: int) -> Path:
         """Return the folder of the checkpoints of a stage."""
-        return self.folder.checkpoints / str(number + 1)
+        return self.folder.checkpoints(spread_name()) / str(number + 1)
 
     def _last_checkpoint(self) -> tuple[int, Path | None]:
         """Return the last stage that has a whole checkpoint, and that; the first and None if none has."""
@@ -328,10 +390,13 @@ class FineTuning:
     def measure(self, step: int) -> tuple[Point, FinalDistance]:
         """Return the point after a step, and the distance in full. Questions are answered where a task ends."""
         distance = weight_distance(self.setup.base, self._weights())
+        last = step == self.last_step
         seen = self.examples[: (step - self.stage.before) * self.setup.batch]
-        measured = self.job.measure(self.model, answers=step == self.stage.end)
-        point = measured.point(self.job.base).model_copy(
+        measured = self.job.measure(self.model, self.folder.path, answers=step == self.stage.end, in_full=last)
+        found = measured.point(self.job.base)
+        point = found.model_copy(
             update={
+                "paired": found.paired if last else found.paired.counts_only(),
                 "step": step,
                 "tokens": self.tokens[-1] + _tokens(seen),
                 "task": self.stage.task,
@@ -343,7 +408,7 @@ class FineTuning:
     def _weights(self) -> Mapping[str, Tensor]:
         """Return the weights as they are now, under the base's names."""
         given = (part.weights(self.model) for part in self.method.parts)
-        return next((weights for weights in given if weights is not None), weights_of(self.model))
+        return next((weights for weights in given if weights is not None), WholeWeights(self.model))
 
     def _trainer(self, carried: Mapping[Tensor, Any]) -> MethodTrainer:
         """Return a trainer of the stage, whose optimizer goes on with the states of an earlier one."""
@@ -355,11 +420,12 @@ class FineTuning:
             last=self.last_step,
             measure=self.measure,
             saved=self._drop_earlier_checkpoints,
+            writes=is_main(),
         )
         arguments = TrainingArguments(
             output_dir=str(self._checkpoints(self.number)),
             max_steps=setup.steps,
-            per_device_train_batch_size=recipe.batch_size,
+            per_device_train_batch_size=recipe.batch_size // world_size(),
             gradient_accumulation_steps=recipe.gradient_accumulation,
             train_sampling_strategy="sequential",  # the order is ours: see batch_order
             lr_scheduler_type=recipe.schedule,
@@ -374,7 +440,7 @@ class FineTuning:
             save_total_limit=1,
             report_to="none",
             disable_tqdm=True,
-            use_cpu=setup.device.type == "cpu",
+            use_cpu=setup.device.type == "cpu" and not is_launched(),
         )
         return MethodTrainer(
             self.method,
@@ -390,7 +456,7 @@ class FineTuning:
             callbacks=[recorder, *(callback for part in self.method.parts for callback in part.callbacks(setup))],
         )
 
-    def _result(self) -> Run:
+    def _result(self, samples: list[str]) -> Run:
         """Return the run as `results.json` has it."""
         rows = read_jsonl(self.folder.metrics)
         measured = [Measurement.model_validate(row) for row in rows if row["kind"] == "point"]
@@ -403,7 +469,7 @@ class FineTuning:
             points=[measurement.point for measurement in measured],
             training=[TrainingStep.model_validate(step.model_dump(exclude={"kind"})) for step in logged],
             distance=measured[-1].distance,
-            samples=self.job.write_samples(self.model),
+            samples=samples,
             seconds=measured[-1].seconds,
             peak_memory_bytes=peak_memory(self.job.device),
         )
@@ -436,9 +502,16 @@ def _same_length(rows: list[Example], given: list[Example], part: str) -> list[E
 
 
 def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
-    with new_folder(target) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
+    """Save a model; all processes that share it gather its weights, and the main one writes them."""
+    state = None
+    if is_launched():
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+        state = buffers | {name: weight.cpu() for name, weight in WholeWeights(model).items()}
+    if is_main():
+        with new_folder(target) as scratch:
+            model.save_pretrained(scratch, state_dict=state)
+            tokenizer.save_pretrained(scratch)
 
 
 def _end_with_parent() -> None:
@@ -456,6 +529,8 @@ def main(folder: str, job_name: str) -> int:
     """Do one job and return the exit code. The last line of the output says what went wrong."""
     _end_with_parent()
     quiet()
+    if is_launched():
+        PartialState()  # this process's GPU becomes the current one
     try:
         job = Job(Path(folder))
         if job_name == BASE_JOB:
@@ -463,10 +538,10 @@ def main(folder: str, job_name: str) -> int:
         else:
             FineTuning(job, job_name).train()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"{REFUSED}{error}", file=sys.stderr)
         return 2
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+if __name__ == "__main__" and (code := main(*sys.argv[1:])):
+    sys.exit(code)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
+from mofo.measure.continuations import Tokenized, score_batch, score_continuations
 from mofo.measure.mean import Mean
-from mofo.measure.probe import Base, Probe
-from mofo.measure.scoring import batches, inference, pad, reusable_cache, token_log_probabilities
+from mofo.measure.probe import Base, Options, Probe
+from mofo.measure.scoring import inference
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -30,13 +29,6 @@ class Question(TypedDict):
     question: str
     choices: list[str]
     answer: int
-
-
-class Tokenized(NamedTuple):
-    """Token ids of a question: of its prompt, and of each choice as it continues the prompt."""
-
-    prompt: list[int]
-    choices: list[list[int]]
 
 
 class ChoiceProbe(Probe):
@@ -60,14 +52,10 @@ class ChoiceProbe(Probe):
     def __init__(self, name: str, questions: list[Question], tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(name)
         self._answers = [question["answer"] for question in questions]
-        # Questions are grouped by the length of their prompt: prompts of one length need no padding.
-        self._by_length: dict[int, list[tuple[int, Tokenized]]] = defaultdict(list)
-        for number, question in enumerate(questions):
-            tokenized = tokenize_question(question, tokenizer)
-            self._by_length[len(tokenized.prompt)].append((number, tokenized))
+        self._questions = [tokenize_question(question, tokenizer) for question in questions]
 
     @classmethod
-    def check(cls, argument: str) -> None:
+    def check(cls, argument: str, options: Options) -> None:
         """Check that the file of questions can be read, or else the project's own."""
         read_questions(argument)
 
@@ -85,12 +73,9 @@ class ChoiceProbe(Probe):
             token; guessing blindly among four gives −1.39). Higher is better for both. The log-probability by itself
             would mostly show how the model has come to like the format. The units of both are the questions.
         """
-        scores: dict[int, list[float]] = {}
         with inference(model):
-            for length, group in self._by_length.items():
-                for batch in batches([length + sum(map(len, tokenized.choices)) for _, tokenized in group]):
-                    numbers, questions = zip(*(group[row] for row in batch), strict=True)
-                    scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
+            scored = score_continuations(model, self._questions, self.name)
+        scores = [[choice.per_token for choice in question] for question in scored]
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
         right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
         return {"accuracy": Mean(hits), "log_probability": Mean(right)}
@@ -140,38 +125,11 @@ def tokenize_question(question: Question, tokenizer: PreTrainedTokenizerBase) ->
 def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokenized]) -> list[list[float]]:
     """Return the log-probability per token, in nats, of each choice of each question.
 
-    Each prompt runs once. Its last position predicts the first token of every choice; for the others the choices run as
-    continuations of the prompt's cached keys and values, or after the prompt again where the cache cannot be reused.
-
     Args:
         model: A causal language model.
         questions: Questions whose prompts are of one length.
     """
-    device = model.device
-    owner = [row for row, question in enumerate(questions) for _ in question.choices]
-    flat = [choice for question in questions for choice in question.choices]
-    prompts = [question.prompt for question in questions]
-
-    output = model(input_ids=torch.tensor(prompts, device=device), logits_to_keep=1, use_cache=True)
-    first = output.logits[:, -1].float().log_softmax(dim=-1)
-    totals = first[owner, [choice[0] for choice in flat]].double()
-
-    longer = [row for row, choice in enumerate(flat) if len(choice) > 1]
-    if longer:
-        inputs = pad([flat[row][:-1] for row in longer], 0).to(device)
-        targets = pad([flat[row][1:] for row in longer], IGNORED).to(device)
-        owners = [owner[row] for row in longer]
-        cache = reusable_cache(output)
-        if cache is None:
-            inputs = torch.cat([torch.tensor([prompts[row] for row in owners], device=device), inputs], dim=1)
-            logits = model(input_ids=inputs, logits_to_keep=targets.shape[1], use_cache=False).logits
-        else:
-            cache.batch_select_indices(torch.tensor(owners, device=device))
-            logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
-        totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
-
-    means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))
-    return [[next(means) for _ in question.choices] for question in questions]
+    return [[choice.per_token for choice in choices] for choices in score_batch(model, questions)]
 
 
 def read_questions(file: str) -> list[Question]:

@@ -37,11 +37,14 @@ class Loss(TypedDict):
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode and without gradients, and return it to the mode it was in."""
+    """Run a model in eval mode and without gradients, and return it to the mode it was in.
+
+    Not in torch's inference mode, in which sharded parameters (FSDP2) cannot be gathered.
+    """
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         model.train(training)

@@ -117,6 +117,7 @@ class Part(Settings):
         cost: What it takes beyond plain training with AdamW, in memory and time.
         compares_with_base: Whether its hooks read `Setup.base`.
         remembers_tasks: Whether it does nothing but keep what earlier tasks of a sequence taught.
+        across_processes: Whether it does the same where rows, or parameters too, are spread over several processes.
     """
 
     name: ClassVar[str]
@@ -125,6 +126,7 @@ class Part(Settings):
     cost: ClassVar[str] = ""
     compares_with_base: ClassVar[bool] = False
     remembers_tasks: ClassVar[bool] = False
+    across_processes: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
