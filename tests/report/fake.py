@@ -145,6 +145,80 @@ def make_results(
     )
 
 
+SEQUENCE = ("reviews", "proofs", "code")
+
+
+def make_sequence(
+    methods: Sequence[str] = ("adamw", "mofo"),
+    seeds: Sequence[int] = (0,),
+    references: bool = True,
+    scores: bool = True,
+    steps: int = 20,
+) -> Results:
+    """Return a complete comparison of three tasks one after the other, of 20 steps each; AdamW loses more of them."""
+    bases = {"reviews": 3.0, "proofs": 2.0, "code": 2.5}
+    metrics = [LOSS.model_copy(update={"source": "all tasks", "task": None, "label": "mean held-out loss"})]
+    for task in SEQUENCE:
+        metrics.append(
+            LOSS.model_copy(update={"source": task, "task": task, "label": f"{task} loss", "headline": False})
+        )
+        if scores:
+            metrics.append(ANSWERS.model_copy(update={"source": task, "task": task, "label": f"{task} accuracy"}))
+
+    def point(step: int, task: str | None, losses: dict[str, float], chance: random.Random) -> Point:
+        learned: Numbers = {name: {"loss": loss + chance.gauss(0, 0.01)} for name, loss in losses.items()}
+        if scores and step % steps == 0:
+            for name, loss in losses.items():
+                learned[name]["accuracy"] = round(max(0.0, 1 - loss / 4) * 25) / 25
+        learned["all tasks"] = {"loss": sum(learned[name]["loss"] for name in losses) / len(losses)}
+        lost = 3.0 - losses["reviews"]
+        return Point(
+            step=step,
+            tokens=step * 1024,
+            task=task,
+            learned=learned,
+            forgotten={"divergence": {"kl": 0.1 * lost + chance.gauss(0, 0.005) if step else 0.0}},
+            distance=Distance(l2=0.1 * step, moved=0.5),
+        )
+
+    def run(method: str, order: str, seed: int) -> Run:
+        name = method if order == "sequence" else f"{method}-{order}"
+        chance = random.Random(f"{name}{seed}")
+        losses, points = dict(bases), []
+        for number, task in enumerate(SEQUENCE):
+            if order == "alone":
+                losses = dict(bases)
+            for half in (1, 2):
+                for other in SEQUENCE:
+                    if other == task or order == "joint":
+                        losses[other] = max(0.55 * bases[other], losses[other] - 0.3 * bases[other])
+                    elif SEQUENCE.index(other) < number:
+                        losses[other] += 0.25 if method == "adamw" else 0.12
+                step = number * steps + half * steps // 2
+                points.append(point(step, None if order == "joint" else task, losses, chance))
+        return Run(name=f"{name}-s{seed}", method=name, settings={"learning_rate": 1e-4}, seed=seed, points=points)
+
+    orders = {"joint": "all tasks at once", "alone": "each task alone"} if references else {}
+    infos = {method: MethodInfo(label=LABELS[method], parts=[method]) for method in methods}
+    infos |= {
+        f"adamw-{order}": MethodInfo(label=f"AdamW, {label}", parts=["adamw"], order=order)
+        for order, label in orders.items()
+    }
+    return Results(
+        complete=True,
+        model="smollm2-135m",
+        tasks=[Task(name=task, data=f"{task}.jsonl") for task in SEQUENCE],
+        recipe={"methods": list(methods), "seeds": list(seeds), "points": 2, "steps": steps},
+        reference="adamw",
+        methods=infos,
+        settings=SETTINGS,
+        metrics=[*metrics, KL, L2],
+        base=point(0, None, bases, random.Random(0)),
+        runs=[run(method, "sequence", seed) for method in methods for seed in seeds]
+        + [run("adamw", order, seed) for order in orders for seed in seeds],
+    )
+
+
 def make_comparison(**arguments) -> Comparison:
     """Return the comparison of `make_results` with these arguments."""
     return Comparison(make_results(**arguments))

@@ -27,7 +27,7 @@ def show(content: RenderableType) -> None:
 
 def show_comparison(results: Results, page: Path) -> None:
     """Print the answer and the table of a comparison, and where its report lies."""
-    from mofo.report import Comparison, legend, make_answer, summary_table
+    from mofo.report import Comparison, legend, make_answer, sequence_table, summary_table
 
     comparison = Comparison(results)
     answer = make_answer(comparison, page.parent)
@@ -37,6 +37,8 @@ def show_comparison(results: Results, page: Path) -> None:
         for what, command in advice.commands:
             show(f"  {what}:\n  {command}")
     show("")
+    if (tasks := sequence_table(comparison)) is not None:
+        show(tasks)
     show(summary_table(comparison))
     for line in legend(comparison):
         show(line)

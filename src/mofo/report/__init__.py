@@ -5,7 +5,7 @@ from mofo.report.comparison import Comparison
 from mofo.report.conclusion import verdict
 from mofo.report.export import to_csv, to_markdown
 from mofo.report.page import write_report
-from mofo.report.terminal import legend, summary_table
+from mofo.report.terminal import legend, sequence_table, summary_table
 from mofo.results import load_results
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "legend",
     "load_results",
     "make_answer",
+    "sequence_table",
     "summary_table",
     "to_csv",
     "to_markdown",

@@ -12,6 +12,7 @@ from mofo.report.conclusion import verdict
 from mofo.report.formatting import joined, measured, span
 from mofo.report.fronts import Best, common_loss
 from mofo.report.ranking import Ranking, at_edge, compared_methods, rank
+from mofo.report.sequences import best_at_end, sequence_verdict
 from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric, Run
 
@@ -44,13 +45,17 @@ def make_answer(comparison: Comparison, folder: str | Path) -> Answer:
         folder: The output folder, as commands and paths are to name it.
     """
     ranking = rank(comparison)
-    return Answer(
-        verdict(comparison), _take(comparison, ranking, Path(folder)), _surer(comparison, ranking, Path(folder))
-    )
+    result = " ".join(filter(None, [sequence_verdict(comparison), verdict(comparison)]))
+    return Answer(result, _take(comparison, ranking, Path(folder)), _surer(comparison, ranking, Path(folder)))
 
 
 def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
     """Return which method and settings to take: the one that is ahead beyond chance, or else the plainest."""
+    if (after_all_tasks := best_at_end(comparison)) is not None:
+        chosen, why = after_all_tasks
+        loss = measured(comparison.at_end(chosen, comparison.learning), comparison.learning)
+        end = f" At the end: {comparison.learning.label} {loss}."
+        return Advice(f"{comparison.full_name(chosen)}{why}.{end}{_kept(_run(chosen), folder)}")
     if ranking is None:
         learned = common_loss(comparison, compared_methods(comparison)) is not None
         reason = "no probe measured the methods" if learned else "no method learned the task without diverging"
@@ -67,8 +72,13 @@ def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advi
         if (amount := comparison.at_end(chosen, metric)) is not None
     ]
     end = f" At the end of training: {joined(facts)} ({_meaning(comparison, ranking)})." if facts else ""
-    kept = f" Its model: {folder / run.model}." if run.model else " Its model was not kept."
+    kept = _kept(run, folder)
     return Advice(f"{comparison.full_name(chosen)}{why}.{end}{kept}", _full_run(comparison, run, folder))
+
+
+def _kept(run: Run, folder: Path) -> str:
+    """Return where the model of a run lies."""
+    return f" Its model: {folder / run.model}." if run.model else " Its model was not kept."
 
 
 def undominated(comparison: Comparison, preferred: Configuration, metric: Metric) -> Configuration:

@@ -29,7 +29,8 @@ class Comparison:
     """The results of a comparison, and what the report derives from them.
 
     Methods are named by their keys in the file, and listed in its order. Runs that have not reached their first
-    measurement are left out everywhere. Numbers are in the units in which they are shown.
+    measurement are left out everywhere, and so are those that learned several tasks at once, or each alone: these are
+    what others are held against, in the sections on sequences. Numbers are in the units in which they are shown.
 
     Args:
         results: What was measured.
@@ -42,7 +43,7 @@ class Comparison:
     @cached_property
     def runs(self) -> list[Run]:
         """The runs that have been measured at least once."""
-        return [run for run in self.results.runs if run.points]
+        return [run for run in self.results.runs if run.points and run.method in self.planned_methods]
 
     @cached_property
     def configurations(self) -> list[Configuration]:
@@ -65,8 +66,9 @@ class Comparison:
 
     @property
     def planned_methods(self) -> list[str]:
-        """All methods of the recipe."""
-        return list(self.results.methods)
+        """All methods of the recipe that learn its tasks in sequence; where none does, all."""
+        in_sequence = [name for name, info in self.results.methods.items() if info.order == "sequence"]
+        return in_sequence or list(self.results.methods)
 
     @cached_property
     def methods(self) -> list[str]:

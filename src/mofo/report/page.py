@@ -83,7 +83,7 @@ def _progress(comparison: Comparison) -> str:
     done = sum(run.points[-1].step == last for run in comparison.runs)
     missing = [method for method in comparison.planned_methods if method not in comparison.methods]
     parts = [f"{plural(done, 'run')} at step {last}"]
-    if under_way := len(comparison.results.runs) - done:
+    if under_way := sum(run.method in comparison.planned_methods for run in comparison.results.runs) - done:
         parts.append(f"{under_way} under way")
     if missing:
         parts.append(f"not measured yet: {joined([comparison.label(method) for method in missing])}")

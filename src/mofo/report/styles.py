@@ -23,6 +23,10 @@ _MARKERS = {"s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "�
 _LINES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (2, 1)))
 
 
+BASE = Style("#888888", "_", "-", "–")
+"""Style of what is no method that is compared."""
+
+
 def make_styles(methods: Iterable[str], reference: str | None) -> dict[str, Style]:
     """Return the style of each method.
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.formatting import joined, measured, plural, pooled, setting_value
+from mofo.report.sequences import outcomes, quantities
 from mofo.results import Metric
 
 _GAP = 2  # characters between columns
@@ -73,6 +74,33 @@ def summary_table(comparison: Comparison, width: int | None = None) -> Table:
     for i, configuration in enumerate(rows):
         ends = several and i + 1 < len(rows) and rows[i + 1].method != configuration.method
         table.add_row(*(Text(column.cells[i]) for column in shown), end_section=ends)
+    return table
+
+
+def sequence_table(comparison: Comparison) -> Table | None:
+    """Return a table of what each method knows after several tasks, and what it lost on the way; None for one task."""
+    found = [(quantity, outcomes(comparison, quantity)) for quantity in quantities(comparison)]
+    if not any(done for _, done in found):
+        return None
+    table = Table(
+        title="One task after the other",
+        caption="Overall: mean after the last task. Backward transfer: gain of earlier tasks since they were learned; "
+        "negative is lost.",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("method")
+    for quantity, _ in found:
+        table.add_column(f"overall {quantity.label}", justify="right")
+        table.add_column("backward transfer", justify="right")
+    for method in comparison.methods:
+        cells = []
+        for _, done in found:
+            own = next((outcome for outcome in done if outcome.method == method), None)
+            cells += [pooled(own.pooled(lambda m: m.overall) if own else None)]
+            cells += [pooled(own.pooled(lambda m: m.backward_transfer) if own else None)]
+        table.add_row(comparison.label(method), *cells)
     return table
 
 

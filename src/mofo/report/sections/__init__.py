@@ -8,6 +8,7 @@ from mofo.report.comparison import Comparison
 from mofo.report.section import Section
 from mofo.report.sections import (
     cost,
+    courses,
     distance,
     equal_learning,
     equal_steps,
@@ -15,11 +16,16 @@ from mofo.report.sections import (
     learning,
     limits,
     made,
+    matrices,
     reading,
     samples,
+    sequence,
 )
 
 SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
+    sequence.section,
+    matrices.section,
+    courses.section,
     equal_learning.section,
     reading.section,
     samples.section,
