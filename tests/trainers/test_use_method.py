@@ -101,6 +101,7 @@ def test_pull_is_towards_the_weights_that_the_trainer_began_with(make_trainer):
 @pytest.mark.parametrize(
     ("entry", "settings", "message"),
     [
+        ("mofo+gem", {}, "gem is for mofo compare alone: it keeps what earlier tasks"),
         ("mofo+replay", {}, "replay is for mofo compare alone"),
         ("lora", {}, "lora is for mofo compare alone"),
         ("mofo", {"fraction": [0.1, 0.2]}, "stands for 2 methods, expected one"),

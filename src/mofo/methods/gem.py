@@ -28,7 +28,7 @@ class GEM(Part):
     cost = "for each earlier task a gradient in memory, and a pass over per_step of its rows, every Nth step"
     remembers_tasks = True
 
-    memory: int = setting(64, "rows of each earlier task that are kept", short="memory", ge=1)
+    memory: int = setting(64, "rows of each earlier task that are kept", ge=1)
     per_step: int = setting(4, "rows of each earlier task that a gradient is of, the kept ones in turn", ge=1)
     every: int = setting(1, "project in every Nth step alone", ge=1)
     strength: float = setting(

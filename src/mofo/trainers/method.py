@@ -59,6 +59,11 @@ def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
     if others:
         raise UserError(f"{entry} stands for {len(others) + 1} methods, expected one: give each setting one value.")
     for part in method.extras:
+        if part.remembers_tasks:
+            raise UserError(
+                f"{part.name} is for mofo compare alone: it keeps what earlier tasks of a recipe taught, and a trainer "
+                "knows one."
+            )
         hooks = [hook for hook in COMPARISON_ONLY if getattr(type(part), hook) is not getattr(Part, hook)]
         if hooks:
             raise UserError(
