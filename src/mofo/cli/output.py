@@ -37,7 +37,8 @@ def show_comparison(results: Results, page: Path) -> None:
         for what, command in advice.commands:
             show(f"  {what}:\n  {command}")
     show("")
-    show(summary_table(comparison))
+    if comparison.runs:
+        show(summary_table(comparison))
     for line in legend(comparison):
         show(line)
     show(f"Report: {page}")

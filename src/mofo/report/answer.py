@@ -51,6 +51,8 @@ def make_answer(comparison: Comparison, folder: str | Path) -> Answer:
 
 def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
     """Return which method and settings to take: the one that is ahead beyond chance, or else the plainest."""
+    if not comparison.runs:
+        return Advice("Nothing yet.")
     if ranking is None:
         learned = common_loss(comparison, compared_methods(comparison)) is not None
         reason = "no probe measured the methods" if learned else "no method learned the task without diverging"
