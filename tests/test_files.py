@@ -168,3 +168,22 @@ def test_cache_folder_is_the_environments_or_the_users(monkeypatch, tmp_path):
     assert files.cache_folder() == tmp_path
     monkeypatch.setenv("MOFO_CACHE", "")
     assert files.cache_folder().name == "mofo"
+
+
+def test_sole_owner_leaves_nothing_and_shuts_others_out(tmp_path):
+    lock = tmp_path / "new" / ".out.lock"
+    with files.sole_owner(lock):
+        assert lock.exists()
+        with pytest.raises(TimeoutError), files.sole_owner(lock):
+            pass
+        assert lock.exists()
+    assert list(lock.parent.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), files.sole_owner(lock):
+        raise ZeroDivisionError
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_sole_owner_of_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), files.sole_owner(tmp_path / "file" / ".lock"):
+        pass

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mofo.compare.estimate import estimate_table
@@ -22,6 +22,7 @@ from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
 from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
+from mofo.files import sole_owner
 from mofo.report import write_report
 from mofo.results import Results
 
@@ -49,20 +50,31 @@ def compare(
         RuntimeError: A run failed; its log is named.
     """
     check_folder(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            console = console or Console(stderr=True)
-            found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
-            if found is not None:
-                console.print(estimate_table(found, output), highlight=False)
-            for reason, count in OutputFolder(output).plan.rows.items():
-                console.print(f"{count} {reason}", highlight=False)
-            results = _run_jobs(recipe, OutputFolder(output), jobs, console)
-            write_report(output)
-            return results
-    except Timeout:
-        raise UserError(f"Another process is working on {output}: wait for it, or choose another --output.") from None
+    with _sole_owner(output):
+        console = console or Console(stderr=True)
+        found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
+        if found is not None:
+            console.print(estimate_table(found, output), highlight=False)
+        for reason, count in OutputFolder(output).plan.rows.items():
+            console.print(f"{count} {reason}", highlight=False)
+        results = _run_jobs(recipe, OutputFolder(output), jobs, console)
+        write_report(output)
+        return results
+
+
+@contextmanager
+def _sole_owner(output: Path) -> Iterator[None]:
+    """Keep other processes from working on an output folder."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_owner(output.with_name(f".{output.name}.lock")))
+        except TimeoutError:
+            raise UserError(
+                f"Another process is working on {output}: wait for it, or choose another --output."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from error
+        yield
 
 
 def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console) -> Results:

@@ -117,6 +117,7 @@ class Measuring(Settings):
     points: Count = Field(4, description="measurements along each run, the last at its end")
     probes: Names = Field(
         ("text", "divergence", "choice"),
+        min_length=1,
         description="measures of forgetting; also text:FILE.txt and choice:FILE.jsonl",
     )
     answers: int = Field(
