@@ -6,7 +6,8 @@ import torch
 
 from mofo.errors import UserError
 from mofo.measure import learned_metrics
-from mofo.measure.pair import ModelResults, PairResults, measure_pair, pair_legend, pair_table, pair_verdict
+from mofo.measure.pair import ModelResults, PairResults, measure_pair
+from mofo.measure.pair_text import pair_legend, pair_table, pair_verdict
 from mofo.results import Errors, FinalDistance, Metric
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from rich.table import Table
 
 from mofo.data.conversation import Turns
 from mofo.data.rows import load_rows
 from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
 from mofo.data.usage import check_positions, truncated, usage
 from mofo.errors import UserError
+from mofo.measure.answers import write_answers
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.measured import Measured
 from mofo.measure.metrics import learned_metrics
+from mofo.measure.probe import Options, Probe
 from mofo.measure.scoring import held_out_loss
 from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import token_rows, weights_of
-from mofo.results import Errors, FinalDistance, Metric, Number, Point, Record
+from mofo.results import Errors, FinalDistance, Metric, Number, Pairings, Point, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TASK = "task"
 
@@ -34,6 +40,7 @@ class ModelResults(Record):
     forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
     errors: Errors = Field(default=Errors(), description="standard errors of these numbers")
     change_errors: Errors = Field(default=Errors(), description="standard errors of their changes from the base")
+    paired: Pairings = Field(default=Pairings(), description="what was compared with the base question by question")
 
     @property
     def point(self) -> Point:
@@ -44,6 +51,7 @@ class ModelResults(Record):
             forgotten=self.forgotten,
             errors=self.errors,
             change_errors=self.change_errors,
+            paired=self.paired,
         )
 
 
@@ -71,6 +79,8 @@ def measure_pair(
     columns: Mapping[str, str] | None = None,
     turns: Turns = "all",
     trust_remote_code: bool = False,
+    options: Options = Options(),  # noqa: B008  (it is frozen)
+    answers: Path | None = None,
 ) -> PairResults:
     """Measure two models of one architecture.
 
@@ -86,13 +96,15 @@ def measure_pair(
         columns: The data's names of fields, as for `mofo.data.rows.load_rows`.
         turns: Which of the assistant's turns count, as for `mofo.data.tokens.encode`.
         trust_remote_code: Whether code that comes with a model may run.
+        options: What holds for all probes.
+        answers: Folder for what the models answered to the questions of probes, `base/` and `tuned/` in it.
 
     Raises:
         UserError: A model, probe or data file cannot be used, or the two models are not of one architecture.
     """
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
-    check_probe_specs(probes)
+    check_probe_specs(probes, options)
     base = base_of(base, tuned)
     examples: list[Example] = []
     reasons: dict[str, int] = {}
@@ -121,13 +133,13 @@ def measure_pair(
     distance = weight_distance(*map(weights_of, models))
     pair.tuned.float()
     with autocast(choose_precision("auto")):
-        made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
+        made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer, options=options)
         before, after = (
             Measured(
                 learned={_TASK: {"loss": held_out_loss(model, examples)["loss"]} if examples else {}},
-                forgotten={probe.name: probe.measure(model) for probe in made},
+                forgotten={probe.name: _ask(probe, model, answers / role if answers else None) for probe in made},
             )
-            for model in models
+            for model, role in zip(models, ("base", "tuned"), strict=True)
         )
     metrics = [*(learned_metrics(_TASK)[:1] if examples else []), *(m for probe in made for m in probe.metrics)]
     return PairResults(
@@ -140,69 +152,19 @@ def measure_pair(
     )
 
 
+def _ask(probe: Probe, model: PreTrainedModel, folder: Path | None) -> dict[str, float]:
+    """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given."""
+    numbers, answers = probe.ask(model)
+    if answers and folder is not None:
+        write_answers(folder, probe.name, answers)
+    return numbers
+
+
 def _results(point: Point) -> ModelResults:
     return ModelResults(
         learned=point.learned[_TASK],
         forgotten=point.forgotten,
         errors=point.errors,
         change_errors=point.change_errors,
+        paired=point.paired,
     )
-
-
-def pair_table(results: PairResults) -> Table:
-    """Return the results of two models as a table for the terminal; positive changes are worse, as in a comparison."""
-    caption = ["change: positive is worse; ± is the standard error"]
-    caption += [f"{count} {reason}" for reason, count in results.rows.items()]
-    table = Table("", "base", "tuned", "change", caption="\n".join(caption))
-    base, tuned, moved = results.base.point, results.tuned.point, results.distance
-    for metric in results.metrics:
-        label = f"{metric.label}, {metric.unit}" if metric.scale != 1 else metric.label
-        table.add_row(
-            label,
-            _number(metric.of(base), metric.error(base), metric),
-            _number(metric.of(tuned), metric.error(tuned), metric),
-            _number(metric.change(base, tuned), metric.change_error(tuned), metric, sign="+"),
-        )
-    table.add_section()
-    table.add_row("L2 distance", "", _text(moved.l2, ".4g"), "")
-    table.add_row("L2 distance / L2 of the base", "", _text(moved.relative, ".2e"), "")
-    table.add_row("entries moved", "", _text(moved.moved, ".2%"), "")
-    return table
-
-
-def pair_verdict(results: PairResults) -> str:
-    """Return which probes the tuned model forgot or gained on, and which did not change beyond two standard errors."""
-    base, tuned = results.base.point, results.tuned.point
-    groups: dict[str, list[str]] = {"forgot": [], "gained on": [], "shows no change beyond noise on": []}
-    broken = []
-    for metric in results.metrics:
-        change = metric.change(base, tuned)
-        if change is None:
-            broken.append(metric.label)
-        elif metric.kind == "forgotten":
-            noise = 2 * (metric.change_error(tuned) or 0.0)
-            words = (
-                "shows no change beyond noise on" if abs(change) <= noise else "forgot" if change > 0 else "gained on"
-            )
-            groups[words].append(metric.label)
-    clauses = [f"{words} {', '.join(labels)}" for words, labels in groups.items() if labels]
-    clauses += [f"has no finite {', '.join(broken)}: it diverged"] if broken else []
-    return f"The tuned model {'; '.join(clauses)}." if clauses else "No probe was measured."
-
-
-def pair_legend(results: PairResults) -> list[str]:
-    """Return a line for each metric that says what it is."""
-    return [f"{metric.label}: {metric.description}" for metric in results.metrics if metric.description]
-
-
-def _number(value: float | None, error: float | None, metric: Metric, sign: str = "") -> str:
-    """Return a number with its standard error, in the unit in which it is shown."""
-    if value is None:
-        return "–"
-    text = format(value * metric.scale, f"{sign}.4f")
-    return f"{text} ±{format(error * metric.scale, '.4f')}" if error else text
-
-
-def _text(value: float | None, form: str) -> str:
-    """Return a number as text; a dash where it is not finite, as of a model that diverged."""
-    return "–" if value is None else format(value, form)

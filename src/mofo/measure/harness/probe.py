@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mofo.errors import UserError
@@ -36,7 +37,7 @@ class HarnessProbe(Probe):
         options: What holds for all probes.
     """
 
-    usage: tuple[str, ...] = ("harness:TASK", "harness:TASK@LIMIT")
+    usage = ("harness:TASK", "harness:TASK@LIMIT")
     numbers = "the task's metrics by the harness's names, and for choices the log-probability of the right one"
     better = "higher"
     cost = "a pass over all prompts and choices; where answers are written, minutes on a CPU"
@@ -107,7 +108,7 @@ class HarnessProbe(Probe):
             numbers |= {self._number(task, name): mean for name, mean in joined.items()}
             for leaf in loaded.leaves:
                 rows = samples[leaf.task.task_name]
-                answers += task_answers(leaf.task, rows, lambda name, task=task: self._number(task, name))
+                answers += task_answers(leaf.task, rows, partial(self._number, task))
         return numbers | self._averages(headlines), answers
 
     def _evaluate(self, model: PreTrainedModel) -> dict[str, list[dict[str, Any]]]:
