@@ -1,11 +1,13 @@
 """`mofo measure`."""
 
 import json
+from pathlib import Path
 
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mofo import cli
+from mofo.measure.probe import Options
 
 
 def test_model_measured_against_itself_has_not_changed(capsys, tiny_model):
@@ -32,9 +34,11 @@ def test_arguments_are_passed_on(monkeypatch):
     monkeypatch.setattr("mofo.measure.pair.measure_pair", measure_pair)
     argv = "measure --base b --tuned t --data d.jsonl --rows 7 --probes text,choice:q.jsonl --trust_remote_code"
     argv += " --max-length 64 --turns last --columns question=Q,answer=A"
+    argv += " --harness-data rows --allow-code-execution --save-answers read"
     assert cli.main(argv.split()) == 130
     expected = {"data": "d.jsonl", "rows": 7, "probes": ["text", "choice:q.jsonl"], "trust_remote_code": True}
     expected |= {"max_length": 64, "turns": "last", "columns": {"question": "Q", "answer": "A"}}
+    expected |= {"options": Options(Path("rows"), True), "answers": Path("read")}
     assert seen == [(("b", "t"), expected)]
 
 

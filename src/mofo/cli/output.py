@@ -29,7 +29,7 @@ def show(content: RenderableType) -> None:
 
 @contextmanager
 def measuring_bars() -> Iterator[None]:
-    """Draw a bar on standard error for each probe that is taken inside, with the time that is left."""
+    """Draw a bar on the terminal for each probe that is taken inside, with the time that is left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -37,7 +37,8 @@ def measuring_bars() -> Iterator[None]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def draw(probe: str, done: int, total: int) -> None:
             if probe not in tasks:
