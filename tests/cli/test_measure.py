@@ -67,3 +67,16 @@ def test_adapter_names_its_base_and_other_vocabularies_are_said(capsys, tiny_mod
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "larger")
     assert cli.main(["measure", "--base", tiny_model, "--tuned", str(tmp_path / "larger"), "--probes", "text"]) == 0
     assert "measured on the 270 that both have" in capsys.readouterr().out
+
+
+def test_regression_that_is_named_ends_with_exit_code_3(monkeypatch, capsys):
+    monkeypatch.setattr("mofo.measure.pair.measure_pair", lambda *_, **__: "results")
+    monkeypatch.setattr("mofo.measure.pair_text.pair_csv", lambda _: "csv\n")
+    seen = []
+    monkeypatch.setattr("mofo.measure.pair_text.regressions", lambda _, names: seen.append(names) or ["mmlu"])
+    argv = ["measure", "--base", "b", "--tuned", "t", "--csv", "--fail-on", "harness:mmlu,choice"]
+    assert cli.main(argv) == 3
+    assert seen == [["harness:mmlu", "choice"]]
+    printed = capsys.readouterr()
+    assert printed.out == "csv\n"
+    assert printed.err == "mofo measure: the tuned model got worse on mmlu\n"

@@ -35,6 +35,11 @@ BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""
 
 
+def answers_in(folder: Path) -> Path:
+    """Return where in the folder of a comparison, or of a run, the answers to the questions of probes lie."""
+    return folder / "answers"
+
+
 class BaseResult(Record):
     """What the base's job found: its point, the metrics of its numbers, their units, and its answers to the samples."""
 

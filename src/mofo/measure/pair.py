@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -13,12 +12,12 @@ from mofo.data.rows import load_rows
 from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
 from mofo.data.usage import check_positions, truncated, usage
 from mofo.errors import UserError
-from mofo.measure.answers import write_answers
+from mofo.measure.answers import ask
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.measured import Measured
 from mofo.measure.metrics import learned_metrics
-from mofo.measure.probe import Options, Probe
+from mofo.measure.probe import Options
 from mofo.measure.scoring import held_out_loss
 from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
@@ -26,9 +25,6 @@ from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import token_rows, weights_of
 from mofo.results import Errors, FinalDistance, Metric, Number, Pairings, Point, Record
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _TASK = "task"
 
@@ -137,7 +133,9 @@ def measure_pair(
         before, after = (
             Measured(
                 learned={_TASK: {"loss": held_out_loss(model, examples)["loss"]} if examples else {}},
-                forgotten={probe.name: _ask(probe, model, answers / role if answers else None) for probe in made},
+                forgotten={
+                    probe.name: ask(probe, model, answers / role if answers else None, probe.name) for probe in made
+                },
             )
             for model, role in zip(models, ("base", "tuned"), strict=True)
         )
@@ -150,14 +148,6 @@ def measure_pair(
         rows=reasons,
         notes=pair.notes,
     )
-
-
-def _ask(probe: Probe, model: PreTrainedModel, folder: Path | None) -> dict[str, float]:
-    """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given."""
-    numbers, answers = probe.ask(model)
-    if answers and folder is not None:
-        write_answers(folder, probe.name, answers)
-    return numbers
 
 
 def _results(point: Point) -> ModelResults:
