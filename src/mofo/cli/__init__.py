@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 the input cannot be used, 130 interrupted by Ctrl-C.
+        The exit code: 0 done, 1 failed, 2 the input cannot be used, 3 a probe of `--fail-on` got worse, 130 interrupted
+        by Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["help"]:

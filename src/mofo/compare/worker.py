@@ -20,7 +20,16 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from mofo.compare.folder import BASE_JOB, LEARNED, REFUSED, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.folder import (
+    BASE_JOB,
+    LEARNED,
+    REFUSED,
+    BaseResult,
+    OutputFolder,
+    RunFolder,
+    RunResult,
+    answers_in,
+)
 from mofo.compare.launch import is_launched, is_main, spread_name, world_size
 from mofo.compare.measuring import progress_in
 from mofo.compare.recipe import PlannedRun
@@ -40,7 +49,7 @@ from mofo.measure import (
     probe_states,
     weight_distance,
 )
-from mofo.measure.answers import write_answers
+from mofo.measure.answers import ask
 from mofo.measure.generation import GENERAL_QUESTIONS, generate
 from mofo.measure.measured import Measured
 from mofo.methods.method import Method
@@ -123,22 +132,14 @@ class Job:
                 questions = self.held_out[: self.recipe.answers]
                 found = answer_accuracy(model, self.tokenizer, questions, max_new_tokens=self.recipe.answer_tokens)
                 learned["accuracy"] = found["accuracy"]
+            answers_to = answers_in(folder) if in_full else None
             for probe in self.learned:
-                learned |= self._ask(probe, model, folder if in_full else None, LEARNED)
+                learned |= ask(probe, model, answers_to, LEARNED)
             taken = [probe for probe in self.probes if in_full or probe.name not in self.at_end_only]
             return Measured(
                 learned={self.recipe.task.name: learned},
-                forgotten={
-                    probe.name: self._ask(probe, model, folder if in_full else None, probe.name) for probe in taken
-                },
+                forgotten={probe.name: ask(probe, model, answers_to, probe.name) for probe in taken},
             )
-
-    def _ask(self, probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> dict[str, float]:
-        """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given."""
-        numbers, answers = probe.ask(model)
-        if answers and folder is not None:
-            write_answers(folder, name, answers)
-        return numbers
 
     @cached_property
     def base(self) -> Measured:

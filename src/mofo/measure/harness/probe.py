@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mofo.errors import UserError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class HarnessProbe(Probe):
-    """A task or group of lm-evaluation-harness: `harness:arc_easy`, `harness:mmlu@15`.
+    """A task or group of lm-evaluation-harness, such as arc_easy or mmlu.
 
     Prompts, answers and metrics are the harness's own, with its number of examples; the model that is in memory is
     asked, in the precision in which everything is measured. After `@` stands the most questions of each task, drawn
@@ -36,10 +37,10 @@ class HarnessProbe(Probe):
         options: What holds for all probes.
     """
 
-    usage: tuple[str, ...] = ("harness:TASK", "harness:TASK@LIMIT")
+    usage = ("harness:TASK", "harness:TASK@LIMIT")
     numbers = "the task's metrics by the harness's names, and for choices the log-probability of the right one"
     better = "higher"
-    cost = "a pass over all prompts and choices; where answers are written, minutes on a CPU"
+    cost = "a pass over all prompts and choices; answers that are written take longer"
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class HarnessProbe(Probe):
             numbers |= {self._number(task, name): mean for name, mean in joined.items()}
             for leaf in loaded.leaves:
                 rows = samples[leaf.task.task_name]
-                answers += task_answers(leaf.task, rows, lambda name, task=task: self._number(task, name))
+                answers += task_answers(leaf.task, rows, partial(self._number, task))
         return numbers | self._averages(headlines), answers
 
     def _evaluate(self, model: PreTrainedModel) -> dict[str, list[dict[str, Any]]]:
@@ -228,11 +229,12 @@ class SuiteProbe(HarnessProbe):
 
 def _suite_kind(name: str) -> type[SuiteProbe]:
     """Return the kind of probe of a suite."""
-    tasks = ", ".join(SUITES[name].tasks)
-    document = f"{DESCRIPTIONS[name]}\n\nTasks of lm-evaluation-harness: {tasks}. `mofo probes harness` says more."
-    return type(
-        f"{name.title()}Probe", (SuiteProbe,), {"suite": name, "usage": (name, f"{name}@LIMIT"), "__doc__": document}
+    document = (
+        f"{DESCRIPTIONS[name]}\n\nTasks of lm-evaluation-harness: {', '.join(SUITES[name].tasks)}.\n"
+        f"`{name}@100` asks at most 100 questions of each. `mofo probes harness` says how they are asked."
     )
+    members = {"suite": name, "usage": (name,), "__doc__": document}
+    return type(f"{name.title()}Probe", (SuiteProbe,), members)
 
 
 SUITE_KINDS: dict[str, type[Probe]] = {name: _suite_kind(name) for name in SUITES}

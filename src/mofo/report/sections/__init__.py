@@ -15,6 +15,7 @@ from mofo.report.sections import (
     learning,
     limits,
     made,
+    questions,
     reading,
     samples,
 )
@@ -23,6 +24,7 @@ SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
     equal_learning.section,
     reading.section,
     samples.section,
+    questions.section,
     forgetting.section,
     equal_steps.section,
     learning.section,
