@@ -12,6 +12,7 @@ import torch
 
 from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
+from mofo.measure import share
 from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Probe
 from mofo.measure.scoring import batches, inference, pad, reusable_cache, token_log_probabilities
@@ -61,10 +62,15 @@ class ChoiceProbe(Probe):
         super().__init__(name)
         self._answers = [question["answer"] for question in questions]
         # Questions are grouped by the length of their prompt: prompts of one length need no padding.
-        self._by_length: dict[int, list[tuple[int, Tokenized]]] = defaultdict(list)
+        by_length: dict[int, list[tuple[int, Tokenized]]] = defaultdict(list)
         for number, question in enumerate(questions):
             tokenized = tokenize_question(question, tokenizer)
-            self._by_length[len(tokenized.prompt)].append((number, tokenized))
+            by_length[len(tokenized.prompt)].append((number, tokenized))
+        self._batches: list[list[tuple[int, Tokenized]]] = [
+            [group[row] for row in batch]
+            for length, group in by_length.items()
+            for batch in batches([length + sum(map(len, tokenized.choices)) for _, tokenized in group])
+        ]
 
     @classmethod
     def check(cls, argument: str) -> None:
@@ -87,10 +93,10 @@ class ChoiceProbe(Probe):
         """
         scores: dict[int, list[float]] = {}
         with inference(model):
-            for length, group in self._by_length.items():
-                for batch in batches([length + sum(map(len, tokenized.choices)) for _, tokenized in group]):
-                    numbers, questions = zip(*(group[row] for row in batch), strict=True)
-                    scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
+            for batch in share.own(len(self._batches)):
+                numbers, questions = zip(*self._batches[batch], strict=True)
+                scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
+        scores = share.merged(scores)
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
         right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
         return {"accuracy": Mean(hits), "log_probability": Mean(right)}
@@ -169,6 +175,9 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
             cache.batch_select_indices(torch.tensor(owners, device=device))
             logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
         totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
+
+    elif share.is_shared():  # a forward pass in which the other processes may need this one
+        model(input_ids=torch.tensor([prompts[0]], device=device), logits_to_keep=1, use_cache=False)
 
     means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))
     return [[next(means) for _ in question.choices] for question in questions]
