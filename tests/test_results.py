@@ -113,18 +113,19 @@ def test_metric_change_of_a_distance_is_the_distance():
     assert metric("distance", name="volume").of(point(1.0, Distance(l2=2.0, moved=0.5))) is None
 
 
-def test_learning_is_the_first_headline_that_is_better_when_lower():
+def test_learning_is_the_first_headline_that_is_learned():
     def learned(name, **changes):
         return metric("learned", name=name, **changes)
 
     metrics = [
         metric(),
-        learned("grade", higher_is_better=True),
         learned("detail", headline=False),
         learned("loss"),
         learned("other"),
     ]
     assert example().model_copy(update={"metrics": metrics}).learning.name == "loss"
+    grade = learned("grade", higher_is_better=True)
+    assert example().model_copy(update={"metrics": [grade, *metrics]}).learning.name == "grade"
 
 
 def test_load_names_a_missing_file(tmp_path):

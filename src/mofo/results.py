@@ -54,7 +54,7 @@ class Metric(Record):
     headline: bool = Field(
         default=True,
         description="whether it stands for its task or probe in verdicts and short tables; the first headline that is "
-        "learned and better when lower is the one by which learning is compared",
+        "learned is the one by which learning is compared",
     )
 
     def of(self, point: Point) -> float | None:
@@ -71,6 +71,18 @@ class Metric(Record):
     def change_error(self, point: Point) -> float | None:
         """Return the standard error of the number's change from the base; None if it has none."""
         return point.change_errors.of(self)
+
+    def paired(self, point: Point) -> Paired | None:
+        """Return the same questions before and after; None if they were not compared one by one."""
+        parts = {"learned": point.paired.learned, "forgotten": point.paired.forgotten}
+        return parts.get(self.kind, {}).get(self.source, {}).get(self.name)
+
+    def worse_interval(self, point: Point) -> tuple[float, float] | None:
+        """Return the 95 % interval of how much worse a point is than the base, in the file's unit; None without one."""
+        paired = self.paired(point)
+        if paired is None or paired.low is None or paired.high is None:
+            return None
+        return (-paired.high, -paired.low) if self.higher_is_better else (paired.low, paired.high)
 
     def change(self, base: Point, point: Point) -> float | None:
         """Return how much worse a point is than the base, in the file's unit: positive is worse.
@@ -123,6 +135,51 @@ class Errors(Record):
         return parts.get(metric.kind, {}).get(metric.source, {}).get(metric.name)
 
 
+class Paired(Record):
+    """A number of a probe whose questions, windows or texts were compared one by one with the base's."""
+
+    units: int = Field(description="number of questions, windows or texts")
+    low: Number = Field(description="lower end of the 95 % interval of the change, after minus before")
+    high: Number = Field(description="upper end")
+    lost: int | None = Field(
+        default=None, description="questions that were right before and are wrong; `null` where none is right or wrong"
+    )
+    won: int | None = Field(default=None, description="questions that were wrong before and are right")
+    p: Number = Field(default=None, description="two-sided p-value of McNemar's exact test on these")
+    lost_questions: list[int] = Field(default=[], description="numbers of the lost questions, at the end of a run")
+    won_questions: list[int] = Field(default=[], description="numbers of the won questions, at the end of a run")
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the change is beyond chance: its interval lies on one side of 0, and so says McNemar's test."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return False
+        return self.p is None or self.p < 0.05
+
+    def counts_only(self) -> Paired:
+        """Return it without the numbers of the questions."""
+        return self.model_copy(update={"lost_questions": [], "won_questions": []})
+
+
+class Pairings(Record):
+    """What was compared question by question, by the names that the numbers have in the point."""
+
+    learned: dict[str, dict[str, Paired]] = Field(default={}, description="per task")
+    forgotten: dict[str, dict[str, Paired]] = Field(default={}, description="per probe")
+
+    def counts_only(self) -> Pairings:
+        """Return it without the numbers of the questions."""
+        return Pairings(
+            **{
+                kind: {
+                    source: {name: paired.counts_only() for name, paired in numbers.items()}
+                    for source, numbers in sources.items()
+                }
+                for kind, sources in (("learned", self.learned), ("forgotten", self.forgotten))
+            }
+        )
+
+
 class Point(Record):
     """One measurement of the model: of the base, or along a run."""
 
@@ -135,6 +192,7 @@ class Point(Record):
     change_errors: Errors = Field(
         default=Errors(), description="standard errors of their changes from the base, question by question"
     )
+    paired: Pairings = Field(default=Pairings(), description="what was compared with the base question by question")
     distance: Distance | None = Field(default=None, description="distance from the base; `null` for the base itself")
 
 
@@ -234,6 +292,10 @@ class Results(Record):
 
     schema_version: Literal[2] = Field(default=2, alias="schema", description="version of this format")
     complete: bool = Field(default=False, description="`false` while runs of the recipe are missing or under way")
+    missing: list[str] = Field(
+        default=[],
+        description="names of the planned runs that are not finished; where learning rates are tuned, more may follow",
+    )
     model: str = Field(description="the base")
     tasks: list[Task] = Field(description="what is learned, in order")
     recipe: dict[str, Any] = Field(description="everything that decides the runs")
@@ -246,17 +308,20 @@ class Results(Record):
     metrics: list[Metric] = Field(description="every number that is measured, in the order in which it is shown")
     base: Point = Field(description="the measurement of the pre-trained model")
     samples: list[Sample] = Field(default=[], description="prompts with the base's answers, to be read")
+    questions: dict[str, dict[str, dict[int, str]]] = Field(
+        default={}, description="per probe and metric the texts of questions that a run lost or won, by their numbers"
+    )
     runs: list[Run] = Field(description="one entry per method, combination of settings and seed")
 
     @property
     def learning(self) -> Metric:
-        """The metric by which learning is compared: the first headline that is learned and better when lower."""
-        return next(m for m in self.metrics if m.kind == "learned" and m.headline and not m.higher_is_better)
+        """The metric by which learning is compared: the first headline that is learned."""
+        return next(m for m in self.metrics if m.kind == "learned" and m.headline)
 
     @model_validator(mode="after")
     def _check(self) -> Results:
-        if not any(m.kind == "learned" and m.headline and not m.higher_is_better for m in self.metrics):
-            raise ValueError("metrics has no headline that is learned and better when lower, such as a held-out loss")
+        if not any(m.kind == "learned" and m.headline for m in self.metrics):
+            raise ValueError("metrics has no headline that is learned, such as a held-out loss")
         names = [run.name for run in self.runs]
         if len(set(names)) < len(names):
             raise ValueError(f"runs has two of the name {max(names, key=names.count)!r}")
@@ -283,7 +348,10 @@ def load_results(folder: str | Path) -> Results:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the output folder of a `mofo compare` run.") from None
+        raise UserError(
+            f"{path} does not exist: give the output folder of a `mofo compare` that has measured its base, or of "
+            "`mofo sft`."
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:
@@ -332,14 +400,16 @@ What mofo itself measures:
 - the divergence probe: `kl`, KL(base ‖ tuned) on text that the base wrote; 0 for the base
 - choice probes: `accuracy`, the share of questions answered correctly; `log_probability`, the mean of the correct
   answer's, in nats
+- tasks of lm-evaluation-harness: its metrics by its names, such as `acc_norm`, and `strict-match exact_match` where a
+  task has several ways to read an answer
 """
 
 
 def document() -> str:
     """Return `docs/results.md`: an example, and every class of the file with its fields, types and meanings."""
     lines = [_INTRODUCTION.format(schema=SCHEMA, example=_compact(example()))]
-    records = (Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Errors, Distance)
-    for record in (*records, FinalDistance, LayerDistance, TrainingStep, Seconds, Sample):
+    records = (Results, Task, Plan, Hardware, MethodInfo, SettingInfo, Metric, Run, Point, Errors, Pairings)
+    for record in (*records, Paired, Distance, FinalDistance, LayerDistance, TrainingStep, Seconds, Sample):
         lines += [f"## {record.__name__}", (record.__doc__ or "").replace("\n    ", "\n").strip(), ""]
         lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
         for name, field in record.model_fields.items():

@@ -26,6 +26,7 @@ def test_arguments_are_passed_on(monkeypatch):
     seen = []
 
     def measure_pair(*arguments, **options):
+        assert options.pop("console").stderr
         seen.append((arguments, options))
         raise KeyboardInterrupt
 

@@ -38,6 +38,23 @@ def test_report_begins_with_the_answer(folder, capsys):
     assert heads[:3] == ["Result", "Take", "To be surer"]
 
 
+@pytest.mark.parametrize("runs", [0, 1])
+def test_report_of_an_interrupted_comparison_says_what_is_missing_and_how_to_go_on(tmp_path, capsys, runs):
+    found = example()
+    more = {"complete": False, "missing": ["mofo-s1", "adamw-s0"], "runs": found.runs[:runs]}
+    write_results(found.model_copy(update=more), tmp_path)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Result: Unfinished, 2 runs of the plan are missing; so far: ")
+    assert "To be surer: First the rest of the plan: mofo-s1 and adamw-s0.\n  Resume:\n  mofo compare" in printed
+    assert ("After step" in printed) == (runs == 1)
+
+
+def test_report_before_the_base_was_measured_is_refused(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "give the output folder of a `mofo compare` that has measured its base" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("flag", "first"), [("--csv", "method,learning_rate,fraction"), ("--markdown", "| method | ")])
 def test_report_as_a_table_prints_nothing_else(folder, capsys, flag, first):
     assert cli.main(["report", str(folder), flag]) == 0

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from mofo.compare import jobs, prepare
 from mofo.compare.folder import OutputFolder, RunResult
+from mofo.compare.gather import gather
 from mofo.compare.recipe import make_recipe, read_recipe
 from mofo.errors import UserError
 from mofo.results import load_results
@@ -70,6 +72,7 @@ def no_jobs(monkeypatch):
 def test_results_have_all_that_was_measured(finished):
     results = load_results(finished)
     assert results.complete
+    assert results.missing == []
     assert set(results.versions) == {"mofo", "python", "torch", "transformers"}
     assert results.base.forgotten["divergence"] == {"kl": 0.0}
     assert results.base.learned["sums"]["accuracy"] is not None
@@ -160,6 +163,13 @@ def test_finished_folder_is_shown_again_without_work(copy, values, no_jobs):
     assert (copy / "results.json").read_bytes() == before
 
 
+def test_gather_names_the_runs_that_are_missing(copy, values):
+    more = make_recipe(values | {"seeds": [0, 1]})
+    results = gather(more, OutputFolder(copy))
+    assert (results.complete, results.missing) == (False, ["adamw-lr0.01-s1", "mofo-lr0.01-f0.1-s1"])
+    assert load_results(copy) == results
+
+
 def test_another_recipe_is_refused_and_changes_nothing(copy, values, no_jobs):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"holds another comparison \(steps was 6, is 7\)"):
@@ -234,7 +244,7 @@ def test_overwrite_begins_anew_but_never_in_a_strange_folder(copy, values, tmp_p
 def test_bad_input_leaves_nothing(tmp_path, values, change, message, no_jobs):
     with pytest.raises(UserError, match=message):
         jobs.compare(make_recipe(values | change), tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_quantised_weights_are_refused_before_anything_is_loaded(tmp_path, values, tiny_model, no_jobs):
@@ -285,6 +295,11 @@ def test_file_in_the_place_of_the_output_folder_is_refused(tmp_path, values, nam
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_folder_that_cannot_be_written_is_refused(values):
+    with pytest.raises(UserError, match=r"/proc/out cannot be written \(.+\): choose another --output"):
+        jobs.compare(make_recipe(values), Path("/proc/out"))
+
+
 def test_second_process_in_one_folder_is_refused(tmp_path, values):
     from filelock import FileLock
 
@@ -313,6 +328,8 @@ def test_killed_comparison_resumes_to_the_same_results(tmp_path, values, score):
     process.wait()
     time.sleep(1)  # the job ends by itself when its parent is gone
     assert len((run / "metrics.jsonl").read_text().splitlines()) < 60
+    begun = load_results(tmp_path / "killed")
+    assert (begun.complete, begun.missing, begun.runs) == (False, [recipe.runs()[0].name], [])
     resumed = jobs.compare(recipe, tmp_path / "killed")
     assert without_time(resumed) == without_time(whole)
 

@@ -111,6 +111,7 @@ def test_numbers_without_a_point_are_numbers_in_yaml_too(tmp_path):
         ({"methods": [{"seeds": [1]}]}, "methods has .*expected a method's name or a mapping"),
         ({"methods": [{"mofo": {}, "seeds": ["one"]}]}, "seeds is 'one', expected a whole number"),
         ({"methods": []}, r"methods is \[\], expected at least 1 value"),
+        ({"probes": []}, "probes is .*expected at least 1 value"),
         ({"seeds": []}, "seeds is .*expected at least 1 value"),
         ({"seeds": [-1]}, "seeds is -1, expected at least 0"),
         ({"reference": "lion"}, "reference is 'lion', expected one of the methods: adamw, mofo"),

@@ -53,7 +53,7 @@ def test_load_rows_limit_keeps_the_first_rows(tmp_path):
         ("a.json", "[", "cannot be read as json"),
         ("a.jsonl", '{"text": "x"}\n\n{"text": \n', "line 3 is not JSON"),
         ("a.jsonl", '{"words": "x"}\n', r"row 1 has the fields \['words'\]; expected messages"),
-        ("a.jsonl", '["x"]\n', "row 1 has the fields of no object"),
+        ("a.jsonl", '["x"]\n', r'row 1 is \["x"\], expected an object with the fields messages'),
         ("a.jsonl", '{"text": "x"}\n{"test": "y"}\n', "row 2 has no text"),
         ("a.jsonl", '{"text": "x"}\n{"text": ""}\n', "row 2 has no text"),
         ("a.jsonl", '{"question": "x", "answer": "y"}\n{"question": "x"}\n', "row 2 has no answer"),
@@ -82,6 +82,9 @@ def test_load_rows_names_a_missing_file_and_an_unknown_family(tmp_path):
         load_rows(str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match="no family 'gsm_simbolic'"):
         load_rows("reasoning-gym:gsm_simbolic")
+    with pytest.raises(UserError) as caught:
+        load_rows("reasoning-gym:nonsense")
+    assert len(str(caught.value)) < 150
 
 
 def test_load_rows_of_the_hub_says_so_without_a_network(monkeypatch):

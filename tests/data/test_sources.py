@@ -132,6 +132,11 @@ def test_damaged_csv_is_refused(tmp_path, content, message):
         ("a.json", b'{"a": [{"x": 1}], "b": [{"x": 1}]}', "expected a list of rows"),
         ("a.json", b'{"messages": [{"role": "user", "content": "x"}]}', "expected a list of rows"),
         ("a.json", b"3", "holds one int, expected a list of rows"),
+        (
+            "a.json",
+            b'{"train": [{"a": 1}], "test": [{"a": 2}]}',
+            "one object with the keys train, test, expected a list",
+        ),
         ("a.json", b"[" * 100_000, "nested too deeply"),
         ("a", b"x", "is not a data file"),
     ],
@@ -204,7 +209,8 @@ def test_no_more_rows_are_read_than_asked_for(tmp_path):
         load_rows(str(tmp_path / "rows.jsonl"))
 
 
-def test_hub_data_sets_have_a_configuration_and_are_streamed_for_a_few_rows(monkeypatch):
+@pytest.mark.parametrize("reachable", [True, False])
+def test_hub_data_sets_have_a_configuration_and_are_streamed_for_a_few_rows(monkeypatch, reachable):
     asked = []
 
     def load_dataset(*names, **options):
@@ -212,9 +218,10 @@ def test_hub_data_sets_have_a_configuration_and_are_streamed_for_a_few_rows(monk
         return Dataset.from_list(ROWS)
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("mofo.data.sources.ask_only_if_reachable", lambda: reachable)
     assert list(read_source("org/data:main", "test", whole=False)) == ROWS
     assert list(read_source("org/data", "train")) == ROWS
     assert asked == [
-        (("org/data", "main"), {"split": "test", "streaming": True}),
+        (("org/data", "main"), {"split": "test", "streaming": reachable}),  # what was fetched before lies here whole
         (("org/data", None), {"split": "train", "streaming": False}),
     ]

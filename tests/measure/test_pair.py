@@ -1,8 +1,10 @@
 import copy
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from mofo.errors import UserError
 from mofo.measure import learned_metrics
@@ -132,3 +134,32 @@ def test_measure_pair_refuses_rows_with_tokens_that_the_tuned_model_lost(folders
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="its vocabulary is smaller"):
         measure_pair(str(folders / "base"), str(tmp_path), probes=[], data=str(folders / "sums.jsonl"))
+
+
+def test_measure_pair_shows_each_stage_on_a_terminal_alone(folders):
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        options = {"probes": ["text"], "data": str(folders / "sums.jsonl"), "console": console}
+        measure_pair(str(folders / "base"), str(folders / "tuned"), **options)
+        shown[terminal] = console.file.getvalue()
+    assert shown[False] == ""
+    last = "text of the tuned model"
+    for stage in ("loading the models", "distance", "held-out loss of the base", "text of the base", last):
+        assert stage in shown[True]
+    assert "6/7" in shown[True].split(last)[-1]
+
+
+def test_measure_pair_refuses_before_it_loads_anything(folders, monkeypatch):
+    monkeypatch.setattr("mofo.models.pairing.load_model", lambda *_, **__: pytest.fail("loaded"))
+    base, tuned = str(folders / "base"), str(folders / "tuned")
+    for changed in (
+        {"probes": ["tekst"]},
+        {"rows": 0},
+        {"data": "none.jsonl"},
+        {"tuned": str(folders / "none")},
+        {"base": None},
+    ):
+        options = {"base": base, "tuned": tuned, "probes": ["text"], "data": str(folders / "sums.jsonl")} | changed
+        with pytest.raises(UserError):
+            measure_pair(options.pop("base"), options.pop("tuned"), **options)

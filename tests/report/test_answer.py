@@ -121,10 +121,19 @@ def test_answer_of_enough_seeds_and_rates_inside_the_grid_asks_for_nothing():
 
 
 def test_answer_of_unfinished_results_resumes():
-    made = results().model_copy(update={"complete": False})
-    assert answer(made).surer.commands == [
-        ("Resume", "mofo compare --recipe 'out folder/recipe.yaml' --output 'out folder'")
-    ]
+    made = results().model_copy(update={"complete": False, "missing": [f"mofo-s{seed}" for seed in range(6)]})
+    found = answer(made)
+    assert found.result.startswith("Unfinished, 6 runs of the plan are missing; so far: ")
+    assert found.surer.text == "First the rest of the plan: mofo-s0, mofo-s1, mofo-s2, mofo-s3 and 2 more."
+    assert found.surer.commands == [("Resume", "mofo compare --recipe 'out folder/recipe.yaml' --output 'out folder'")]
+
+
+def test_answer_without_probes_asks_for_them():
+    made = results()
+    made = made.model_copy(update={"metrics": [metric for metric in made.metrics if metric.kind != "forgotten"]})
+    found = answer(made)
+    assert found.take.text == "Nothing yet: no probe measured the methods."
+    assert "give --probes" in found.surer.text
 
 
 def test_answer_without_runs():

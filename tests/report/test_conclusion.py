@@ -126,10 +126,12 @@ def test_verdict_on_one_method_that_never_learned():
 
 
 def test_verdict_on_unfinished_results_says_so():
-    results = make_results().model_copy(update={"complete": False})
-    assert verdict(Comparison(results)).startswith("Unfinished; so far: ")
-    results.runs.clear()
-    assert verdict(Comparison(results)) == "Unfinished; so far: no run has been measured yet."
+    results = make_results().model_copy(update={"complete": False, "missing": ["mofo-s1"]})
+    assert verdict(Comparison(results)).startswith("Unfinished, 1 run of the plan is missing; so far: ")
+    results = results.model_copy(update={"missing": [], "runs": []})  # as versions before wrote it
+    assert verdict(Comparison(results)) == (
+        "Unfinished, runs of the plan are missing; so far: no run has been measured yet."
+    )
 
 
 THREE = ("mofo-random", "mofo", "adamw")

@@ -148,10 +148,12 @@ def test_page_of_unfinished_results_says_so(tmp_path):
     first, second = results.runs[:2]
     nothing = {"distance": None, "seconds": None, "peak_memory_bytes": None, "training": []}
     second = second.model_copy(update={"points": second.points[:1], **nothing})
-    results = results.model_copy(update={"complete": False, "runs": [first, second]})
+    results = results.model_copy(update={"complete": False, "missing": ["a", "b"], "runs": [first, second]})
     text = Page(write_report(write_results(tmp_path, results)).read_text(encoding="utf-8")).text
     assert "Unfinished." in text
-    assert "1 run at step 60; 1 under way; not measured yet: MoFO." in text
+    assert "1 run at step 60; 1 under way; not measured yet: MoFO. The command below resumes it." in text
+    assert "Unfinished, 2 runs of the plan are missing; so far" in text
+    assert f"mofo compare --recipe {tmp_path.name}/recipe.yaml --output {tmp_path.name}" in text
 
 
 def test_page_without_runs(tmp_path):

@@ -20,6 +20,8 @@ def test_flags_mean_what_they_mean_to_trl(settings, tmp_path, from_yaml):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
         argv = ["--config", str(tmp_path / "config.yaml"), "--max_steps", "7"]
     ours, theirs = parse(argv), make_parser().parse_args_and_config(argv)
+    theirs[1].disable_tqdm = True  # where nobody watches
+    theirs[1].logging_nan_inf_filter = False  # else a training that diverged has a loss of 0
     assert ours.script == theirs[0]
     assert ours.training.to_dict() == theirs[1].to_dict()
     assert ours.model == theirs[2]
@@ -92,3 +94,18 @@ def test_config_that_is_no_mapping_is_refused(tmp_path, text):
         parse(["--config"])
     with pytest.raises(UserError, match=r"The file none\.yaml cannot be read: No such file or directory\."):
         parse(["--config", "none.yaml"])
+
+
+def test_resuming_needs_a_checkpoint(settings, tmp_path):
+    def chosen(checkpoint):
+        return parse(flags(settings, output_dir=tmp_path, resume_from_checkpoint=checkpoint)).training
+
+    for missing in ("true", tmp_path / "checkpoint-9"):
+        with pytest.raises(UserError, match="There is no checkpoint in"):
+            chosen(missing)
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert chosen("True").resume_from_checkpoint == str(tmp_path / "checkpoint-10")
+    assert chosen(tmp_path / "checkpoint-2").resume_from_checkpoint == str(tmp_path / "checkpoint-2")
+    assert chosen("false").resume_from_checkpoint is None

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from datasets import load_dataset
+from tokenizers.processors import TemplateProcessing
 
 from mofo.cli import main as mofo
 from mofo.errors import UserError
@@ -156,3 +157,36 @@ def test_rows_that_are_cut_are_counted_before_training(settings, monkeypatch, ca
 def test_columns_that_do_not_fit_are_refused(settings, columns, message):
     with pytest.raises(UserError, match=message):
         parse(flags(settings, columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("adds", "row", "written", "learned"),
+    [
+        ("<s> $A", {"text": "<s>hello"}, "<s>hello</s>", "<s>hello</s>"),
+        ("<s> $A", {"text": "hello"}, "<s>hello</s>", "<s>hello</s>"),
+        ("<s> $A </s>", {"text": "<s>a</s>b"}, "<s>a</s>b</s>", "<s>a</s>b</s>"),
+        ("$A </s>", {"prompt": "hi", "completion": " yo"}, "hi yo</s>", " yo</s>"),
+        ("<s> $A </s>", {"prompt": "<s>hi", "completion": " yo</s>"}, "<s>hi yo</s>", " yo</s>"),
+    ],
+)
+def test_start_and_end_that_the_tokenizer_adds_are_there_once(
+    settings, trainers, model, tmp_path, adds, row, written, learned
+):
+    folder = model()
+    tokenizer = make_tokenizer()
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=adds, special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
+    train(flags(settings, model_name_or_path=folder, dataset_name=tmp_path / "rows.jsonl", max_steps=1))
+    found = trainers[0].train_dataset[0]
+    assert trainers[0].processing_class.decode(found["input_ids"]) == written
+    assert trainers[0].processing_class.decode([label for label in found["labels"] if label != -100]) == learned
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_it_is_said_that_all_turns_of_a_conversation_are_learned(settings, monkeypatch, capsys, tmp_path, chosen):
+    monkeypatch.setattr(trl_command, "launch_command", lambda _: None)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [USER, REPLY]}) + "\n")
+    assert mofo(["sft", *flags(settings, dataset_name=tmp_path / "rows.jsonl", assistant_only_loss=chosen)]) == 0
+    assert ("every token of the conversations is learned" in capsys.readouterr().err) is not chosen

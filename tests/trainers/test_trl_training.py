@@ -179,3 +179,8 @@ def test_processes_stay_equal_under_accelerate_launch(settings, tmp_path):
     base = weights(settings["model_name_or_path"])
     moved = {name: float((ranks[0][name] != base[name]).float().mean()) for name in base}
     assert all(0 < share <= 3 * 0.1 + 0.03 for share in moved.values())  # three steps; a norm has 32 entries
+
+
+def test_training_that_diverges_is_said_to(settings, capsys):
+    train(flags(settings, learning_rate=1e30, logging_steps=1))
+    assert "the training diverged: at step 3 its loss was not finite; lower --learning_rate" in capsys.readouterr().err

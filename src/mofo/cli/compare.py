@@ -60,24 +60,35 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the comparison in that folder")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
+    parser.add_argument(
+        "--launch",
+        type=Path,
+        metavar="FILE",
+        help="spread each run over several GPUs by `accelerate launch` with this file (DDP or FSDP2)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, show what it will take, and stop")
     add_formats(parser)
 
 
 def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None) -> int:
     """Run the comparison of a recipe file and flags, and show its results."""
+    from mofo.compare.launch import read_launch
     from mofo.compare.recipe import make_recipe, override, read_recipe
 
     recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
     if arguments.dry_run:
+        if arguments.launch:
+            read_launch(arguments.launch, recipe, arguments.jobs)
         show_plan(recipe, arguments.output, overwrite=arguments.overwrite)
         return 0
     from mofo.compare.jobs import compare
 
     try:
-        results = compare(recipe, arguments.output, overwrite=arguments.overwrite, jobs=arguments.jobs)
+        results = compare(
+            recipe, arguments.output, overwrite=arguments.overwrite, jobs=arguments.jobs, launch=arguments.launch
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to resume") from None
     if arguments.json:

@@ -53,6 +53,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure both models and show the results."""
+    from rich.console import Console
+
     from mofo.measure.pair import measure_pair, pair_legend, pair_table, pair_verdict
 
     results = measure_pair(
@@ -65,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         columns=arguments.columns,
         turns=arguments.turns,
         trust_remote_code=arguments.trust_remote_code,
+        console=Console(stderr=True),
     )
     if arguments.json:
         print(as_json(results))

@@ -22,6 +22,9 @@ METAVARS = {
     "methods": "METHOD",
     "reference": "METHOD",
     "probes": "PROBE",
+    "end_probes": "PROBE",
+    "learned": "PROBE",
+    "harness_data": "FOLDER",
     "columns": "NAME=FIELD,...",
 }
 """What stands for the value of a text in the help."""

@@ -6,17 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofo.cli.output import add_formats, as_json, as_table, show_comparison
+from mofo.cli.output import add_formats, as_json, as_table, show, show_comparison
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
 
-HELP = "Draw the report of a comparison again, without a model"
+HELP = "Draw the report of a comparison or a training, without a model"
 EXAMPLES = """\
 examples:
   mofo report mofo-demo
   mofo report mofo-demo --json > results.json
   mofo report mofo-demo --csv > results.csv
+  mofo report tuned
 """
 
 
@@ -24,17 +25,23 @@ def add_arguments(parser: Parser) -> None:
     """Add the folders and the formats."""
     parser.usage = "mofo report FOLDER [FOLDER ...] [--json | --csv | --markdown]"
     parser.epilog = EXAMPLES
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of mofo compare")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of mofo compare or mofo sft"
+    )
     add_formats(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw each report and show its results."""
     from mofo.report import write_report
-    from mofo.results import load_results
+    from mofo.results import FILE_NAME, load_results
+    from mofo.training import FILE_NAME as TRAINING
 
     printed = []
     for folder in arguments.folders:
+        if (folder / TRAINING).exists() and not (folder / FILE_NAME).exists():
+            printed += _report_training(folder, arguments)
+            continue
         page = write_report(folder)
         results = load_results(folder)
         if arguments.json:
@@ -46,3 +53,22 @@ def run(arguments: argparse.Namespace) -> int:
     if printed:
         print(printed[0] if len(printed) == 1 else "[" + ",\n".join(printed) + "]")
     return 0
+
+
+def _report_training(folder: Path, arguments: argparse.Namespace) -> list[str]:
+    """Draw the report of a training and show it; return its JSON where that is wanted."""
+    from mofo.report import training
+
+    found = training.read_report(folder)
+    page = training.write_training_report(found)
+    if arguments.json:
+        return [training.report_as_json(found)]
+    if arguments.csv or arguments.markdown:
+        print(training.log_as_csv(found) if arguments.csv else training.log_as_markdown(found), end="")
+        return []
+    show(f"Result: {found.outcome}")
+    show(f"What it learned and forgot:\n  {found.command}")
+    show("")
+    show(training.facts_table(found))
+    show(f"Report: {page}")
+    return []

@@ -7,6 +7,7 @@
 - `probes.json`: what the probes must remember
 - `shared/`: what the methods keep of the base
 - `runs/NAME/`: one folder a run
+- `answers/`: what the base answered to the questions of probes; those of a run lie in its folder
 - `logs/`: what each job printed
 - `results.json`: everything that was measured
 
@@ -15,6 +16,7 @@ Without `data/`, `shared/` and `runs/` a folder can still be resumed: finished r
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,14 @@ from mofo.measure.measured import Units
 from mofo.methods.method import make_method
 from mofo.results import FILE_NAME, Metric, Plan, Point, Record, Run, Sample, load_results
 
+LEARNED = "learned"
+"""Under which states, answers and questions of the probe of learning are kept; one of forgetting may have its name."""
+
 BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""
+
+REFUSED = "mofo: "
+"""How the line of a job's log begins that says why the input cannot be used."""
 
 
 class BaseResult(Record):
@@ -57,10 +65,18 @@ class RunFolder:
         """JSON lines of what was measured so far."""
         return self.path / "metrics.jsonl"
 
-    @property
-    def checkpoints(self) -> Path:
-        """The trainer's folder; gone when the run is done."""
-        return self.path / "checkpoints"
+    def checkpoints(self, spread: str = "") -> Path:
+        """Return the trainer's folder; gone when the run is done.
+
+        Args:
+            spread: How the run is spread over processes; another way could not go on from the same checkpoint.
+        """
+        return self.path / "-".join(filter(None, ["checkpoints", spread]))
+
+    def drop_checkpoints(self) -> None:
+        """Remove all checkpoints."""
+        for folder in self.path.glob("checkpoints*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def parts(self) -> Path:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mofo.compare.folder import OutputFolder
+from mofo.compare.folder import LEARNED, OutputFolder
 from mofo.compare.recipe import PlannedRun, Recipe
 from mofo.compare.tune import planned_runs
 from mofo.machine import hardware, versions
-from mofo.results import Results, Run, write_results
+from mofo.measure.answers import questions_by_number, read_answers
+from mofo.results import FILE_NAME, Results, Run, load_results, write_results
+
+MOST_CHARACTERS = 300
+"""Characters of a question that `results.json` quotes."""
 
 
 def gather(recipe: Recipe, folder: OutputFolder) -> Results:
@@ -22,8 +26,10 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
     methods = {run.method.name: run.method for run in planned}
     keys = [(run.method.name, key) for run in planned for key in run.method.settings]
     keys += [(run.method, key) for run in done for key in run.settings]  # variants have settings of their own
+    missing = [run.name for run in planned if run.name not in finished]
     results = Results(
-        complete=all(run.name in finished for run in planned),
+        complete=not missing,
+        missing=missing,
         model=recipe.model,
         tasks=[recipe.task],
         recipe=recipe.to_dict(),
@@ -36,10 +42,42 @@ def gather(recipe: Recipe, folder: OutputFolder) -> Results:
         metrics=base.metrics,
         base=base.point,
         samples=base.samples,
+        questions=_questions(recipe, folder, done),
         runs=[_with_way_back(run, recipe, folder, planned) for run in done],
     )
     write_results(results, folder.path)
     return results
+
+
+def _questions(recipe: Recipe, folder: OutputFolder, runs: Sequence[Run]) -> dict[str, dict[str, dict[int, str]]]:
+    """Return the texts of the questions that some run lost or won, cut where they are long.
+
+    They come from the base's answers, or where these were not kept from earlier results.
+    """
+    earlier = load_results(folder.path).questions if (folder.path / FILE_NAME).exists() else {}
+    changed: dict[str, dict[str, set[int]]] = {}
+    for run in runs:
+        paired = run.points[-1].paired
+        learned = [(LEARNED, numbers) for numbers in paired.learned.values()]
+        for source, numbers in [*paired.forgotten.items(), *learned]:
+            for name, found in numbers.items():
+                for number in (*found.lost_questions, *found.won_questions):
+                    changed.setdefault(source, {}).setdefault(name, set()).add(number)
+    texts: dict[str, dict[str, dict[int, str]]] = {}
+    for source, names in changed.items():
+        answers = read_answers(folder.path, source)
+        for name, places in names.items():
+            asked = dict(enumerate(questions_by_number(answers, name))) or earlier.get(source, {}).get(name, {})
+            found_texts = {place: _brief(asked[place]) for place in sorted(places) if place in asked}
+            if found_texts:
+                texts.setdefault(source, {})[name] = found_texts
+    return texts
+
+
+def _brief(question: str) -> str:
+    """Return a question without line breaks, and without its middle if it is long."""
+    text = " ".join(question.split())
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS // 2]} … {text[-MOST_CHARACTERS // 2 :]}"
 
 
 def _with_way_back(run: Run, recipe: Recipe, folder: OutputFolder, planned: Sequence[PlannedRun]) -> Run:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mofo.compare.estimate import estimate_table
-from mofo.compare.folder import BASE_JOB, OutputFolder
+from mofo.compare.folder import BASE_JOB, REFUSED, OutputFolder
 from mofo.compare.gather import gather
+from mofo.compare.launch import Launch, read_launch
 from mofo.compare.prepare import check_folder, prepare
 from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
@@ -25,9 +29,20 @@ from mofo.errors import UserError
 from mofo.report import write_report
 from mofo.results import Results
 
+WORKER = ("-m", "mofo.compare.worker")
+"""What Python is to run for a job."""
+
+_ERROR = re.compile(r"(\[rank\d+\]: )?[\w.]+(Error|Exception)\b")  # the last line of a traceback
+
 
 def compare(
-    recipe: Recipe, output: Path, *, overwrite: bool = False, jobs: int = 1, console: Console | None = None
+    recipe: Recipe,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    jobs: int = 1,
+    launch: Path | None = None,
+    console: Console | None = None,
 ) -> Results:
     """Fine-tune one base with several methods on the same data in the same order, and measure each.
 
@@ -39,6 +54,7 @@ def compare(
         output: The folder of the results.
         overwrite: Replace what an earlier comparison left in the folder.
         jobs: Runs to do at the same time, each in a process of its own; with several GPUs one on each in turn.
+        launch: A configuration file of accelerate, by which each run is spread over several GPUs.
         console: Where progress is shown; standard error by default.
 
     Returns:
@@ -48,31 +64,55 @@ def compare(
         UserError: The input cannot be used, the folder holds something else, or a run failed on bad input.
         RuntimeError: A run failed; its log is named.
     """
+    launched = read_launch(launch, recipe, jobs) if launch else None
     check_folder(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(output):
+        console = console or Console(stderr=True)
+        found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
+        if found is not None:
+            console.print(estimate_table(found, output), highlight=False)
+        if launched is not None:
+            console.print(launched.description, highlight=False)
+        for reason, count in OutputFolder(output).plan.rows.items():
+            console.print(f"{count} {reason}", highlight=False)
+        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, console)
+        write_report(output)
+        return results
+
+
+@contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder by a file beside it, which is gone afterwards.
+
+    Raises:
+        UserError: Another process works on it, or nothing can be written there.
+    """
+    file = output.with_name(f".{output.name}.lock")
     try:
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            console = console or Console(stderr=True)
-            found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
-            if found is not None:
-                console.print(estimate_table(found, output), highlight=False)
-            for reason, count in OutputFolder(output).plan.rows.items():
-                console.print(f"{count} {reason}", highlight=False)
-            results = _run_jobs(recipe, OutputFolder(output), jobs, console)
-            write_report(output)
-            return results
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=output if output.is_dir() else output.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from None
+    try:
+        with FileLock(file, timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no file that is open; filelock does
+                    file.unlink()
     except Timeout:
         raise UserError(f"Another process is working on {output}: wait for it, or choose another --output.") from None
 
 
-def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, console: Console) -> Results:
+def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, launch: Launch | None, console: Console) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
     with Progress(console, folder) as progress:
         if folder.base is None:
-            _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, progress)
+            _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, None, progress)
         gather(recipe, folder)
         drop_models(recipe, folder)
-        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, progress)
+        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, launch, progress)
     return gather(recipe, folder)
 
 
@@ -87,7 +127,12 @@ def _unfinished(recipe: Recipe, folder: OutputFolder, progress: Progress) -> lis
 
 
 def _run_pool(
-    unfinished: Callable[[], list[str]], recipe: Recipe, folder: OutputFolder, jobs: int, progress: Progress
+    unfinished: Callable[[], list[str]],
+    recipe: Recipe,
+    folder: OutputFolder,
+    jobs: int,
+    launch: Launch | None,
+    progress: Progress,
 ) -> None:
     """Do jobs, `jobs` at a time, as long as there are unfinished ones, and gather what each has found."""
     working: dict[str, subprocess.Popen[bytes]] = {}
@@ -97,7 +142,7 @@ def _run_pool(
         while waiting or working:
             while waiting and len(working) < jobs:
                 name = waiting.pop(0)
-                working[name] = start_job(folder, name, started, jobs)
+                working[name] = start_job(folder, name, started, jobs, launch)
                 progress.start(name)
                 started += 1
             time.sleep(0.2)
@@ -113,7 +158,7 @@ def _run_pool(
     finally:
         for process in working.values():
             process.kill()
-            process.wait()
+            process.communicate()  # closes its input, which ends the processes that a launcher started
 
 
 def drop_models(recipe: Recipe, folder: OutputFolder) -> None:
@@ -131,7 +176,9 @@ def drop_models(recipe: Recipe, folder: OutputFolder) -> None:
                 shutil.rmtree(folder.run(dropped).model)
 
 
-def start_job(folder: OutputFolder, name: str, number: int, jobs: int) -> subprocess.Popen[bytes]:
+def start_job(
+    folder: OutputFolder, name: str, number: int, jobs: int, launch: Launch | None = None
+) -> subprocess.Popen[bytes]:
     """Start a job's process.
 
     Args:
@@ -139,16 +186,17 @@ def start_job(folder: OutputFolder, name: str, number: int, jobs: int) -> subpro
         name: `base`, or the name of a run.
         number: Its place among the jobs, which decides its GPU.
         jobs: How many run at the same time and share the cores.
+        launch: How it is spread over several processes; by default it is one.
     """
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS="ignore")
     environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin lose twentyfold on a busy machine
-    if torch.cuda.device_count() > 1:
+    if torch.cuda.device_count() > 1 and launch is None:
         environment["CUDA_VISIBLE_DEVICES"] = str(number % torch.cuda.device_count())
     elif jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     with folder.log(name).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "mofo.compare.worker", str(folder.path), name],
+            [*(launch.command(folder.plan) if launch else [sys.executable]), *WORKER, str(folder.path), name],
             stdin=subprocess.PIPE,  # closes with this process, and the job ends when it does
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -160,9 +208,12 @@ def _check_ended(folder: OutputFolder, name: str, code: int) -> None:
     if code == 0:
         return
     log = folder.log(name)
-    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"])[-1]
-    if code == 2:
-        raise UserError(last)
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
+    refused = [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]
+    if refused:
+        raise UserError(refused[-1])
+    errors = [line for line in lines if _ERROR.match(line)]  # a launcher goes on to say that its processes failed
+    last = (errors or lines)[-1]
     if "No space left" in last or shutil.disk_usage(folder.path).free < 1 << 20:
         raise UserError(f"The disk of {folder.path} is full: free some space, then run the same command to resume.")
     raise RuntimeError(f"The job {name} ended with exit code {code}: {last} (see {log})")

@@ -51,7 +51,9 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
         UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
     """
     check_folder(folder.path)
-    check_probe_specs(recipe.probes)
+    check_probe_specs((*recipe.probes, *recipe.end_probes), recipe.options)
+    if recipe.learned:
+        check_probe_specs([recipe.learned], recipe.options)
     output = folder.path
     in_use = output.exists() and any(output.iterdir())
     if in_use and not folder.is_prepared:

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from mofo.compare.folder import OutputFolder
+from mofo.compare.measuring import read_progress
 from mofo.compare.recorder import LoggedStep, Measurement
 from mofo.results import Metric, Point
 
@@ -82,6 +83,9 @@ class Progress:
     def update(self, name: str) -> None:
         """Show what a job has written since the last call."""
         if name not in self.runs:
+            measuring = read_progress(self.folder.path)
+            if measuring is not None:
+                self.bars.update(self.jobs[name], completed=measuring.done, total=measuring.total, rate=measuring.text)
             return
         for row in self._new_rows(name):
             if isinstance(row, Measurement):
@@ -89,6 +93,8 @@ class Progress:
             self.done_steps[name] = row.point.step if isinstance(row, Measurement) else row.step
         bar = self.bars.tasks[self.bars.task_ids.index(self.jobs[name])]
         rate = f"{bar.speed:.2f} steps/s" if bar.speed else ""
+        measuring = read_progress(self.folder.run(name).path)
+        rate = measuring.text if measuring else rate
         self.bars.update(self.jobs[name], completed=self.done_steps.get(name, 0), rate=rate)
         if self.all_runs is not None:
             self.bars.update(self.all_runs, completed=sum(self.done_steps.values()))

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from mofo.data.forms import parse_columns
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
+from mofo.measure.probe import Options
 from mofo.methods.method import Entry, Method, check_settings, expand, refuse_unused, unused_settings
 from mofo.models.embedded import EMBEDDED_MODEL
 from mofo.results import Task
@@ -115,10 +116,18 @@ class Measuring(Settings):
     """Measuring."""
 
     points: Count = Field(4, description="measurements along each run, the last at its end")
-    probes: Names = Field(
+    probes: Annotated[Names, Field(min_length=1)] = Field(
         ("text", "divergence", "choice"),
-        description="measures of forgetting; also text:FILE.txt and choice:FILE.jsonl",
+        description="measures of forgetting; also text:FILE.txt, choice:FILE.jsonl and harness:TASK (mofo probes)",
     )
+    end_probes: Names = Field((), description="the same, but of the base and at the end of each run only")
+    learned: str | None = Field(
+        None, description="measure learning by this probe, such as harness:gsm8k@200, in place of the held-out loss"
+    )
+    harness_data: str | None = Field(
+        None, description="folder with the rows of harness tasks; by default they come from the Hub"
+    )
+    allow_code_execution: bool = Field(False, description="run code that the model writes, for tasks of programming")
     answers: int = Field(
         0, ge=0, description="held-out questions to answer before and after training, for the accuracy"
     )
@@ -131,8 +140,8 @@ class Measuring(Settings):
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-GRID = ("methods", "settings", "seeds", "tune", "reference")
-"""What may grow in a finished output folder; all else must stay for its runs to be comparable."""
+GRID = ("methods", "settings", "seeds", "tune", "reference", "harness_data")
+"""What may grow or move in a finished output folder; all else must stay for its runs to be comparable."""
 
 RENAMED = {
     "learning_rates": "settings.learning_rate",
@@ -182,6 +191,12 @@ class Recipe(Measuring, Training, Methods, Data):  # fields come in the reverse 
         """The task that is learned, named after its data."""
         source = re.sub(r":[\w.-]+$", "", self.data.removeprefix(GENERATED))  # without a hub data set's configuration
         return Task(name=Path(source).stem, data=self.data)
+
+    @property
+    def options(self) -> Options:
+        """What holds for all probes."""
+        folder = Path(self.harness_data).expanduser() if self.harness_data else None
+        return Options(folder, self.allow_code_execution)
 
     def total_steps(self, rows: int) -> int:
         """Return the number of optimizer steps of each run on `rows` training rows."""

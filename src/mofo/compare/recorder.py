@@ -38,10 +38,19 @@ class Recorder(TrainerCallback):
         path: The file. What it holds already belongs to the part of the run that is done.
         points: The steps after which to measure.
         measure: Measures the model as it is after a step; called with the step.
+        writes: Whether to write; of several processes that train together one does, but all measure.
     """
 
-    def __init__(self, path: Path, *, points: list[int], measure: Callable[[int], tuple[Point, FinalDistance]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        points: list[int],
+        measure: Callable[[int], tuple[Point, FinalDistance]],
+        writes: bool = True,
+    ) -> None:
         self.path = path
+        self.writes = writes
         self.points = points
         self.measure = measure
         earlier = [Measurement.model_validate(row) for row in read_jsonl(path) if row["kind"] == "point"]
@@ -71,7 +80,7 @@ class Recorder(TrainerCallback):
             measuring=round(self.measuring, 3),
             total=round(self.total_before + self.training_since - self.began, 3),
         )
-        append_jsonl(self.path, Measurement(point=point, distance=distance, seconds=seconds).model_dump(mode="json"))
+        self._write(Measurement(point=point, distance=distance, seconds=seconds))
         control.should_save = state.global_step != self.points[-1]
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -81,7 +90,11 @@ class Recorder(TrainerCallback):
             step = LoggedStep(
                 step=state.global_step, loss=float(logs["loss"]), learning_rate=float(logs["learning_rate"])
             )
-            append_jsonl(self.path, step.model_dump(mode="json"))
+            self._write(step)
+
+    def _write(self, row: Measurement | LoggedStep) -> None:
+        if self.writes:
+            append_jsonl(self.path, row.model_dump(mode="json"))
 
     def _time_optimizer(self, optimizer: Any) -> None:
         """Add the time of every optimizer step to the seconds of the optimizer."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, Trainer
 
 from mofo.methods.hooks import MethodHooks
@@ -15,7 +17,7 @@ class MethodTrainer(MethodHooks, Trainer):
     """A trainer that trains by a method.
 
     Args:
-        method: The method; its optimizer and callbacks are given to the trainer as usual.
+        method: The method; its callbacks are given to the trainer as usual.
         setup: What its hooks may know.
         arguments: As for `transformers.Trainer`.
     """
@@ -25,3 +27,9 @@ class MethodTrainer(MethodHooks, Trainer):
         self.method = method
         self.setup = setup
         self.trained = cast("PreTrainedModel", self.model)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the method's optimizer. A trainer that spreads parameters takes none that was made before."""
+        if self.optimizer is None:
+            self.optimizer = self.method.optimizer.build(self.trained, self.setup)
+        return self.optimizer

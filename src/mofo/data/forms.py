@@ -161,7 +161,7 @@ def find_form(row: Any, columns: Mapping[str, str], where: str) -> Form:
         UserError: It is of no form, or lacks what `columns` names.
     """
     if not isinstance(row, dict):
-        raise UserError(f"{where} has the fields of no object; expected {NAMES}.")
+        raise UserError(f"{where} is {json.dumps(row)[:40]}, expected an object with the fields {NAMES}.")
     known = dict.fromkeys(name for form in FORMS for name in (*form.needed, *form.optional))
     for name, column in columns.items():
         if name not in known:

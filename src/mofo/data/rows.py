@@ -9,7 +9,7 @@ from itertools import islice
 
 from mofo.data.forms import Row, RowError, convert, find_form
 from mofo.data.sources import read_source
-from mofo.errors import UserError
+from mofo.errors import UserError, closest
 
 GENERATED = "reasoning-gym:"
 """What the name of generated data starts with."""
@@ -74,7 +74,10 @@ def _generate(family: str, *, count: int, seed: int) -> list[Row]:
     from reasoning_gym.factory import DATASETS
 
     if family not in DATASETS:
-        raise UserError(f"reasoning-gym has no family {family!r}: choose one of {', '.join(sorted(DATASETS))}.")
+        raise UserError(
+            f"reasoning-gym has no family {family!r}{closest(family, DATASETS)}: its gallery shows all "
+            f"{len(DATASETS)}, such as gsm_symbolic, chain_sum and family_relationships."
+        )
     problems = reasoning_gym.create_dataset(family, seed=seed, size=count)
     return [{"question": p["question"], "answer": p["metadata"].get("answer_cot") or p["answer"]} for p in problems]
 

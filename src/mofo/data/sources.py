@@ -22,6 +22,7 @@ from typing import IO, Any, TextIO, cast
 
 from mofo.errors import UserError, first_line
 from mofo.models.hub import ask_only_if_reachable
+from mofo.models.quiet import silence_datasets
 
 KINDS = {
     ".jsonl": "jsonl",
@@ -191,7 +192,8 @@ def _read_json(text: str, path: Path) -> list[Any]:
         return value
     lists = [rows for rows in value.values() if _is_table(rows)] if isinstance(value, dict) else []
     if len(lists) != 1:
-        raise UserError(f"{path} holds one {type(value).__name__}, expected a list of rows.")
+        kind = f"object with the keys {', '.join(value)}" if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{path} holds one {kind}, expected a list of rows, alone or under one key.")
     return cast("list[Any]", lists[0])
 
 
@@ -234,6 +236,7 @@ def _read_tables(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
+    silence_datasets()
     try:
         yield from without_filled_nulls(load_dataset(kind, data_files=[str(path)], split="train", streaming=True))
     except (DatasetGenerationError, TypeError, NotImplementedError, KeyError) as error:
@@ -265,6 +268,7 @@ def _read_folder(folder: Path, split: str) -> Iterator[Any]:
     from datasets import load_from_disk
     from datasets.data_files import DataFilesList, EmptyDatasetError, get_data_patterns
 
+    silence_datasets()
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         try:
             saved = load_from_disk(str(folder))
@@ -298,6 +302,7 @@ def _split_of(splits: dict[str, Any], split: str, where: str) -> Any:
 def _read_hub(spec: str, split: str, *, whole: bool) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
+    silence_datasets()
     name, _, config = spec.partition(":")
     answers = ask_only_if_reachable()
     try:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from mofo.data.tokens import IGNORED
 from mofo.errors import UserError
+<<<<<<< HEAD
 from mofo.measure import share
+=======
+from mofo.measure.continuations import Tokenized, score_batch, score_continuations
+>>>>>>> main
 from mofo.measure.mean import Mean
-from mofo.measure.probe import Base, Probe
-from mofo.measure.scoring import batches, inference, pad, reusable_cache, token_log_probabilities
+from mofo.measure.probe import Base, Options, Probe
+from mofo.measure.scoring import inference
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -31,13 +33,6 @@ class Question(TypedDict):
     question: str
     choices: list[str]
     answer: int
-
-
-class Tokenized(NamedTuple):
-    """Token ids of a question: of its prompt, and of each choice as it continues the prompt."""
-
-    prompt: list[int]
-    choices: list[list[int]]
 
 
 class ChoiceProbe(Probe):
@@ -61,6 +56,7 @@ class ChoiceProbe(Probe):
     def __init__(self, name: str, questions: list[Question], tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(name)
         self._answers = [question["answer"] for question in questions]
+<<<<<<< HEAD
         # Questions are grouped by the length of their prompt: prompts of one length need no padding.
         by_length: dict[int, list[tuple[int, Tokenized]]] = defaultdict(list)
         for number, question in enumerate(questions):
@@ -71,9 +67,12 @@ class ChoiceProbe(Probe):
             for length, group in by_length.items()
             for batch in batches([length + sum(map(len, tokenized.choices)) for _, tokenized in group])
         ]
+=======
+        self._questions = [tokenize_question(question, tokenizer) for question in questions]
+>>>>>>> main
 
     @classmethod
-    def check(cls, argument: str) -> None:
+    def check(cls, argument: str, options: Options) -> None:
         """Check that the file of questions can be read, or else the project's own."""
         read_questions(argument)
 
@@ -91,12 +90,16 @@ class ChoiceProbe(Probe):
             token; guessing blindly among four gives −1.39). Higher is better for both. The log-probability by itself
             would mostly show how the model has come to like the format. The units of both are the questions.
         """
-        scores: dict[int, list[float]] = {}
         with inference(model):
+<<<<<<< HEAD
             for batch in share.own(len(self._batches)):
                 numbers, questions = zip(*self._batches[batch], strict=True)
                 scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
         scores = share.merged(scores)
+=======
+            scored = score_continuations(model, self._questions, self.name)
+        scores = [[choice.per_token for choice in question] for question in scored]
+>>>>>>> main
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
         right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
         return {"accuracy": Mean(hits), "log_probability": Mean(right)}
@@ -146,13 +149,11 @@ def tokenize_question(question: Question, tokenizer: PreTrainedTokenizerBase) ->
 def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokenized]) -> list[list[float]]:
     """Return the log-probability per token, in nats, of each choice of each question.
 
-    Each prompt runs once. Its last position predicts the first token of every choice; for the others the choices run as
-    continuations of the prompt's cached keys and values, or after the prompt again where the cache cannot be reused.
-
     Args:
         model: A causal language model.
         questions: Questions whose prompts are of one length.
     """
+<<<<<<< HEAD
     device = model.device
     owner = [row for row, question in enumerate(questions) for _ in question.choices]
     flat = [choice for question in questions for choice in question.choices]
@@ -181,6 +182,9 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
 
     means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))
     return [[next(means) for _ in question.choices] for question in questions]
+=======
+    return [[choice.per_token for choice in choices] for choices in score_batch(model, questions)]
+>>>>>>> main
 
 
 def read_questions(file: str) -> list[Question]:

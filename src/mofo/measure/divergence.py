@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mofo.measure import share
 from mofo.measure.mean import Mean
-from mofo.measure.probe import Base, Probe
+from mofo.measure.probe import Base, Options, Probe
 from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference
 from mofo.measure.writing import answer_prompts, read_prompts, write_texts
 from mofo.results import Metric
@@ -65,7 +65,7 @@ class DivergenceProbe(Probe):
             }
 
     @classmethod
-    def check(cls, argument: str) -> None:
+    def check(cls, argument: str, options: Options) -> None:
         """Check that the file of prompts, if one is given, can be read."""
         if argument:
             read_prompts(argument)

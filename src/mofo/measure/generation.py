@@ -12,6 +12,7 @@ import torch
 
 from mofo.data.tokens import Problem
 from mofo.measure.mean import Mean
+from mofo.measure.progress import report
 from mofo.measure.scoring import inference, pad
 from mofo.models.limits import position_limit
 
@@ -145,6 +146,42 @@ def sample_answers(
     return [answers[row] for row in range(len(prompts))]
 
 
+def complete_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    what: str,
+    batch_size: int = 32,
+    **settings: Any,
+) -> list[str]:
+    """Continue each prompt until it ends, writes one of several texts, or is cut off.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of the prompts.
+        max_new_tokens: Where a text that does not end is cut off.
+        stop: Texts at which a continuation is at its end; it may hold one of them, and what follows.
+        what: What is asked, for those who watch the progress.
+        batch_size: Prompts that are continued at once.
+        settings: Fields of `transformers.GenerationConfig`, such as `do_sample`.
+
+    Returns:
+        The new text of each prompt.
+    """
+    texts: dict[int, str] = {}
+    stop_at = {"stop_strings": list(stop)} if stop else {}
+    for rows in _batches([len(prompt) for prompt in prompts], batch_size, one_length=model._is_stateful):
+        batch = [prompts[row] for row in rows]
+        output = _continue(model, tokenizer, batch, max_new_tokens, **stop_at, **settings)
+        texts.update(zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True))
+        report(what, len(texts), len(prompts))
+    return [texts[row] for row in range(len(prompts))]
+
+
 def _ended(output: Tensor, end: list[int]) -> list[list[int]]:
     """Return rows of generated tokens, each up to its first end token: what follows it is filling."""
     rows: list[list[int]] = output.tolist()
@@ -169,7 +206,10 @@ def _continue(
     mask = pad([[1] * len(prompt) for prompt in prompts], 0, side="left")
     with inference(model), _generating(model, eos_token_id=end or None, pad_token_id=filling, **settings):
         output: Tensor = model.generate(  # type: ignore[operator]  # causal language models have it
-            input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=room
+            input_ids=inputs.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=room,
+            tokenizer=tokenizer,  # finds texts at which to stop
         )
     return output[:, inputs.shape[1] :]
 

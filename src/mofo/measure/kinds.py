@@ -1,26 +1,34 @@
 """The kinds of probes, and the probes that a recipe asks for.
 
 A recipe asks for a probe by its kind: `text`, `choice` or `divergence`. Some kinds take a file of one's own,
-`text:FILE.txt` and `choice:FILE.jsonl`; such a probe is named after its file. A new kind is a file beside this one
-and a line in the table.
+`text:FILE.txt` and `choice:FILE.jsonl`; such a probe is named after its file. Others take a task and the most
+questions to ask of it, `harness:arc_easy@100`, or that number alone, `general@100`. A new kind is a file beside this
+one and a line in the table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mofo.errors import UserError, closest
 from mofo.measure.choice import ChoiceProbe
 from mofo.measure.divergence import DivergenceProbe
-from mofo.measure.probe import Base, Probe
+from mofo.measure.harness.probe import SUITE_KINDS, HarnessProbe
+from mofo.measure.probe import Base, Options, Probe
 from mofo.measure.text import TextProbe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-KINDS: dict[str, type[Probe]] = {"text": TextProbe, "divergence": DivergenceProbe, "choice": ChoiceProbe}
+KINDS: dict[str, type[Probe]] = {
+    "text": TextProbe,
+    "divergence": DivergenceProbe,
+    "choice": ChoiceProbe,
+    "harness": HarnessProbe,
+    **SUITE_KINDS,
+}
 """All kinds of probes, by the word that a recipe asks for them with."""
 
 
@@ -32,18 +40,19 @@ class Spec(NamedTuple):
     argument: str
 
 
-def check_probe_specs(specs: Sequence[str]) -> None:
+def check_probe_specs(specs: Sequence[str], options: Options = Options()) -> None:  # noqa: B008  (it is frozen)
     """Check without a model that probes can be made.
 
     Args:
         specs: What to measure, such as `["text", "divergence", "choice:arc_easy.jsonl"]`.
+        options: What holds for all of them.
 
     Raises:
         UserError: A kind is unknown, its argument cannot be used (the message names file and row), or two probes would
             have the same name.
     """
     for spec in _parse(specs):
-        spec.kind.check(spec.argument)
+        spec.kind.check(spec.argument, options)
 
 
 def make_probes(
@@ -53,6 +62,7 @@ def make_probes(
     tokenizer: PreTrainedTokenizerBase,
     seed: int = 0,
     states: Mapping[str, Any] | None = None,
+    options: Options = Options(),  # noqa: B008  (it is frozen)
 ) -> list[Probe]:
     """Return the probes that a recipe asks for, ready to measure any model of the base's family.
 
@@ -63,12 +73,13 @@ def make_probes(
         seed: Seed of what the probes draw.
         states: What `probe_states` returned when the probes were first made, so that a resumed run measures with the
             same.
+        options: What holds for all probes.
 
     Raises:
         UserError: As `check_probe_specs`.
     """
     known = states or {}
-    origin = Base(base, tokenizer, seed)
+    origin = Base(base, tokenizer, seed, options)
     return [spec.kind.make(spec.name, spec.argument, origin, known.get(spec.name)) for spec in _parse(specs)]
 
 
@@ -81,11 +92,12 @@ def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
 def _parse(specs: Sequence[str]) -> list[Spec]:
     parsed: dict[str, Spec] = {}
     for spec in specs:
-        kind, colon, argument = spec.partition(":")
-        if kind not in KINDS or (colon and not argument):
+        found = re.fullmatch(r"(\w*)(?::(.+)|(@.+))?", spec, re.DOTALL)
+        kind, argument = (found[1], found[2] or found[3] or "") if found else (spec.partition(":")[0], "")
+        if found is None or kind not in KINDS:
             *others, last = [usage for known in KINDS.values() for usage in known.usage]
             raise UserError(f"Unknown probe `{spec}`{closest(kind, KINDS)}: expected {', '.join(others)} or {last}.")
-        name = Path(argument).stem if argument else kind
+        name = KINDS[kind].name_of(kind, argument)
         if name in parsed:
             raise UserError(f"Two probes would be named `{name}`: leave one out or rename its file.")
         parsed[name] = Spec(name, KINDS[kind], argument)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from mofo.measure.mean import Mean, change_errors, errors
-from mofo.results import Errors, Point
+from mofo.measure.mean import Mean, Stratum, change_errors, errors
+from mofo.measure.pairing import paired
+from mofo.results import Errors, Paired, Pairings, Point
 
 Numbers = Mapping[str, Mapping[str, float]]
 """Numbers by task or probe and by their names; those that are a `Mean` have standard errors."""
 
-Units = dict[str, dict[str, tuple[list[float], list[int]]]]
-"""Totals and counts of the units of each `Mean`, as JSON can hold them."""
+
+class MeanUnits(NamedTuple):
+    """The units of a `Mean`, as JSON can hold them."""
+
+    totals: list[float]
+    counts: list[int]
+    strata: Sequence[Stratum] = ()
+
+
+Units = dict[str, dict[str, MeanUnits]]
+"""The units of each `Mean`, by task or probe and by name."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,9 @@ class Measured:
             change_errors=Errors(
                 learned=_change_errors(before.learned, self.learned),
                 forgotten=_change_errors(before.forgotten, self.forgotten),
+            ),
+            paired=Pairings(
+                learned=_paired(before.learned, self.learned), forgotten=_paired(before.forgotten, self.forgotten)
             ),
         )
 
@@ -68,8 +82,26 @@ def _change_errors(before: Numbers, after: Numbers) -> dict[str, dict[str, float
     return {source: dict(change_errors(before[source], after[source])) for source in after if source in before}
 
 
+def _paired(before: Numbers, after: Numbers) -> dict[str, dict[str, Paired]]:
+    return {
+        source: {
+            name: found
+            for name, value in after[source].items()
+            if isinstance(value, Mean)
+            and isinstance(earlier := before[source].get(name), Mean)
+            and (found := paired(earlier, value)) is not None
+        }
+        for source in after
+        if source in before
+    }
+
+
 def _units(numbers: Numbers) -> Units:
     return {
-        source: {name: (value.totals, value.counts) for name, value in values.items() if isinstance(value, Mean)}
+        source: {
+            name: MeanUnits(value.totals, value.counts, value.strata)
+            for name, value in values.items()
+            if isinstance(value, Mean)
+        }
         for source, values in numbers.items()
     }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mofo.data.conversation import Turns
@@ -16,13 +20,17 @@ from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.measured import Measured
 from mofo.measure.metrics import learned_metrics
+from mofo.measure.probe import Probe
 from mofo.measure.scoring import held_out_loss
 from mofo.models.limits import folder_positions
-from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.load import load_tokenizer, local_folder, resolve_model
 from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
 from mofo.models.weights import token_rows, weights_of
 from mofo.results import Errors, FinalDistance, Metric, Number, Point, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TASK = "task"
 
@@ -71,6 +79,7 @@ def measure_pair(
     columns: Mapping[str, str] | None = None,
     turns: Turns = "all",
     trust_remote_code: bool = False,
+    console: Console | None = None,
 ) -> PairResults:
     """Measure two models of one architecture.
 
@@ -86,6 +95,7 @@ def measure_pair(
         columns: The data's names of fields, as for `mofo.data.rows.load_rows`.
         turns: Which of the assistant's turns count, as for `mofo.data.tokens.encode`.
         trust_remote_code: Whether code that comes with a model may run.
+        console: Where to show progress, if it is a terminal; by default nowhere.
 
     Raises:
         UserError: A model, probe or data file cannot be used, or the two models are not of one architecture.
@@ -94,6 +104,8 @@ def measure_pair(
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes)
     base = base_of(base, tuned)
+    for spec in (base, tuned):
+        resolve_model(spec)  # a wrong path is noticed before data are read
     examples: list[Example] = []
     reasons: dict[str, int] = {}
     if data:
@@ -112,23 +124,21 @@ def measure_pair(
         check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
         reasons = used.by_reason("held-out")
         examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
-    pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
-    if any(max(example["input_ids"]) >= token_rows(pair.base) for example in examples):
-        raise UserError(f"The rows of {data} have tokens that {tuned} does not have: its vocabulary is smaller.")
-    models = [pair.base, pair.tuned]
-    for model in models:
-        model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
-    distance = weight_distance(*map(weights_of, models))
-    pair.tuned.float()
-    with autocast(choose_precision("auto")):
-        made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
-        before, after = (
-            Measured(
-                learned={_TASK: {"loss": held_out_loss(model, examples)["loss"]} if examples else {}},
-                forgotten={probe.name: probe.measure(model) for probe in made},
-            )
-            for model in models
-        )
+    with _stages(console, 3 + 2 * (len(probes) + bool(examples))) as begin:
+        begin("loading the models")
+        pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
+        if any(max(example["input_ids"]) >= token_rows(pair.base) for example in examples):
+            raise UserError(f"The rows of {data} have tokens that {tuned} does not have: its vocabulary is smaller.")
+        models = {"base": pair.base, "tuned model": pair.tuned}
+        for model in models.values():
+            model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
+        begin("distance")
+        distance = weight_distance(weights_of(pair.base), weights_of(pair.tuned))
+        pair.tuned.float()
+        with autocast(choose_precision("auto")):
+            begin("preparing the probes")
+            made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer)
+            before, after = (_measure(model, f"of the {name}", examples, made, begin) for name, model in models.items())
     metrics = [*(learned_metrics(_TASK)[:1] if examples else []), *(m for probe in made for m in probe.metrics)]
     return PairResults(
         base=_results(before.point(None)),
@@ -138,6 +148,38 @@ def measure_pair(
         rows=reasons,
         notes=pair.notes,
     )
+
+
+def _measure(
+    model: PreTrainedModel,
+    whose: str,
+    examples: Sequence[Example],
+    probes: Sequence[Probe],
+    begin: Callable[[str], None],
+) -> Measured:
+    """Return what a model has learned and forgotten, and say what is being measured."""
+    learned: dict[str, float] = {}
+    if examples:
+        begin(f"held-out loss {whose}")
+        learned["loss"] = held_out_loss(model, examples)["loss"]
+    forgotten = {}
+    for probe in probes:
+        begin(f"{probe.name} {whose}")
+        forgotten[probe.name] = probe.measure(model)
+    return Measured(learned={_TASK: learned}, forgotten=forgotten)
+
+
+@contextmanager
+def _stages(console: Console | None, count: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar of `count` stages if there is a terminal, and yield the function that begins the next one by name."""
+    if console is None or not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=count)
+        begun = iter(range(count))
+        yield lambda name: bar.update(task, description=name, completed=next(begun), refresh=True)
 
 
 def _results(point: Point) -> ModelResults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mofo.results import Metric
@@ -15,6 +16,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What holds for all probes of a recipe.
+
+    Attributes:
+        harness_data: Folder of files with the rows of tasks; None where they come from the Hub.
+        allow_code_execution: Whether code that a model writes may be run.
+    """
+
+    harness_data: Path | None = None
+    allow_code_execution: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to one question of a probe.
+
+    Attributes:
+        question: The question, as the model read it.
+        expected: The right answer.
+        given: The model's answer.
+        scores: What it counts in each of the probe's numbers that has it as a unit; 1 is right where answers are right
+            or wrong. The answers come in the order of the units.
+    """
+
+    question: str
+    expected: str
+    given: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Base:
     """The model before fine-tuning, from which probes are made.
 
@@ -22,11 +54,13 @@ class Base:
         model: The model. Probes do not keep it.
         tokenizer: Its tokenizer.
         seed: Seed of what a probe draws.
+        options: What holds for all probes.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     seed: int = 0
+    options: Options = Options()
 
 
 class Probe(ABC):
@@ -54,12 +88,18 @@ class Probe(ABC):
         self.name = name
 
     @classmethod
+    def name_of(cls, kind: str, argument: str) -> str:
+        """Return the name of a probe: that of its file, or its kind's if it has no argument."""
+        return Path(argument).stem if argument else kind
+
+    @classmethod
     @abstractmethod
-    def check(cls, argument: str) -> None:
+    def check(cls, argument: str, options: Options) -> None:
         """Check, before any model is loaded, that a probe can be made.
 
         Args:
-            argument: What follows the kind's colon in the recipe; empty if there is none.
+            argument: What follows the kind's colon in the recipe, or its @ with this; empty if there is none.
+            options: What holds for all probes.
 
         Raises:
             UserError: The argument cannot be used.
@@ -86,6 +126,10 @@ class Probe(ABC):
 
         A number that is a `mofo.measure.mean.Mean` has a standard error in the report.
         """
+
+    def ask(self, model: PreTrainedModel) -> tuple[dict[str, float], list[Answer]]:
+        """Return what `measure` returns, and the model's answers if the probe keeps them."""
+        return self.measure(model), []
 
     @property
     @abstractmethod

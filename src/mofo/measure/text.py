@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mofo.data.tokens import IGNORED, Labelled
 from mofo.errors import UserError
-from mofo.measure.probe import Base, Probe
+from mofo.measure.probe import Base, Options, Probe
 from mofo.measure.scoring import held_out_loss
 from mofo.models.limits import position_limit
 from mofo.results import Metric
@@ -73,7 +73,7 @@ class TextProbe(Probe):
         ]
 
     @classmethod
-    def check(cls, argument: str) -> None:
+    def check(cls, argument: str, options: Options) -> None:
         """Check that the text file can be read, or else the general English text."""
         read_text(argument)
 

@@ -18,6 +18,7 @@ class AdamW(OptimizerPart):
     label = "AdamW"
     source = "arXiv 1711.05101"
     cost = "8 bytes of state a parameter; 2 with state_dtype int8"
+    across_processes = True
 
     rounding: Literal["nearest", "stochastic"] = setting(
         "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True

@@ -18,6 +18,7 @@ class MoFO(OptimizerPart):
     label = "MoFO"
     source = "arXiv 2407.20999"
     cost = "state as AdamW; a step of 1.1 to 2 times that of fused AdamW on a CPU, 0.4 % to 1 % of training"
+    across_processes = True
 
     fraction: float = setting(0.15, "share of the entries of a tensor that move at a step", short="f", gt=0, le=1)
     score: Literal["momentum", "gradient", "momentum_over_rms", "random"] = setting(

@@ -110,6 +110,7 @@ class Part(Settings):
         source: Where it was published.
         cost: What it takes beyond plain training with AdamW, in memory and time.
         compares_with_base: Whether its hooks read `Setup.base`.
+        across_processes: Whether it does the same where rows, or parameters too, are spread over several processes.
     """
 
     name: ClassVar[str]
@@ -117,6 +118,7 @@ class Part(Settings):
     source: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     compares_with_base: ClassVar[bool] = False
+    across_processes: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""

@@ -26,6 +26,7 @@ class Replay(Part):
     label = "replay"
     source = "arXiv 2407.20999, section 4"
     cost = "nothing a step; the base writes the text once"
+    across_processes = True
 
     share: float = setting(0.1, "share of the rows that are replaced", short="share", gt=0, lt=1)
     data: str = setting("", "where they come from, as --data; text that the base writes if empty")

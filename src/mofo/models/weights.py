@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from mofo.optim.dtensor import is_dtensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,6 +18,32 @@ if TYPE_CHECKING:
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters of a model in memory by name, tied ones once; they share its storage."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+class WholeWeights(Mapping[str, Tensor]):
+    """The parameters of a model by name; one that is spread over processes is gathered when it is asked for.
+
+    All processes must then ask for the same names in the same order.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._weights = weights_of(model)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a parameter, whole."""
+        weight = self._weights[name]
+        return weight.full_tensor() if is_dtensor(weight) else weight
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names."""
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        """Return the number of parameters, tied ones counted once."""
+        return len(self._weights)
 
 
 def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.conclusion import verdict
 from mofo.report.formatting import joined, measured, span
-from mofo.report.fronts import Best
-from mofo.report.ranking import Ranking, at_edge, rank
+from mofo.report.fronts import Best, common_loss
+from mofo.report.ranking import Ranking, at_edge, compared_methods, rank
 from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric, Run
 
+_MOST_NAMED = 4  # runs in a sentence
 _MANY = 2  # configurations per method from which on tuning is cheaper than repeating them all
 
 
@@ -51,7 +52,9 @@ def make_answer(comparison: Comparison, folder: str | Path) -> Answer:
 def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
     """Return which method and settings to take: the one that is ahead beyond chance, or else the plainest."""
     if ranking is None:
-        return Advice("Nothing yet: no method learned the task without diverging.")
+        learned = common_loss(comparison, compared_methods(comparison)) is not None
+        reason = "no probe measured the methods" if learned else "no method learned the task without diverging"
+        return Advice(f"Nothing yet: {reason}.")
     method, why = _choice(comparison, ranking)
     preferred = ranking.best(method).configuration
     chosen = undominated(comparison, preferred, ranking.metric)
@@ -89,7 +92,7 @@ def undominated(comparison: Comparison, preferred: Configuration, metric: Metric
 def _end(comparison: Comparison, configuration: Configuration, metric: Metric) -> tuple[float, float] | None:
     """Return held-out loss and what is forgotten at the end; None if one was not measured or a run diverged."""
     learned, forgotten = (comparison.at_end(configuration, m) for m in (comparison.learning, metric))
-    return None if learned is None or forgotten is None else (learned.mean, forgotten.mean)
+    return None if learned is None or forgotten is None else (comparison.as_loss(learned.mean), forgotten.mean)
 
 
 def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
@@ -145,8 +148,13 @@ def _full_run(comparison: Comparison, run: Run, folder: Path) -> list[tuple[str,
 
 def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
     """Return what is missing for a firm conclusion, and the command that adds it."""
-    if not comparison.results.complete:
-        return Advice("The comparison is unfinished.", [("Resume", f"{_compare(folder)} --output {_quoted(folder)}")])
+    if comparison.missing:
+        names = comparison.results.missing
+        named = [*names[:_MOST_NAMED], *([f"{len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else [])]
+        text = f"First the rest of the plan{f': {joined(named)}' if named else ''}."
+        return Advice(text, [("Resume", f"{_compare(folder)} --output {_quoted(folder)}")])
+    if ranking is None and not comparison.probe_headlines and comparison.runs:
+        return Advice("A probe of what may be forgotten: choose another --output, and give --probes.")
     if ranking is None:
         rates = _lower_rates(comparison, comparison.configurations)
         return _advice("Lower learning rates, at which runs do not diverge", rates, folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from mofo.report.formatting import joined, measured, setting_value, span
+from mofo.report.formatting import joined, measured, plural, setting_value, span
 from mofo.report.spread import Pooled, pool_known
 from mofo.report.styles import Style, make_styles
 from mofo.results import Metric, Point, Results, Run, Scalar
@@ -74,6 +74,14 @@ class Comparison:
         return [method for method in self.planned_methods if self.of_method(method)]
 
     @cached_property
+    def missing(self) -> str:
+        """How much the plan still lacks, as "2 runs of the plan are missing"; empty of a complete comparison."""
+        count = len(self.results.missing)
+        if self.results.complete or not count:
+            return "" if self.results.complete else "runs of the plan are missing"
+        return f"{plural(count, 'run')} of the plan {'is' if count == 1 else 'are'} missing"
+
+    @cached_property
     def reference(self) -> str | None:
         """The method that the others are compared with: the file's, or the first if that has no measured run."""
         return self.results.reference if self.results.reference in self.methods else next(iter(self.methods), None)
@@ -135,19 +143,38 @@ class Comparison:
 
     @property
     def learning(self) -> Metric:
-        """The metric by which learning is compared; lower is better."""
+        """The metric by which learning is compared."""
         return self.results.learning
+
+    def loss(self, point: Point) -> float | None:
+        """Return the learning metric at a point as a loss: with the sign that makes lower better."""
+        amount = self.amount(self.learning, point)
+        return None if amount is None else self.as_loss(amount)
+
+    def as_loss(self, amount: float) -> float:
+        """Return an amount of the learning metric as a loss, or the other way round: the sign may differ."""
+        return -amount if self.learning.higher_is_better else amount
+
+    @property
+    def lowest(self) -> str:
+        """What the best number of the learning metric is called: the lowest or the highest."""
+        return "highest" if self.learning.higher_is_better else "lowest"
+
+    @property
+    def below(self) -> str:
+        """Where better numbers of the learning metric lie: below or above."""
+        return "above" if self.learning.higher_is_better else "below"
 
     @cached_property
     def base_loss(self) -> float:
-        """The base's number of the learning metric."""
-        loss = self.amount(self.learning, self.results.base)
+        """The base's number of the learning metric, as a loss."""
+        loss = self.loss(self.results.base)
         assert loss is not None, "load_results refuses such a file"
         return loss
 
     def loss_text(self, loss: float) -> str:
-        """Return a number of the learning metric as text."""
-        return measured(Pooled(loss, None, 1), self.learning)
+        """Return a loss as text, as a number of the learning metric."""
+        return measured(Pooled(self.as_loss(loss), None, 1), self.learning)
 
     def amount(self, metric: Metric, point: Point) -> float | None:
         """Return what tables show of a metric at a point: what is learned as it is, all else as its change."""
@@ -213,7 +240,7 @@ class Comparison:
 
     def diverged_at(self, run: Run) -> int | None:
         """Return the first step at which a run's loss was not a finite number; None if it always was."""
-        steps = [point.step for point in run.points if self.amount(self.learning, point) is None]
+        steps = [point.step for point in run.points if self.loss(point) is None]
         return min([*steps, *(entry.step for entry in run.training if entry.loss is None)], default=None)
 
     def divergence_text(self, configuration: Configuration) -> str:
@@ -259,7 +286,7 @@ class Comparison:
         key = (run.name, metric)
         if key not in self._trajectories:
             measured_points = [] if self.diverged_at(run) is not None else run.points
-            points = [(self.amount(self.learning, point), self.amount(metric, point)) for point in measured_points]
+            points = [(self.loss(point), self.amount(metric, point)) for point in measured_points]
             known = [(loss, amount) for loss, amount in points if loss is not None and amount is not None]
             self._trajectories[key] = [(self.base_loss, 0.0), *known]
         return self._trajectories[key]

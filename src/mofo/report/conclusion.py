@@ -25,7 +25,7 @@ def verdict(comparison: Comparison) -> str:
     base was not forgotten but gained. Runs that diverged are named and not compared.
     """
     sentences = " ".join(filter(None, [_sentence(comparison), _diverged(comparison)]))
-    return sentences if comparison.results.complete else f"Unfinished; so far: {sentences}"
+    return f"Unfinished, {comparison.missing}; so far: {sentences}" if comparison.missing else sentences
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def _sentence(comparison: Comparison) -> str:
     if all(match.outcome(metric) == "unknown" for metric in probes):
         early, late = (ours, theirs) if match.both(probes[0])[0].early else (theirs, ours)
         return (
-            f"{ours} and {theirs} cannot be compared at equal learning: the lowest {label} of {late} was {loss}, and "
-            f"{early} was past it before its first checkpoint."
+            f"{ours} and {theirs} cannot be compared at equal learning: the {comparison.lowest} {label} of {late} "
+            f"was {loss}, and {early} was past it before its first checkpoint."
         )
     outcome = _outcomes(match, probes) + _elsewhere(match, probes)
     early_ones = _early(comparison, [(m, match.at.best[m, metric]) for m in match.pair for metric in probes])
@@ -132,7 +132,7 @@ def _never(comparison: Comparison, methods: Sequence[str]) -> str:
         elif common_loss(comparison, [method]) is None:
             never.append(comparison.label(method))
     clauses = [f"every configuration of {joined(diverged)} diverged"] if diverged else []
-    clauses += [f"{joined(never)} never got below the base's {comparison.learning.label}"] if never else []
+    clauses += [f"{joined(never)} never got {comparison.below} the base's {comparison.learning.label}"] if never else []
     return joined(clauses)
 
 
@@ -280,6 +280,6 @@ def _alone(comparison: Comparison, method: str) -> str:
         "; ".join(f"{words} {joined(clauses)}" for words, clauses in groups.items()) or "nothing else was measured"
     )
     return (
-        f"{ours} is {only}, so nothing is compared. At its lowest {label}, {comparison.loss_text(target)}: "
-        f"{changes} ({plural(len(comparison.configurations), 'configuration')})."
+        f"{ours} is {only}, so nothing is compared. At its {comparison.lowest} {label}, "
+        f"{comparison.loss_text(target)}: {changes} ({plural(len(comparison.configurations), 'configuration')})."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -44,7 +45,8 @@ def write_report(folder: str | Path) -> Path:
     return Path(folder) / "report.html"
 
 
-def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return the page of a template of this folder."""
     environment = Environment(
         loader=PackageLoader("mofo.report", "."),
         autoescape=True,
@@ -55,11 +57,16 @@ def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> st
     environment.filters["svg"] = svg
     environment.filters["for_dark_page"] = for_dark_page
     environment.filters["data_uri"] = _data_uri
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template(template).render(**values)
+
+
+def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> str:
+    return render(
+        "report.html.jinja",
         title=_title(comparison),
         data=joined([task.data.replace(str(Path.home()), "~") for task in comparison.results.tasks]),
         answer=answer,
-        progress=None if comparison.results.complete else _progress(comparison),
+        progress=_progress(comparison) if comparison.missing else None,
         sections=sections,
     )
 

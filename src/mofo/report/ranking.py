@@ -84,7 +84,7 @@ def _why(comparison: Comparison, method: str) -> str:
         return joined(list(dict.fromkeys(texts)))
     lowest = lowest_loss(comparison, method)
     if lowest >= comparison.base_loss:
-        return f"never got below the base's {comparison.learning.label}"
+        return f"never got {comparison.below} the base's {comparison.learning.label}"
     return f"learned too little, {comparison.loss_text(lowest)} at best"
 
 

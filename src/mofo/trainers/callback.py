@@ -140,10 +140,20 @@ class MoFOCallback(ReportedCallback):
         return base.to(self.sample.weights.device)
 
 
+class LastStepIsLogged(TrainerCallback):
+    """Have a trainer that logs every few steps log the last one as well, and so a training of few steps at all."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a log after the last step."""
+        if args.logging_strategy == "steps" and state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 def _may_log(args: TrainingArguments, state: TrainerState, step: int) -> bool:
     """Return whether the trainer may log after a step, as far as that can be known before it."""
     if args.logging_strategy == "steps":
-        return step % state.logging_steps == 0 or (step == 1 and args.logging_first_step)
+        often = step % state.logging_steps == 0 or (step == 1 and args.logging_first_step)
+        return often or step == state.max_steps
     return args.logging_strategy == "epoch"  # after the last step of an epoch, which only the trainer knows
 
 

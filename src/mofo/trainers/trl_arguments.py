@@ -23,6 +23,7 @@ from mofo.models.hub import ask_only_if_reachable
 from mofo.models.load import local_folder, resolve_model
 from mofo.optim.rule.types import Score
 from mofo.optim.state.int8 import StateDtype
+from mofo.trainers.checkpoints import last_checkpoint
 from mofo.trainers.method import single_method
 from mofo.trainers.trl_rows import trl_file
 
@@ -184,6 +185,7 @@ def parse(argv: list[str]) -> Arguments:
         raise UserError(str(error)) from error
     if Path(str(args.training.output_dir)).is_file():
         raise UserError(f"--output_dir {args.training.output_dir} is a file: give a folder, which need not exist.")
+    _find_checkpoint(args.training)
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")
     base = str(args.model.model_name_or_path)
@@ -203,6 +205,26 @@ def parse(argv: list[str]) -> Arguments:
                 args.script.dataset_name, args.script.dataset_config = name, config
             ask_only_if_reachable()
     return args._replace(base=base, data=data)
+
+
+def _find_checkpoint(training: SFTConfig) -> None:
+    """Check the checkpoint to resume from; `true` stands for the last one of the output folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    given = str(training.resume_from_checkpoint)
+    if given.lower() in ("none", "false"):
+        training.resume_from_checkpoint = None
+        return
+    folder = Path(str(training.output_dir)) if given.lower() == "true" else Path(given)
+    found = last_checkpoint(folder) if given.lower() == "true" else folder
+    if found is None or not (found / "trainer_state.json").is_file():
+        raise UserError(
+            f"There is no checkpoint in {folder}: give --resume_from_checkpoint a folder such as tuned/checkpoint-500, "
+            "or leave it out to start anew."
+        )
+    training.resume_from_checkpoint = str(found)
 
 
 def give_rows(args: Arguments) -> None:
@@ -264,6 +286,7 @@ def make_parser() -> Parser:
     parser._action_groups.insert(0, parser._action_groups.pop())  # the last group is MoFO's: show it first
     if not torch.accelerator.is_available():
         parser.set_defaults(use_cpu=True, bf16=False)  # trl's own defaults, bfloat16 on a GPU, are refused here
+    parser.set_defaults(logging_nan_inf_filter=False)  # which shows a loss that is not finite as 0
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty())  # transformers takes quiet libraries for no bar at all
     return parser
 

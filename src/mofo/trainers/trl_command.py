@@ -22,11 +22,17 @@ from mofo.files import cache_folder
 from mofo.models.quiet import quiet
 from mofo.trainers.checkpoints import last_checkpoint
 from mofo.trainers.trl_arguments import Arguments, parse, unknown_flag
-from mofo.trainers.trl_rows import row_counts
+from mofo.trainers.trl_rows import learns_all_turns, row_counts
 from mofo.trainers.trl_script import SAID
 
 SECONDS_TO_END = 30
 """How long interrupted processes may take to end by themselves."""
+
+
+ALL_TURNS = (
+    "mofo sft: every token of the conversations is learned, the user's too, as trl does; --assistant_only_loss True "
+    "learns what the assistant says, as mofo compare does"
+)
 
 
 def main(argv: list[str]) -> int:
@@ -44,9 +50,12 @@ def main(argv: list[str]) -> int:
     """
     args = parse(argv)
     for dataset in args.mixture.datasets:
-        if dataset.data_files is not None and Path(str(dataset.data_files)).parent == cache_folder() / "data":
-            for reason, count in row_counts(Path(str(dataset.data_files))).items():
+        file = Path(str(dataset.data_files))
+        if file.parent == cache_folder() / "data":
+            for reason, count in row_counts(file).items():
                 print(f"mofo sft: {count} {reason}", file=sys.stderr)
+            if learns_all_turns(file, args.training):
+                print(ALL_TURNS, file=sys.stderr)
     began = time.time()
     quiet(logging.ERROR)  # the processes say themselves what goes wrong
     try:
@@ -64,6 +73,8 @@ def main(argv: list[str]) -> int:
             raise
         _end_children()
         raise KeyboardInterrupt(how_to_resume(Path(str(args.training.output_dir)), since=began)) from None
+    finally:
+        os.environ.pop(SAID, None)
     return 0
 
 

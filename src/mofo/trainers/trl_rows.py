@@ -7,17 +7,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as parquet
 from datasets import Dataset, Features, Json, List, Value
 from filelock import FileLock
 
 from mofo.data.conversation import render_conversation, token_ids
 from mofo.data.forms import Messages, Row
-from mofo.data.tokens import IGNORED, Labelled, find_row
+from mofo.data.tokens import IGNORED, WHOLE, Labelled, encode, find_row
 from mofo.data.usage import usage
 from mofo.errors import UserError, first_line
 from mofo.files import cache_folder, read_json, write_json
 from mofo.models.load import load_tokenizer
-from mofo.models.quiet import hide_data_bars
+from mofo.models.quiet import silence_datasets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 EXTRAS = {"tools": List(Json()), "chat_template_kwargs": Json()}
 """Columns that a chat template is given, and their types."""
+
+TOKENS = ("input_ids", "labels")
+"""Columns of rows that are tokens already."""
 
 
 def trl_file(rows: list[Row], source: str, training: SFTConfig, model: str) -> Path:
@@ -51,6 +55,8 @@ def trl_file(rows: list[Row], source: str, training: SFTConfig, model: str) -> P
         len(tokenizer),
         training.max_length,
         training.packing,
+        training.completion_only_loss,
+        tokenizer("")["input_ids"],
     ]
     digest = hashlib.sha256(json.dumps([made, settings]).encode()).hexdigest()
     file = cache_folder() / "data" / f"{digest[:16]}.parquet"
@@ -58,7 +64,7 @@ def trl_file(rows: list[Row], source: str, training: SFTConfig, model: str) -> P
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
             write_json(_counts_file(file), _check(rows, made, source, tokenizer, training))
-            _write(made, file)
+            _write(_as_tokens(made, tokenizer, training) if _doubles(made, tokenizer) else made, file)
     return file
 
 
@@ -66,6 +72,11 @@ def row_counts(file: Path) -> dict[str, int]:
     """Return the number of rows of such a file that trl does not use as they are, by reason."""
     counts: dict[str, int] = read_json(_counts_file(file))
     return counts
+
+
+def learns_all_turns(file: Path, training: SFTConfig) -> bool:
+    """Return whether such a file has conversations of which trl learns every token, the user's too."""
+    return "messages" in parquet.read_schema(file).names and not training.assistant_only_loss
 
 
 def _counts_file(file: Path) -> Path:
@@ -141,6 +152,29 @@ def _labelled(row: Row, tokenizer: PreTrainedTokenizerBase) -> Labelled:
     return {"input_ids": ids, "labels": [IGNORED] * before + ids[before:]}
 
 
+def _doubles(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether trl would put a second start before a text, or a second end after it.
+
+    It closes each text itself and then leaves the tokenizer to add what it adds.
+    """
+    firsts = [row.get("messages") or row.get("prompt") or row["text"] for row in rows]
+    added: list[int] = tokenizer("")["input_ids"]
+    if not isinstance(firsts[0], str) or not added:
+        return False
+    begins = added[0] == tokenizer.bos_token_id and any(first.startswith(str(tokenizer.bos_token)) for first in firsts)
+    return begins or added[-1] == tokenizer.eos_token_id
+
+
+def _as_tokens(rows: list[Row], tokenizer: PreTrainedTokenizerBase, training: SFTConfig) -> list[Row]:
+    """Return plain rows as tokens and labels, which trl takes as they are."""
+    made: list[Row] = []
+    for row in rows:
+        example = encode(row, tokenizer, WHOLE)
+        labels = example["input_ids"] if training.completion_only_loss is False else example["labels"]
+        made.append({"input_ids": example["input_ids"], "labels": labels})
+    return made
+
+
 def _kind(row: Row) -> str:
     """Return what all rows must have in common."""
     forms = {name: "text" if isinstance(row[name], str) else "messages" for name in row if name not in EXTRAS}
@@ -149,7 +183,7 @@ def _kind(row: Row) -> str:
 
 def _write(rows: list[Row], file: Path) -> None:
     types: dict[str, Any] = {
-        name: Value("string") if isinstance(value, str) else List(Json())
+        name: Value("string") if isinstance(value, str) else List(Value("int64") if name in TOKENS else Json())
         for name, value in rows[0].items()
         if name not in EXTRAS
     }
@@ -157,6 +191,6 @@ def _write(rows: list[Row], file: Path) -> None:
     none: dict[str, Any] = {"tools": None, "chat_template_kwargs": {}}  # what trl takes for a row that has none
     filled = [{**{name: none[name] for name in extras}, **row} for row in rows]
     scratch = file.with_suffix(".new")
-    hide_data_bars()
+    silence_datasets()
     Dataset.from_list(filled, features=Features({**types, **extras})).to_parquet(scratch)
     scratch.replace(file)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,10 @@ from mofo.data.forms import find_form
 from mofo.data.sources import read_source
 from mofo.errors import UserError, first_line
 from mofo.models.hub import is_reachable
-from mofo.models.quiet import hide_data_bars, hide_loading_bars
-from mofo.trainers.callback import MoFOCallback
+from mofo.models.quiet import hide_loading_bars, silence_datasets
+from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
 from mofo.trainers.method import use_extras, use_method
+from mofo.trainers.record import Made, RecordsTraining, made_by
 from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
 
 KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
     from trl import SFTConfig
 
-    from mofo.methods.method import Method
-
 
 def train(argv: list[str]) -> None:
     """Train in this process, which `accelerate launch` may have started, once or once per GPU.
@@ -47,14 +48,17 @@ def train(argv: list[str]) -> None:
             parameters would be flat.
     """
     hide_loading_bars()
-    hide_data_bars()
+    silence_datasets()
     args = parse(argv)
     if args.unknown_in_argv:
         raise unknown_flag(args.unknown_in_argv[0])
     _refuse_flat_parameters(args.training)
     method = args.mofo.chosen_method()
     _convert_hub_rows(args)
-    with method_in_sft_trainers(method, args.mofo.optimizer_settings(args.training)) as trainers:
+    if args.training.include_num_input_tokens_seen == "no":
+        args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
+    settings = args.mofo.optimizer_settings(args.training)
+    with method_in_sft_trainers(made_by(args, method, settings), settings) as trainers:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
@@ -69,20 +73,26 @@ def train(argv: list[str]) -> None:
         group = wrapped.param_groups[0]
         options = ", ".join(f"{name} {group[name]}" for name in OPTIONS if name in group)
         print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
+        if (step := diverged_at(trainer.state.log_history)) is not None:
+            print(
+                f"mofo sft: the training diverged: at step {step} its loss was not finite; lower --learning_rate.",
+                file=sys.stderr,
+            )
 
 
 @contextmanager
-def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
-    """Let each trainer that is made meanwhile train by a method; yield those trainers.
+def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
+    """Let each trainer that is made meanwhile train by a method and record it; yield those trainers.
 
     trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
     release of trl (how it loads models changed within 1.x), and replacing the name `trl.SFTTrainer` would do nothing,
     without a word, once the script imports it from elsewhere. The constructor is found by every import.
 
     Args:
-        method: The method.
+        made: The method, and what else the record names.
         settings: Arguments of MoFO, if that is the method's optimizer.
     """
+    method = made.method
     with_mofo = method.optimizer.name == "mofo"
     construct: Callable[..., None] = SFTTrainer.__init__
     trainers: list[SFTTrainer] = []
@@ -96,6 +106,10 @@ def method_in_sft_trainers(method: Method, settings: dict[str, Any]) -> Iterator
             MoFOCallback.attach(trainer)
         else:
             use_method(trainer, method.to_dict())
+        trainer.add_callback(LastStepIsLogged)
+        hooked: Any = trainer
+        hooked.made = made
+        trainer.__class__ = type(type(trainer).__name__, (RecordsTraining, type(trainer)), {})
         trainers.append(trainer)
 
     SFTTrainer.__init__ = construct_with_method  # type: ignore[method-assign, assignment]
@@ -135,6 +149,11 @@ def _convert_hub_rows(args: Arguments) -> None:
         return
     if form.needed not in KNOWN_TO_TRL:
         give_rows(args)
+
+
+def diverged_at(history: list[dict[str, Any]]) -> int | None:
+    """Return the first step of a trainer's history whose loss is not finite; None if there is none."""
+    return next((logs["step"] for logs in history if not math.isfinite(logs.get("loss", 0.0))), None)
 
 
 def _reason(error: Exception) -> str:

@@ -31,8 +31,8 @@ def section(comparison: Comparison) -> Section | None:
     return Section(
         "Distance from the base",
         plot=Plot("distance", panels),
-        caption="At the end of training, for the configuration of each method with the lowest "
-        f"{comparison.learning.label}. Mean over seeds.",
+        caption="At the end of training, for the configuration of each method with the "
+        f"{comparison.lowest} {comparison.learning.label}. Mean over seeds.",
     )
 
 
@@ -40,7 +40,7 @@ def _best(comparison: Comparison, method: str) -> Configuration | None:
     """Return the configuration with the lowest loss at its end, of those whose layers were measured."""
 
     def final_loss(configuration: Configuration) -> float:
-        losses = [comparison.amount(comparison.learning, run.points[-1]) for run in _ended(configuration)]
+        losses = [comparison.loss(run.points[-1]) for run in _ended(configuration)]
         return fmean(inf if loss is None else loss for loss in losses)
 
     return min(filter(_ended, comparison.of_method(method)), key=final_loss, default=None)

@@ -35,7 +35,7 @@ def section(comparison: Comparison) -> Section | None:
         caption="Lower and further right is better. Thin lines are runs, with a marker at each checkpoint and an error "
         "bar at the end (seeds, or the probe's standard error if that is larger). The bold "
         "line is the front of a method: the least that any of its configurations had forgotten at this "
-        f"{comparison.learning.label} or a lower one (mean over seeds; the band is ± their standard deviation). The "
+        f"{comparison.learning.label} or a better one (mean over seeds; the band is ± their standard deviation). The "
         f"base lies to the left, at {comparison.loss_text(comparison.base_loss)}.",
     )
 
@@ -68,6 +68,7 @@ def _draw(comparison: Comparison, metric: Metric) -> Callable[[Axes], None]:
         _mark_base(axes, comparison, metric)
         mark_better(axes, "better ↘", 0.985, 0.02)
         axes.set_xlabel(f"{comparison.learning.label}  (learned more →)")
+        axes.xaxis.set_major_formatter(lambda loss, _: f"{comparison.as_loss(loss):.4g}")
         axes.set_ylabel(with_unit("forgotten" if metric.kind == "forgotten" else metric.label, metric.unit))
         handles = method_legend(comparison, comparison.methods)
         if len(handles) > _MOST_INSIDE:
@@ -84,7 +85,16 @@ def _bar(axes: Axes, comparison: Comparison, configuration: Configuration, metri
     if amount is not None and loss is not None and (amount.bar or loss.std):
         colour = comparison.styles[configuration.method].colour
         axes.errorbar(
-            loss.mean, amount.mean, amount.bar, loss.std, fmt="none", color=colour, alpha=0.6, lw=1, capsize=2, zorder=4
+            comparison.as_loss(loss.mean),
+            amount.mean,
+            amount.bar,
+            loss.std,
+            fmt="none",
+            color=colour,
+            alpha=0.6,
+            lw=1,
+            capsize=2,
+            zorder=4,
         )
 
 

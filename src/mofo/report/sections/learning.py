@@ -22,18 +22,20 @@ def section(comparison: Comparison) -> Section | None:
     if not groups:
         return None
     label = comparison.learning.label
+    faint = ", and faintly the training loss" if _shows_training(comparison) else ""
     height = 3.0 + LINE_OF_LEGEND * max(ceil(len(group) / 2) for group in groups.values())
     panels = [Panel(comparison.label(method), _draw(comparison, group), height) for method, group in groups.items()]
     return Section(
         "Learning curves",
         plot=Plot("learning", panels),
-        caption=f"{label[:1].upper()}{label[1:]} at each checkpoint, and faintly the training loss. Mean over seeds.",
+        caption=f"{label[:1].upper()}{label[1:]} at each checkpoint{faint}. Mean over seeds.",
     )
 
 
 def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         style = comparison.styles[group[0].method]
+        base = comparison.as_loss(comparison.base_loss)
         for i, configuration in enumerate(group):
             colour = _shade(style.colour, i, len(group))
             training = _mean_by_step([_training(comparison, run) for run in configuration.runs])
@@ -46,7 +48,7 @@ def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[A
                 ]
             )
             axes.plot(
-                *zip((0, comparison.base_loss), *measured, strict=True),
+                *zip((0, base), *measured, strict=True),
                 color=colour,
                 marker=style.marker,
                 ms=4,
@@ -54,24 +56,29 @@ def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[A
                 zorder=2,
                 label=comparison.settings_text(configuration),
             )
-        axes.set_ylim(*_loss_range(comparison))
+        axes.set_ylim(*_range(comparison))
         axes.set_xlim(0, comparison.last_step * 1.03)
-        axes.axhline(comparison.base_loss, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
-        axes.annotate(
-            "base", (axes.get_xlim()[1], comparison.base_loss), ha="right", va="bottom", fontsize=8, color=INK
-        )
-        mark_better(axes, "better ↓", 0.02, 0.02)
+        axes.axhline(base, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
+        axes.annotate("base", (axes.get_xlim()[1], base), ha="right", va="bottom", fontsize=8, color=INK)
+        mark_better(axes, "better ↑" if comparison.learning.higher_is_better else "better ↓", 0.02, 0.02)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"{comparison.learning.label} (training loss faint)")
+        axes.set_ylabel(comparison.learning.label + (" (training loss faint)" if _shows_training(comparison) else ""))
         if comparison.settings_text(group[0]):
             legend_below(axes, columns=2)
 
     return draw
 
 
+def _shows_training(comparison: Comparison) -> bool:
+    """Return whether the training loss has a place on the axis of the learning metric: whether that is a loss too."""
+    return not comparison.learning.higher_is_better
+
+
 def _training(comparison: Comparison, run: Run) -> list[tuple[int, float | None]]:
-    """Return the training loss of each logged step, in the unit of the learning metric."""
+    """Return the training loss of each logged step, in the unit of the learning metric; none where that is no loss."""
+    if not _shows_training(comparison):
+        return []
     scale = comparison.learning.scale
     return [(entry.step, None if entry.loss is None else entry.loss * scale) for entry in run.training]
 
@@ -82,13 +89,14 @@ def _mean_by_step(curves: Sequence[Sequence[tuple[int, float | None]]]) -> list[
     return [(step, fmean(curve[step] for curve in known)) for step in known[0] if all(step in c for c in known)]
 
 
-def _loss_range(comparison: Comparison) -> tuple[float, float]:
-    """Return a range of losses shared by all learning curves; a diverged run leaves it at the top."""
-    points = [comparison.amount(comparison.learning, point) for run in comparison.runs for point in run.points]
+def _range(comparison: Comparison) -> tuple[float, float]:
+    """Return a range of the learning metric shared by all curves; a diverged run leaves it at its worse end."""
+    points = [comparison.loss(point) for run in comparison.runs for point in run.points]
     training = [loss for run in comparison.runs for _, loss in _training(comparison, run)]
     low = min(loss for loss in [*points, *training, comparison.base_loss] if loss is not None)
     margin = 0.06 * (comparison.base_loss - low) or 0.05
-    return low - margin, comparison.base_loss + 2 * margin
+    low, high = sorted(comparison.as_loss(end) for end in (low - margin, comparison.base_loss + 2 * margin))
+    return low, high
 
 
 def _shade(colour: str, i: int, count: int) -> tuple[float, float, float]:

@@ -62,10 +62,6 @@ def _rows(comparison: Comparison) -> list[str]:
 
 
 def _broken(comparison: Comparison) -> list[str]:
-    broken = [
-        run.name
-        for run in comparison.runs
-        if any(comparison.amount(comparison.learning, point) is None for point in run.points)
-    ]
+    broken = [run.name for run in comparison.runs if any(comparison.loss(point) is None for point in run.points)]
     where = f"Left out where the {comparison.learning.label} was not a finite number"
     return [f"{where}: {joined(broken)}."] if broken else []

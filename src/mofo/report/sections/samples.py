@@ -21,8 +21,9 @@ def section(comparison: Comparison) -> Section | None:
     return Section(
         "Answers",
         conversations=conversations,
-        caption="Written greedily and cut where an answer does not end; of each method by the run with the lowest "
-        f"{comparison.learning.label} at its end. A few answers show what kind of model it is, not which is better.",
+        caption="Written greedily and cut where an answer does not end; of each method by the run with the "
+        f"{comparison.lowest} {comparison.learning.label} at its end. A few answers show what kind of model it is, not "
+        "which is better.",
     )
 
 
@@ -31,7 +32,7 @@ def _best(comparison: Comparison, method: str) -> Run | None:
     ends: list[tuple[float, Run]] = []
     for configuration in comparison.of_method(method):
         runs = [run for run in configuration.runs if len(run.samples) == len(comparison.results.samples)]
-        losses = [(comparison.amount(comparison.learning, run.points[-1]), run) for run in runs]
+        losses = [(comparison.loss(run.points[-1]), run) for run in runs]
         ends += [(loss, run) for loss, run in losses if loss is not None and comparison.diverged_at(run) is None]
     return min(ends, key=lambda end: end[0])[1] if ends else None
 

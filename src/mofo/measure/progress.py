@@ -1,0 +1,47 @@
+"""How far a long measurement has come, for whoever watches it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Watcher = Callable[[str, int, int], None]
+"""Takes what is measured, how many of its questions are done, and how many there are."""
+
+
+def _nobody(what: str, done: int, total: int) -> None:
+    pass
+
+
+_watcher: ContextVar[Watcher] = ContextVar("watcher", default=_nobody)
+
+
+def report(what: str, done: int, total: int) -> None:
+    """Report how many questions of a probe a model has answered."""
+    _watcher.get()(what, done, total)
+
+
+@contextmanager
+def watched(watcher: Watcher, every: float = 0.5) -> Iterator[None]:
+    """Call a function with what is reported inside.
+
+    Args:
+        watcher: The function.
+        every: Seconds that pass at least between two calls; the last report of a probe is always passed on.
+    """
+    last = 0.0
+
+    def call(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last >= every:
+            last = now
+            watcher(what, done, total)
+
+    token = _watcher.set(call)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
