@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from mofo.errors import UserError
-<<<<<<< HEAD
-from mofo.measure import share
-=======
 from mofo.measure.continuations import Tokenized, score_batch, score_continuations
->>>>>>> main
 from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Options, Probe
 from mofo.measure.scoring import inference
@@ -56,20 +52,7 @@ class ChoiceProbe(Probe):
     def __init__(self, name: str, questions: list[Question], tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(name)
         self._answers = [question["answer"] for question in questions]
-<<<<<<< HEAD
-        # Questions are grouped by the length of their prompt: prompts of one length need no padding.
-        by_length: dict[int, list[tuple[int, Tokenized]]] = defaultdict(list)
-        for number, question in enumerate(questions):
-            tokenized = tokenize_question(question, tokenizer)
-            by_length[len(tokenized.prompt)].append((number, tokenized))
-        self._batches: list[list[tuple[int, Tokenized]]] = [
-            [group[row] for row in batch]
-            for length, group in by_length.items()
-            for batch in batches([length + sum(map(len, tokenized.choices)) for _, tokenized in group])
-        ]
-=======
         self._questions = [tokenize_question(question, tokenizer) for question in questions]
->>>>>>> main
 
     @classmethod
     def check(cls, argument: str, options: Options) -> None:
@@ -91,15 +74,8 @@ class ChoiceProbe(Probe):
             would mostly show how the model has come to like the format. The units of both are the questions.
         """
         with inference(model):
-<<<<<<< HEAD
-            for batch in share.own(len(self._batches)):
-                numbers, questions = zip(*self._batches[batch], strict=True)
-                scores.update(zip(numbers, choice_log_probabilities(model, questions), strict=True))
-        scores = share.merged(scores)
-=======
             scored = score_continuations(model, self._questions, self.name)
         scores = [[choice.per_token for choice in question] for question in scored]
->>>>>>> main
         hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
         right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
         return {"accuracy": Mean(hits), "log_probability": Mean(right)}
@@ -153,38 +129,7 @@ def choice_log_probabilities(model: PreTrainedModel, questions: Sequence[Tokeniz
         model: A causal language model.
         questions: Questions whose prompts are of one length.
     """
-<<<<<<< HEAD
-    device = model.device
-    owner = [row for row, question in enumerate(questions) for _ in question.choices]
-    flat = [choice for question in questions for choice in question.choices]
-    prompts = [question.prompt for question in questions]
-
-    output = model(input_ids=torch.tensor(prompts, device=device), logits_to_keep=1, use_cache=True)
-    first = output.logits[:, -1].float().log_softmax(dim=-1)
-    totals = first[owner, [choice[0] for choice in flat]].double()
-
-    longer = [row for row, choice in enumerate(flat) if len(choice) > 1]
-    if longer:
-        inputs = pad([flat[row][:-1] for row in longer], 0).to(device)
-        targets = pad([flat[row][1:] for row in longer], IGNORED).to(device)
-        owners = [owner[row] for row in longer]
-        cache = reusable_cache(output)
-        if cache is None:
-            inputs = torch.cat([torch.tensor([prompts[row] for row in owners], device=device), inputs], dim=1)
-            logits = model(input_ids=inputs, logits_to_keep=targets.shape[1], use_cache=False).logits
-        else:
-            cache.batch_select_indices(torch.tensor(owners, device=device))
-            logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
-        totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
-
-    elif share.is_shared():  # a forward pass in which the other processes may need this one
-        model(input_ids=torch.tensor([prompts[0]], device=device), logits_to_keep=1, use_cache=False)
-
-    means = iter(total / len(choice) for total, choice in zip(totals.tolist(), flat, strict=True))
-    return [[next(means) for _ in question.choices] for question in questions]
-=======
     return [[choice.per_token for choice in choices] for choices in score_batch(model, questions)]
->>>>>>> main
 
 
 def read_questions(file: str) -> list[Question]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save
+from transformers import TrainerCallback
 
 from mofo import MoFO
 from mofo.files import write_bytes
