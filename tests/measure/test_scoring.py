@@ -103,3 +103,12 @@ def test_inference_returns_the_model_to_its_mode(tuned, training):
     assert seen == [(False, False)]
     assert all(module.training == training for module in tuned.modules())
     assert torch.is_grad_enabled()
+
+
+def test_inference_returns_each_module_to_its_own_mode(tuned):
+    tuned.train()
+    tuned.model.norm.eval()
+    with inference(tuned):
+        assert not tuned.model.layers.training
+    assert tuned.model.layers.training
+    assert not tuned.model.norm.training
