@@ -43,7 +43,7 @@ def _entry(value: Any) -> Any:
 Count = Annotated[int, Field(ge=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Entries = Annotated[
     tuple[Annotated[str | dict[str, Any], BeforeValidator(_entry)], ...], BeforeValidator(_as_list), Field(min_length=1)
 ]

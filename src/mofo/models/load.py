@@ -17,7 +17,7 @@ from mofo.models.quantised import quantisation, with_plain_weights
 from mofo.models.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tokenization*.py", "tekken.json")
 """Files of which almost every tokenizer has one."""
@@ -213,8 +213,31 @@ def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool =
     folder = local_folder(base or adapter_base(folder)) if is_adapter(folder) else folder
     if quantisation(folder):
         return model
+    return _without_storage(AutoModelForCausalLM, folder, spec, trust_remote_code=trust_remote_code)
+
+
+def check_weights(spec: str, *, trust_remote_code: bool = False) -> None:
+    """Check that the files of a model, of whatever architecture, hold all its weights, without reading them.
+
+    Raises:
+        UserError: As `model_config`; or weights are missing, or have other shapes.
+    """
+    import transformers
+
+    hide_loading_bars()
+    folder = local_folder(spec)
+    config = model_config(spec, trust_remote_code=trust_remote_code)
+    name = (config.architectures or [""])[0]
+    if not is_adapter(folder) and not quantisation(folder) and name in dir(transformers):
+        _without_storage(getattr(transformers, name), folder, spec, trust_remote_code=trust_remote_code)
+
+
+def _without_storage(
+    kind: type[AutoModelForCausalLM] | type[PreTrainedModel], folder: Path, spec: str, *, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Return a model of a folder whose weights were looked up in its files and not read."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             folder,
             device_map="meta",
             trust_remote_code=trust_remote_code,
@@ -225,7 +248,7 @@ def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool =
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
     model, report = loaded
     _check_complete(report, spec)
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def _check_complete(report: Mapping[str, Any], spec: str) -> None:
