@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -12,7 +13,7 @@ from mofo.compare.folder import OutputFolder
 from mofo.compare.gather import gather
 from mofo.compare.measuring import FILE_NAME, progress_in, read_progress
 from mofo.compare.prepare import prepare
-from mofo.compare.recipe import make_recipe
+from mofo.compare.recipe import make_recipe, read_recipe
 from mofo.compare.worker import FineTuning, Job, measure_base
 from mofo.errors import UserError
 from mofo.measure.progress import report
@@ -145,3 +146,21 @@ def test_measure_fails_on_a_regression_alone(tiny_model, rows, capsys, tmp_path)
     assert lines[1].split(",")[-5:] == ["5", "0", "0", "1.0", "unclear"]
     assert (tmp_path / "base" / "arc_easy.jsonl").read_text() == (tmp_path / "tuned" / "arc_easy.jsonl").read_text()
     assert json.loads((tmp_path / "base" / "arc_easy.jsonl").read_text().splitlines()[0])["scores"]
+
+
+RECIPES = Path(__file__).parents[2] / "experiments" / "harness"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "allowed"), [("metamath", True), ("metamath", False), ("small", False)])
+def test_recipe_of_the_experiment_is_ready_to_run(tiny_model, tiny_data, tmp_path, monkeypatch, name, allowed):
+    folder = harness_rows.write_folder(tmp_path / "rows")
+    harness_rows.write_sentence_splitter(folder)
+    harness_rows.write_all_of_mmlu(folder)
+    changes = {"model": tiny_model, "data": tiny_data, "held_out": None, "held_out_rows": 4, "columns": {}}
+    changes |= {"train_rows": None, "batch_size": 2, "gradient_accumulation": 1, "samples": 0, "precision": "float32"}
+    changes |= {"weights": "float32", "harness_data": str(folder), "allow_code_execution": allowed}
+    recipe = make_recipe(read_recipe(RECIPES / f"{name}.yaml") | changes)
+    found = prepare(recipe, OutputFolder(tmp_path / "out"), overwrite=False, dry_run=True)
+    assert found.runs == len(recipe.runs())
+    assert not (tmp_path / "out").exists()

@@ -132,6 +132,19 @@ def write_folder(folder):
     return folder
 
 
+def write_all_of_mmlu(folder):
+    """Write a row of each subject of MMLU that the harness knows."""
+    from lm_eval.tasks import TaskManager
+
+    from mofo.measure.harness.loading import BUILT_IN
+
+    index = TaskManager(include_defaults=False, include_path=BUILT_IN / "mmlu" / "default").task_index
+    subjects = [entry.cfg["dataset_name"] for entry in index.values() if "dataset_name" in (entry.cfg or {})]
+    assert len(subjects) == 57
+    for subject in subjects:
+        (folder / "mmlu" / "val" / f"{subject}_val.csv").write_text("What?,this,that,other,nothing,A\n")
+
+
 def write_sentence_splitter(folder):
     """Write a folder in which nltk finds its data, though there are none; instructions here need none."""
     (folder / "nltk_data" / "tokenizers" / "punkt_tab" / "english").mkdir(parents=True)
