@@ -78,7 +78,7 @@ endif
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt pip setuptools scikit-build-core cmake ninja
-	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,dev]"
+	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,eval,dev]"
 	touch $(READY)
 
 clean:

@@ -190,3 +190,22 @@ def test_new_file_replaces_the_old_one_when_its_body_succeeds(tmp_path):
         except ZeroDivisionError:
             assert contents(tmp_path) == {"file": b"old"}
     assert contents(tmp_path) == {"file": b"new"}
+
+
+def test_sole_owner_leaves_nothing_and_shuts_others_out(tmp_path):
+    lock = tmp_path / "new" / ".out.lock"
+    with files.sole_owner(lock):
+        assert lock.exists()
+        with pytest.raises(TimeoutError), files.sole_owner(lock):
+            pass
+        assert lock.exists()
+    assert list(lock.parent.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), files.sole_owner(lock):
+        raise ZeroDivisionError
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_sole_owner_of_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), files.sole_owner(tmp_path / "file" / ".lock"):
+        pass

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -120,6 +120,34 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def sole_owner(path: Path) -> Iterator[None]:
+    """Hold a lock on a file that is gone afterwards; only what a killed process left stays.
+
+    Args:
+        path: The file. Missing folders above it are created.
+
+    Raises:
+        TimeoutError: Another process holds it.
+        OSError: The file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # the lock would take a folder that cannot be written for a lock that is held
+    try:
+        with FileLock(path, timeout=0):
+            if not path.exists():  # its last owner ended between the two
+                raise TimeoutError(f"{path} was just given up")
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows lets nobody remove an open file
+                    path.unlink()
+    except Timeout:
+        raise TimeoutError(f"{path} is held by another process") from None
 
 
 def sha256(path: Path) -> str:

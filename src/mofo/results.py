@@ -42,6 +42,12 @@ Order = Literal["sequence", "joint", "alone"]
 """How a run meets its tasks: one after the other, all at once, or each by itself, beginning with the base."""
 
 
+Outcome = Literal["worse", "better", "unchanged", "unclear"]
+
+MARGIN = 0.05
+"""Share of questions whose loss a measurement must be able to rule out before it says that nothing was lost."""
+
+
 class Record(BaseModel):
     """A part of `results.json`: fields are checked, and unknown ones refused."""
 
@@ -92,6 +98,24 @@ class Metric(Record):
         if paired is None or paired.low is None or paired.high is None:
             return None
         return (-paired.high, -paired.low) if self.higher_is_better else (paired.low, paired.high)
+
+    def outcome(self, base: Point, point: Point) -> Outcome | None:
+        """Return whether a point is worse or better than the base beyond chance; None if a number is missing.
+
+        Where questions are right or wrong, the exact test on those that changed and the interval decide. If these show
+        no change, but a loss of more than `MARGIN` would lie within the interval, there are too few questions: the
+        outcome is unclear. All else is unchanged within two standard errors.
+        """
+        change, paired = self.change(base, point), self.paired(point)
+        if change is None:
+            return None
+        direction: Outcome = "worse" if change > 0 else "better"
+        if paired is None or paired.lost is None:
+            return "unchanged" if abs(change) <= 2 * (self.change_error(point) or 0.0) else direction
+        if paired.is_significant:
+            return direction
+        interval = self.worse_interval(point)
+        return "unclear" if interval is not None and interval[1] > MARGIN else "unchanged"
 
     def change(self, base: Point, point: Point) -> float | None:
         """Return how much worse a point is than the base, in the file's unit: positive is worse.

@@ -150,6 +150,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(capsys, tmp_path, monkeypatch
     ("error", "code", "sentence"),
     [
         (RuntimeError("the job base ended"), 1, "the job base ended"),
+        (OSError(28, "No space left on device", "out/x"), 2, "out/x cannot be used: No space left on device."),
+        (OSError("no such thing\nand more"), 2, "no such thing"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("run it again"), 130, "interrupted; run it again"),
     ],
@@ -172,3 +174,9 @@ def test_missing_extra_is_named(tmp_path, argv):
     done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert "pip install 'mofo[train]'" in done.stderr
+
+
+def test_reader_that_has_seen_enough_is_no_error():
+    command = f"set -o pipefail; {sys.executable} -m mofo.cli compare --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""

@@ -1,11 +1,13 @@
 """`mofo measure`."""
 
 import json
+from pathlib import Path
 
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mofo import cli
+from mofo.measure.probe import Options
 
 
 def test_model_measured_against_itself_has_not_changed(capsys, tiny_model):
@@ -26,16 +28,17 @@ def test_arguments_are_passed_on(monkeypatch):
     seen = []
 
     def measure_pair(*arguments, **options):
-        assert options.pop("console").stderr
         seen.append((arguments, options))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mofo.measure.pair.measure_pair", measure_pair)
     argv = "measure --base b --tuned t --data d.jsonl --rows 7 --probes text,choice:q.jsonl --trust_remote_code"
     argv += " --max-length 64 --turns last --columns question=Q,answer=A"
+    argv += " --harness-data rows --allow-code-execution --save-answers read"
     assert cli.main(argv.split()) == 130
     expected = {"data": "d.jsonl", "rows": 7, "probes": ["text", "choice:q.jsonl"], "trust_remote_code": True}
     expected |= {"max_length": 64, "turns": "last", "columns": {"question": "Q", "answer": "A"}}
+    expected |= {"options": Options(Path("rows"), True), "answers": Path("read")}
     assert seen == [(("b", "t"), expected)]
 
 
@@ -64,3 +67,16 @@ def test_adapter_names_its_base_and_other_vocabularies_are_said(capsys, tiny_mod
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "larger")
     assert cli.main(["measure", "--base", tiny_model, "--tuned", str(tmp_path / "larger"), "--probes", "text"]) == 0
     assert "measured on the 270 that both have" in capsys.readouterr().out
+
+
+def test_regression_that_is_named_ends_with_exit_code_3(monkeypatch, capsys):
+    monkeypatch.setattr("mofo.measure.pair.measure_pair", lambda *_, **__: "results")
+    monkeypatch.setattr("mofo.measure.pair_text.pair_csv", lambda _: "csv\n")
+    seen = []
+    monkeypatch.setattr("mofo.measure.pair_text.regressions", lambda _, names: seen.append(names) or ["mmlu"])
+    argv = ["measure", "--base", "b", "--tuned", "t", "--csv", "--fail-on", "harness:mmlu,choice"]
+    assert cli.main(argv) == 3
+    assert seen == [["harness:mmlu", "choice"]]
+    printed = capsys.readouterr()
+    assert printed.out == "csv\n"
+    assert printed.err == "mofo measure: the tuned model got worse on mmlu\n"

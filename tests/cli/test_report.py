@@ -47,7 +47,8 @@ def test_report_of_an_interrupted_comparison_says_what_is_missing_and_how_to_go_
     printed = capsys.readouterr().out
     assert printed.startswith("Result: Unfinished, 2 runs of the plan are missing; so far: ")
     assert "To be surer: First the rest of the plan: mofo-s1 and adamw-s0.\n  Resume:\n  mofo compare" in printed
-    assert ("After step" in printed) == (runs == 1)
+    assert ("method" in printed.split("mofo compare")[1]) == (runs == 1)
+    assert ("Take: Nothing yet.\n" in printed) == (runs == 0)
 
 
 def test_report_before_the_base_was_measured_is_refused(tmp_path, capsys):

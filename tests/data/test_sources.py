@@ -135,7 +135,7 @@ def test_damaged_csv_is_refused(tmp_path, content, message):
         (
             "a.json",
             b'{"train": [{"a": 1}], "test": [{"a": 2}]}',
-            "one object with the keys train, test, expected a list",
+            "one object with the keys train, test, expected",
         ),
         ("a.json", b"[" * 100_000, "nested too deeply"),
         ("a", b"x", "is not a data file"),

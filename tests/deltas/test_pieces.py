@@ -74,6 +74,9 @@ def test_rounded_piece_is_off_by_half_a_step_at_most(base, tuned):
     assert rounding.error == pytest.approx(off.square().sum().item())
     assert rounding.change == pytest.approx(changes.square().sum().item())
     assert len(coded.parts[1]) < int(moved.sum()) * 1.1 + 4 * (5000 // BLOCK + 1) + 100
+    if dtypes == ("BF16", "BF16"):  # where the exact change is the smaller one
+        assert rounding.error == 0
+        return
     with pytest.raises(ValueError, match="base alone"):
         pieces.decode(coded, restored, dtypes, len(content(old)), forward=False)
 

@@ -94,7 +94,7 @@ class WordProbe(Probe):
         self.tokens = tokens
 
     @classmethod
-    def check(cls, argument):
+    def check(cls, argument, options):
         if not argument.isalpha():
             raise UserError(f"The probe `word` needs a word, not `{argument}`.")
 
@@ -120,7 +120,7 @@ def test_new_kind_of_probe_is_checked_made_measured_described_and_remembered(bas
     check_probe_specs(["text", "word:sea"])
     with pytest.raises(UserError, match="needs a word, not `4`"):
         check_probe_specs(["word:4"])
-    with pytest.raises(UserError, match=r"choice:FILE\.jsonl or word:WORD"):
+    with pytest.raises(UserError, match=r"choice:FILE\.jsonl, .* or word:WORD"):
         check_probe_specs(["words"])
     (probe,) = make_probes(["word:sea"], base=base, tokenizer=tokenizer)
     measured = probe.measure(base)

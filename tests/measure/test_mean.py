@@ -119,3 +119,17 @@ def test_measured_point_has_errors_of_numbers_and_changes():
 def test_task_and_probe_of_one_name_keep_their_errors_apart():
     point = Measured({"text": {"loss": Mean([1.0, 2.0])}}, {"text": {"loss": Mean([1.0, 9.0])}}).point(None)
     assert point.errors.learned != point.errors.forgotten
+
+
+def test_average_of_means_has_the_error_of_independent_parts():
+    first, second = Mean([1.0, 0.0, 0.0, 1.0]), Mean([2.0, 4.0, 6.0])
+    average = Mean.average([first, second])
+    assert average == pytest.approx((first + second) / 2)
+    assert average.error == pytest.approx(math.hypot(first.error, second.error) / 2)
+    nested = Mean.average([average, Mean([0.0, 1.0])], [0.75, 0.25])
+    assert nested == pytest.approx(0.75 * average + 0.25 * 0.5)
+    later = Mean.average([Mean([1.0, 1.0, 0.0, 1.0]), Mean([3.0, 4.0, 7.0])])
+    changes = [Mean([0.0, 1.0, 0.0, 0.0]), Mean([1.0, 0.0, 1.0])]
+    assert later.change_error(average) == pytest.approx(math.hypot(*(mean.error for mean in changes)) / 2)
+    assert later.change_error(first) is None
+    assert Mean.average([first, Mean([1.0])]).error is None

@@ -1,14 +1,16 @@
 import copy
-import io
 import json
 
 import pytest
 import torch
-from rich.console import Console
 
 from mofo.errors import UserError
 from mofo.measure import learned_metrics
-from mofo.measure.pair import ModelResults, PairResults, measure_pair, pair_legend, pair_table, pair_verdict
+from mofo.measure.mean import Mean
+from mofo.measure.measured import Measured
+from mofo.measure.pair import ModelResults, PairResults, measure_pair
+from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict, regressions
+from mofo.measure.progress import watched
 from mofo.results import Errors, FinalDistance, Metric
 
 
@@ -136,18 +138,14 @@ def test_measure_pair_refuses_rows_with_tokens_that_the_tuned_model_lost(folders
         measure_pair(str(folders / "base"), str(tmp_path), probes=[], data=str(folders / "sums.jsonl"))
 
 
-def test_measure_pair_shows_each_stage_on_a_terminal_alone(folders):
-    shown = {}
-    for terminal in (True, False):
-        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
-        options = {"probes": ["text"], "data": str(folders / "sums.jsonl"), "console": console}
-        measure_pair(str(folders / "base"), str(folders / "tuned"), **options)
-        shown[terminal] = console.file.getvalue()
-    assert shown[False] == ""
-    last = "text of the tuned model"
-    for stage in ("loading the models", "distance", "held-out loss of the base", "text of the base", last):
-        assert stage in shown[True]
-    assert "6/7" in shown[True].split(last)[-1]
+def test_measure_pair_reports_each_stage(folders):
+    seen = []
+    with watched(lambda what, done, total: seen.append((what, done, total)), every=0.0):
+        measure_pair(str(folders / "base"), str(folders / "tuned"), probes=["text"], data=str(folders / "sums.jsonl"))
+    stages = ["loading the models", "distance", "preparing the probes"]
+    stages += [f"{what}, {role}" for role in ("base", "tuned") for what in ("held-out loss", "text")]
+    assert [what for what, done, total in seen if (done, total) == (0, 1)] == stages
+    assert [what for what, done, total in seen if (done, total) == (1, 1)] == stages
 
 
 def test_measure_pair_refuses_before_it_loads_anything(folders, monkeypatch):
@@ -163,3 +161,48 @@ def test_measure_pair_refuses_before_it_loads_anything(folders, monkeypatch):
         options = {"base": base, "tuned": tuned, "probes": ["text"], "data": str(folders / "sums.jsonl")} | changed
         with pytest.raises(UserError):
             measure_pair(options.pop("base"), options.pop("tuned"), **options)
+
+
+def quiz(before, after):
+    """Results of a quiz: which questions each model has right."""
+    base, tuned = (Measured({}, {"quiz": {"accuracy": Mean(list(map(float, right)))}}) for right in (before, after))
+    points = [base.point(None), tuned.point(base)]
+    models = [
+        ModelResults(learned={}, forgotten=p.forgotten, errors=p.errors, change_errors=p.change_errors, paired=p.paired)
+        for p in points
+    ]
+    metric = Metric(
+        kind="forgotten", source="quiz", name="accuracy", label="the quiz", unit="%", scale=100, higher_is_better=True
+    )
+    distance = FinalDistance(l2=1.0, moved=1.0, relative=1.0)
+    return PairResults(base=models[0], tuned=models[1], distance=distance, metrics=[metric])
+
+
+def test_pair_of_questions_shows_interval_and_what_was_lost_and_won():
+    lost = quiz([1] * 30 + [0] * 10, [1] * 18 + [0] * 12 + [1] + [0] * 9)
+    assert pair_verdict(lost) == "The tuned model forgot the quiz."
+    assert [column[0] for column in shown(lost)][4:] == ["+10.63 to +42.02", "12", "1"]
+    assert pair_markdown(lost).splitlines()[2].endswith("| +10.63 to +42.02 | 12 | 1 |")
+    row = dict(zip(*(line.split(",") for line in pair_csv(lost).splitlines()), strict=True))
+    assert (row["units"], row["lost"], row["won"], row["outcome"]) == ("40", "12", "1", "worse")
+    assert float(row["low"]) == pytest.approx(10.63, abs=0.01)
+
+
+def test_pair_of_too_few_questions_is_insufficient_evidence():
+    assert pair_verdict(quiz([1, 1, 0, 0] * 3, [1, 1, 0, 0] * 3)) == (
+        "Insufficient evidence on the quiz: nothing beyond chance, but a loss of more than 5% of the questions is not "
+        "ruled out."
+    )
+    assert pair_verdict(quiz([1, 0] * 300, [1, 0] * 300)) == "The tuned model shows no change beyond noise on the quiz."
+
+
+def test_regressions_are_those_beyond_chance_by_any_of_their_names():
+    lost, same = quiz([1] * 30 + [0] * 10, [0] * 12 + [1] * 18 + [0] * 10), quiz([1, 0] * 20, [1, 0] * 20)
+    for name in ("quiz", "harness:quiz", "harness:quiz@40", "the quiz"):
+        assert regressions(lost, [name]) == ["the quiz"]
+        assert regressions(same, [name]) == []
+    assert regressions(lost, []) == []
+    with pytest.raises(
+        UserError, match=r"--fail-on names quizz \(did you mean quiz\?\): expected one of quiz, the quiz"
+    ):
+        regressions(lost, ["quizz"])

@@ -95,11 +95,20 @@ def test_inference_returns_the_model_to_its_mode(tuned, training):
 
     def measure_and_fail():
         with inference(tuned):
-            seen.append((tuned.training, torch.is_inference_mode_enabled()))
+            seen.append((tuned.training, torch.is_grad_enabled()))
             raise KeyError
 
     with pytest.raises(KeyError):
         measure_and_fail()
-    assert seen == [(False, True)]
+    assert seen == [(False, False)]
     assert all(module.training == training for module in tuned.modules())
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+
+
+def test_inference_returns_each_module_to_its_own_mode(tuned):
+    tuned.train()
+    tuned.model.norm.eval()
+    with inference(tuned):
+        assert not tuned.model.layers.training
+    assert tuned.model.layers.training
+    assert not tuned.model.norm.training

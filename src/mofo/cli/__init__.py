@@ -10,8 +10,8 @@ from typing import Protocol
 from mofo import __version__
 from mofo.cli import apply, compare, data, demo, diff, env, measure, methods, probes, report, sft, undo
 from mofo.cli.parser import Parser
-from mofo.errors import UserError, closest
-from mofo.models.quiet import VERBOSE, quiet
+from mofo.errors import UserError, closest, first_line
+from mofo.models.quiet import VERBOSE, is_verbose, quiet
 
 
 class Command(Protocol):
@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 the input cannot be used, 130 interrupted by Ctrl-C.
+        The exit code: 0 done, 1 failed, 2 the input cannot be used, 3 a probe of `--fail-on` got worse, 130 interrupted
+        by Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["help"]:
@@ -93,7 +94,17 @@ def _run(name: str, command: Command, parser: Parser, words: list[str]) -> int:
             raise
         code = 2
         sentence = f"the library {error.name} is missing; install the workbench with pip install 'mofo[train]'."
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if is_verbose():
+            raise
+        named = error.filename and error.strerror
+        code, sentence = 2, f"{error.filename} cannot be used: {error.strerror}." if named else first_line(error)
     except RuntimeError as error:
+        if is_verbose():
+            raise
         code, sentence = 1, str(error)
     except KeyboardInterrupt as interrupt:  # the command may have said how to resume
         code, sentence = 130, "; ".join(["interrupted", *map(str, interrupt.args)])

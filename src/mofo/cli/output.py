@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,30 @@ def show(content: RenderableType) -> None:
     Console(soft_wrap=isinstance(content, str), highlight=False, markup=False).print(content)
 
 
+@contextmanager
+def measuring_bars() -> Iterator[None]:
+    """Draw a bar on the terminal for each probe that is taken inside, with the time that is left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    from mofo.measure.progress import watched
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def draw(probe: str, done: int, total: int) -> None:
+            if probe not in tasks:
+                tasks[probe] = bars.add_task(probe, total=total)
+            bars.update(tasks[probe], completed=done, total=total)
+            if done == total:
+                bars.remove_task(tasks.pop(probe))
+
+        with watched(draw):
+            yield
+
+
 def show_comparison(results: Results, page: Path) -> None:
     """Print the answer and the table of a comparison, and where its report lies."""
     from mofo.report import Comparison, legend, make_answer, sequence_table, summary_table
@@ -39,7 +65,8 @@ def show_comparison(results: Results, page: Path) -> None:
     show("")
     if (tasks := sequence_table(comparison)) is not None:
         show(tasks)
-    show(summary_table(comparison))
+    if comparison.runs:
+        show(summary_table(comparison))
     for line in legend(comparison):
         show(line)
     show(f"Report: {page}")

@@ -39,6 +39,11 @@ REFUSED = "mofo: "
 """How the line of a job's log begins that says why the input cannot be used."""
 
 
+def answers_in(folder: Path) -> Path:
+    """Return where in the folder of a comparison, or of a run, the answers to the questions of probes lie."""
+    return folder / "answers"
+
+
 class BaseResult(Record):
     """What the base's job found: its point, the metrics of its numbers, their units, and its answers to the samples."""
 

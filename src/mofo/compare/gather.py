@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mofo.compare.folder import LEARNED, OutputFolder
+from mofo.compare.folder import LEARNED, OutputFolder, answers_in
 from mofo.compare.recipe import PlannedRun, Recipe
 from mofo.compare.tune import planned_runs
 from mofo.machine import hardware, versions
-from mofo.measure.answers import questions_by_number, read_answers
+from mofo.measure.answers import questions_of, read_answers
 from mofo.results import FILE_NAME, Results, Run, Task, load_results, write_results
 
 MOST_CHARACTERS = 300
@@ -65,9 +65,9 @@ def _questions(recipe: Recipe, folder: OutputFolder, runs: Sequence[Run]) -> dic
                     changed.setdefault(source, {}).setdefault(name, set()).add(number)
     texts: dict[str, dict[str, dict[int, str]]] = {}
     for source, names in changed.items():
-        answers = read_answers(folder.path, source)
+        answers = read_answers(answers_in(folder.path), source)
         for name, places in names.items():
-            asked = dict(enumerate(questions_by_number(answers, name))) or earlier.get(source, {}).get(name, {})
+            asked = dict(enumerate(questions_of(answers, name))) or earlier.get(source, {}).get(name, {})
             found_texts = {place: _brief(asked[place]) for place in sorted(places) if place in asked}
             if found_texts:
                 texts.setdefault(source, {})[name] = found_texts

@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from mofo.compare.estimate import estimate_table
@@ -26,6 +25,7 @@ from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
 from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
+from mofo.files import sole_owner
 from mofo.report import write_report
 from mofo.results import Results
 
@@ -66,7 +66,7 @@ def compare(
     """
     launched = read_launch(launch, recipe, jobs) if launch else None
     check_folder(output)
-    with _lock(output):
+    with _sole_owner(output):
         console = console or Console(stderr=True)
         found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
         if found is not None:
@@ -81,28 +81,24 @@ def compare(
 
 
 @contextmanager
-def _lock(output: Path) -> Iterator[None]:
-    """Keep other processes out of an output folder by a file beside it, which is gone afterwards.
+def _sole_owner(output: Path) -> Iterator[None]:
+    """Keep other processes from working on an output folder.
 
     Raises:
         UserError: Another process works on it, or nothing can be written there.
     """
-    file = output.with_name(f".{output.name}.lock")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=output if output.is_dir() else output.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from None
-    try:
-        with FileLock(file, timeout=0):
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # Windows removes no file that is open; filelock does
-                    file.unlink()
-    except Timeout:
-        raise UserError(f"Another process is working on {output}: wait for it, or choose another --output.") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_owner(output.with_name(f".{output.name}.lock")))
+            with TemporaryFile(dir=output if output.is_dir() else output.parent):
+                pass
+        except TimeoutError:
+            raise UserError(
+                f"Another process is working on {output}: wait for it, or choose another --output."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from error
+        yield
 
 
 def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, launch: Launch | None, console: Console) -> Results:

@@ -36,8 +36,8 @@ def _entry(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Orders = Annotated[tuple[Order, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
 Entries = Annotated[
     tuple[Annotated[str | dict[str, Any], BeforeValidator(_entry)], ...], BeforeValidator(_as_list), Field(min_length=1)
 ]

@@ -25,7 +25,16 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
-from mofo.compare.folder import BASE_JOB, LEARNED, REFUSED, BaseResult, OutputFolder, RunFolder, RunResult
+from mofo.compare.folder import (
+    BASE_JOB,
+    LEARNED,
+    REFUSED,
+    BaseResult,
+    OutputFolder,
+    RunFolder,
+    RunResult,
+    answers_in,
+)
 from mofo.compare.launch import is_launched, is_main, spread_name, world_size
 from mofo.compare.measuring import progress_in
 from mofo.compare.recipe import PlannedRun
@@ -45,7 +54,7 @@ from mofo.measure import (
     sequence_metrics,
     weight_distance,
 )
-from mofo.measure.answers import write_answers
+from mofo.measure.answers import ask
 from mofo.measure.generation import GENERAL_QUESTIONS, generate, generate_answers
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
@@ -138,17 +147,17 @@ class Job:
             in_full: Whether this is the base or the end of a run: then all probes are taken, and the answers to their
                 questions are kept.
         """
-        kept = folder if in_full else None
+        kept = answers_in(folder) if in_full else None
         with autocast(self.plan.precision), progress_in(folder):
             learned = {task.name: self._learned(task, model, answers=answers) for task in self.tasks}
             for probe in self.learned:  # of the only task
-                learned[self.tasks[0].name] |= self._ask(probe, model, kept, LEARNED)
+                learned[self.tasks[0].name] |= ask(probe, model, kept, LEARNED)
             if len(self.tasks) > 1:
                 learned[ALL_TASKS] = self._means(learned)
             taken = [probe for probe in self.probes if in_full or probe.name not in self.at_end_only]
             return Measured(
                 learned=learned,
-                forgotten={probe.name: self._ask(probe, model, kept, probe.name) for probe in taken},
+                forgotten={probe.name: ask(probe, model, kept, probe.name) for probe in taken},
             )
 
     def _learned(self, task: TaskSettings, model: PreTrainedModel, *, answers: bool) -> dict[str, float]:
@@ -168,13 +177,6 @@ class Job:
         scores = [learned[task.name].get(SCORES[task.metric].key) for task in self.tasks]
         known = [score for score in scores if score is not None]
         return means | ({"score": fmean(known)} if known else {})
-
-    def _ask(self, probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> dict[str, float]:
-        """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given."""
-        numbers, answers = probe.ask(model)
-        if answers and folder is not None:
-            write_answers(folder, name, answers)
-        return numbers
 
     @cached_property
     def base(self) -> Measured:

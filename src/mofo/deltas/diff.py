@@ -127,9 +127,7 @@ class _Maker:
             base=sides[0],
             tuned=sides[1],
             pieces={name: pieces for name, pieces in self._pieces.items() if pieces},
-            lossy=None
-            if self._bits is None
-            else Lossy(bits=self._bits, relative_error=self._rounding.relative, largest_error=self._rounding.largest),
+            lossy=self._lossy(),
         )
         writer.finish(manifest)
         return manifest
@@ -159,6 +157,13 @@ class _Maker:
         coded, result, rounding = encode_rounded(base, tuned, dtypes)
         self._rounding.add(rounding)
         return coded, result
+
+    def _lossy(self) -> Lossy | None:
+        """Return what rounding has changed; None if nothing was rounded."""
+        pieces = (piece for pieces in self._pieces.values() for piece in pieces)
+        if self._bits is None or all(piece.how != "quantised" for piece in pieces):
+            return None
+        return Lossy(bits=self._bits, relative_error=self._rounding.relative, largest_error=self._rounding.largest)
 
     def _side(self, model: StoredModel, digests: dict[str, str], files: dict[str, SmallFile]) -> Side:
         headers = {name: file.header for name, file in model.files.items()}

@@ -108,9 +108,10 @@ def encode_rounded(base: bytes, tuned: bytes, dtypes: tuple[str | None, str | No
     """Return what leads from the base to about the tuned model, in 8 bits for each entry that moved.
 
     Returns:
-        The piece, the bytes that it leads to, and how far these are from the tuned model's. Entries of types without
-        values that can be rounded, and values that are not finite, are kept to the bit.
+        The piece, the bytes that it leads to, and how far these are from the tuned model's. A piece is kept to the bit
+        where that is smaller (often in 16 bits), where its values are not finite, and where its type has none.
     """
+    exact = encode(base, tuned, dtypes)
     known = [FLOATS.get(dtype or "") for dtype in dtypes]
     if len(base) and known[0] is not None and known[1] is not None:
         old, new = values_of(base, dtypes[0]), values_of(tuned, dtypes[1])
@@ -119,8 +120,11 @@ def encode_rounded(base: bytes, tuned: bytes, dtypes: tuple[str | None, str | No
             where = np.flatnonzero((_integers(old) != _integers(new)).numpy())
             values, rounded, rounding = quantise(old, new, torch.from_numpy(where))
             changes = Changes(*bits.name_entries(where, len(new)), bits.compress(values))
-            return Coded.of("quantised", changes), _bytes(rounded), rounding
-    return encode(base, tuned, dtypes), tuned, Rounding()
+            coded = Coded.of("quantised", changes)
+            if sum(coded.piece.parts) < sum(exact.piece.parts):
+                return coded, _bytes(rounded), rounding
+            return exact, tuned, Rounding(change=rounding.change)
+    return exact, tuned, Rounding()
 
 
 def decode(coded: Coded, source: bytes, dtypes: tuple[str | None, str | None], size: int, *, forward: bool) -> bytes:

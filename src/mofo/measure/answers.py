@@ -5,26 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mofo.files import read_jsonl, write_jsonl
-from mofo.measure.probe import Answer
+from mofo.measure.probe import Answer, Probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def answers_file(folder: Path, probe: str) -> Path:
-    """Return the file of a probe's answers in a folder of results."""
-    return folder / "answers" / f"{probe}.jsonl"
+def ask(probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> dict[str, float]:
+    """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given.
+
+    Args:
+        probe: The probe.
+        model: The model to be measured.
+        folder: The folder; answers lie in it one a line, in the order of the questions.
+        name: Name of the file, without its ending.
+    """
+    numbers, answers = probe.ask(model)
+    if answers and folder is not None:
+        write_jsonl(_file(folder, name), map(asdict, answers))
+    return numbers
 
 
-def write_answers(folder: Path, probe: str, answers: Sequence[Answer]) -> None:
-    """Write a model's answers to the questions of a probe, one a line, in the order of the questions."""
-    write_jsonl(answers_file(folder, probe), map(asdict, answers))
+def read_answers(folder: Path, name: str) -> list[Answer]:
+    """Return the answers that `ask` left; none if there are none."""
+    return [Answer(**row) for row in read_jsonl(_file(folder, name))]
 
 
-def read_answers(folder: Path, probe: str) -> list[Answer]:
-    """Return the answers in a folder of results; none if there is no file of them."""
-    return [Answer(**row) for row in read_jsonl(answers_file(folder, probe))]
-
-
-def questions_by_number(answers: Sequence[Answer], metric: str) -> list[str]:
+def questions_of(answers: Sequence[Answer], metric: str) -> list[str]:
     """Return the texts of the questions that are units of a probe's number, in the order of the units."""
     return [answer.question for answer in answers if metric in answer.scores]
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.jsonl"

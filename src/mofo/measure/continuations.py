@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from mofo.data.tokens import IGNORED
+from mofo.measure import share
 from mofo.measure.progress import report
 from mofo.measure.scoring import batches, by_positions, pad, reusable_cache, token_log_probabilities
 
@@ -56,12 +57,17 @@ def score_continuations(model: PreTrainedModel, questions: Sequence[Tokenized], 
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, question in enumerate(questions):
         by_length[len(question.prompt)].append(number)
+    together = [
+        [numbers[row] for row in rows]
+        for length, numbers in by_length.items()
+        for rows in batches([length + sum(map(len, questions[number].choices)) for number in numbers])
+    ]
     scores: dict[int, list[Scored]] = {}
-    for length, numbers in by_length.items():
-        for rows in batches([length + sum(map(len, questions[number].choices)) for number in numbers]):
-            batch = [numbers[row] for row in rows]
-            scores.update(zip(batch, score_batch(model, [questions[number] for number in batch]), strict=True))
-            report(what, len(scores), len(questions))
+    for place in share.own(len(together)):
+        batch = together[place]
+        scores.update(zip(batch, score_batch(model, [questions[number] for number in batch]), strict=True))
+        report(what, len(scores), len(questions))
+    scores = share.merged(scores)
     return [scores[number] for number in range(len(questions))]
 
 
@@ -96,6 +102,8 @@ def score_batch(model: PreTrainedModel, questions: Sequence[Tokenized]) -> list[
             logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits
         totals[longer] += token_log_probabilities(logits, targets).sum(dim=1, dtype=torch.float64)
         greedy[longer] &= _most_probable(logits, targets)
+    elif share.is_shared():  # the other processes may need this one in their second forward pass
+        model(input_ids=torch.tensor([prompts[0]], device=device), logits_to_keep=1, use_cache=False)
 
     scores = zip(totals.tolist(), map(len, flat), greedy.tolist(), strict=True)
     return [[Scored(*next(scores)) for _ in question.choices] for question in questions]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mofo.measure import share
 from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Options, Probe
 from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference
@@ -58,7 +60,9 @@ class DivergenceProbe(Probe):
                 (torch.tensor([text])[:, :-1], start - 1) for text, start in zip(texts, starts, strict=True)
             ]
         with inference(base):
-            self._base_logits = [self._logits(base, *batch).cpu() for batch in self._batches]
+            self._base_logits = {
+                number: self._logits(base, *self._batches[number]).cpu() for number in share.own(len(self._batches))
+            }
 
     @classmethod
     def check(cls, argument: str, options: Options) -> None:
@@ -80,13 +84,14 @@ class DivergenceProbe(Probe):
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
         """Return `kl` in nats per token; lower is nearer to the base. Its units are the texts."""
-        totals: list[float] = []
-        counts: list[int] = []
+        found: dict[int, list[float]] = {}
         with inference(model):
-            for batch, base_logits in zip(self._batches, self._base_logits, strict=True):
-                totals += divergences(base_logits, self._logits(model, *batch))
-                counts += [base_logits.shape[1]] * base_logits.shape[0]
-        return {"kl": Mean(totals, counts)}
+            for number in share.own(len(self._batches)):
+                logits = self._logits(model, *self._batches[number])
+                found[number] = divergences(self._base_logits[number], logits)
+        found = share.merged(found)
+        counts = [batch.shape[1] - first for batch, first in self._batches for _ in batch]
+        return {"kl": Mean([total for number in range(len(self._batches)) for total in found[number]], counts)}
 
     @property
     def metrics(self) -> list[Metric]:
@@ -103,6 +108,14 @@ class DivergenceProbe(Probe):
                 unit="nats per token",
             )
         ]
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return the base's logits on this process's share of the texts."""
+        return {f"logits.{number}": logits for number, logits in self._base_logits.items()}
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Take the base's logits from there."""
+        self._base_logits = {number: kept[f"logits.{number}"] for number in share.own(len(self._batches))}
 
     def state(self) -> Any:
         """Return the texts, and where their prompts end if they have any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mofo.results import Metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -133,6 +135,17 @@ class Probe(ABC):
     @abstractmethod
     def metrics(self) -> list[Metric]:
         """The numbers that `measure` returns, as `results.json` describes them."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return what the probe has computed from the base and compares with, so that it can do without it."""
+        return {}
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:  # noqa: B027, most probes keep nothing
+        """Compare with what `kept` has returned, in place of what the probe was made with.
+
+        Raises:
+            KeyError: Something that this process needs is not there.
+        """
 
     def state(self) -> Any:
         """Return what must be remembered, as a JSON value, to make the same probe again; None if nothing must."""

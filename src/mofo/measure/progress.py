@@ -24,19 +24,27 @@ def report(what: str, done: int, total: int) -> None:
 
 
 @contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Report the beginning and the end of something that is done in one go."""
+    report(what, 0, 1)
+    yield
+    report(what, 1, 1)
+
+
+@contextmanager
 def watched(watcher: Watcher, every: float = 0.5) -> Iterator[None]:
     """Call a function with what is reported inside.
 
     Args:
         watcher: The function.
-        every: Seconds that pass at least between two calls; the last report of a probe is always passed on.
+        every: Seconds that pass at least between two calls; the first and last of a probe are always passed on.
     """
     last = 0.0
 
     def call(what: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if done == total or now - last >= every:
+        if done in (0, total) or now - last >= every:
             last = now
             watcher(what, done, total)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mofo.data.tokens import IGNORED, Labelled
+from mofo.measure import share
 from mofo.measure.mean import Mean
 
 if TYPE_CHECKING:
@@ -37,17 +38,19 @@ class Loss(TypedDict):
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode and without gradients, and return it to the mode it was in.
+    """Run a model in eval mode and without gradients, and return each of its modules to the mode it was in.
 
-    Not in torch's inference mode, in which sharded parameters (FSDP2) cannot be gathered.
+    What a model keeps of a forward pass in `torch.inference_mode` (gathered shards, tables of positions) cannot be used
+    in training afterwards; `torch.no_grad` leaves ordinary tensors.
     """
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def held_out_loss(model: PreTrainedModel, examples: Iterable[Labelled]) -> Loss:
@@ -61,18 +64,21 @@ def held_out_loss(model: PreTrainedModel, examples: Iterable[Labelled]) -> Loss:
         ValueError: No token is labelled.
     """
     examples = list(examples)
-    totals, counts = [0.0] * len(examples), [0] * len(examples)
+    found: dict[int, float] = {}
+    together = list(batches([len(example["input_ids"]) for example in examples]))
     with inference(model):
-        for rows in batches([len(example["input_ids"]) for example in examples]):
+        for number in share.own(len(together)):
+            rows = together[number]
             inputs = pad([examples[row]["input_ids"] for row in rows], 0)
             labels = pad([examples[row]["labels"] for row in rows], IGNORED)
-            found = log_likelihoods(model, inputs, labels).sum(dim=1, dtype=torch.float64).tolist()
-            for row, total, count in zip(rows, found, (labels[:, 1:] != IGNORED).sum(dim=1).tolist(), strict=True):
-                totals[row], counts[row] = -total, count
+            sums = log_likelihoods(model, inputs, labels).sum(dim=1, dtype=torch.float64).tolist()
+            found |= dict(zip(rows, sums, strict=True))
+    found = share.merged(found)
+    counts = [sum(label != IGNORED for label in example["labels"][1:]) for example in examples]
     tokens = sum(counts)
     if tokens == 0:
         raise ValueError("no labelled token in the examples: there is no loss to measure")
-    return {"loss": Mean(totals, counts), "tokens": tokens}
+    return {"loss": Mean([-found[row] for row in range(len(examples))], counts), "tokens": tokens}
 
 
 def log_likelihoods(model: PreTrainedModel, inputs: Tensor, labels: Tensor) -> Tensor:

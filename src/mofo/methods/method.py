@@ -225,6 +225,8 @@ def _settings_by_part(entry: Entry) -> dict[str, dict[str, Any]]:
 def _own_settings(entry: Entry) -> dict[str, dict[str, Any]]:
     if isinstance(entry, str):
         names = entry.split("+")
+        if "" in names:
+            raise UserError(f"The method {entry!r} names no part beside a +: write it as mofo+self-distill.")
         if len(set(names)) < len(names):
             raise UserError(f"The method {entry!r} names a part twice.")
         return {name: {} for name in names}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,10 +17,10 @@ from mofo.models.quantised import quantisation, with_plain_weights
 from mofo.models.quiet import hide_loading_bars
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SyntaxError)
-"""What transformers and the libraries below it raise for a folder that they cannot load."""
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tokenization*.py", "tekken.json")
+"""Files of which almost every tokenizer has one."""
 
 
 def resolve_model(spec: str) -> str:
@@ -109,13 +110,23 @@ def load_model(
     tokenizer = load_tokenizer(folder, base=base, trust_remote_code=trust_remote_code)
     if is_adapter(folder):
         base = base or adapter_base(folder)
-        model, _ = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
-        return merged(model, folder), tokenizer
+        base_model, _ = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        return merged(base_model, folder), tokenizer
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
+        )
+    except Exception as error:  # transformers and the libraries below it raise many kinds
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
-    if method := quantisation(folder):
+    model, report = loaded
+    method = quantisation(folder)
+    if method is None:
+        _check_complete(report, spec)
+    else:
         model = with_plain_weights(model, method, spec)
         if dtype != "auto":
             model.to(dtype)  # type: ignore[arg-type]  # the decorator of `to` hides its signature
@@ -141,7 +152,12 @@ def load_tokenizer(
         folder = local_folder(base or adapter_base(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
+    except Exception as error:  # transformers and the libraries below it raise many kinds
+        if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+            raise UserError(
+                f"The folder {folder} has no tokenizer: copy tokenizer.json and tokenizer_config.json from the model "
+                "that it was tuned from."
+            ) from error
         raise UserError(f"The tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         # what fills up a batch is masked, so that any token serves where there is no end
@@ -167,7 +183,7 @@ def model_config(spec: str, *, base: str | None = None, trust_remote_code: bool 
         return model_config(base or adapter_base(folder), trust_remote_code=trust_remote_code)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
+    except Exception as error:  # transformers and the libraries below it raise many kinds
         raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
     return config
 
@@ -175,18 +191,80 @@ def model_config(spec: str, *, base: str | None = None, trust_remote_code: bool 
 def empty_model(spec: str, *, base: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return a model whose parameters have names, shapes and no storage, to check it before it is loaded.
 
+    Its weights are looked up in their files, of an adapter those of its base, but not read.
+
     Raises:
-        UserError: As `model_config`; or the architecture is not that of a causal language model.
+        UserError: As `model_config`; or the architecture is not that of a causal language model; or weights are
+            missing, or have other shapes.
     """
     from transformers import AutoModelForCausalLM
 
+    hide_loading_bars()
     config = model_config(spec, base=base, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
+    except Exception as error:  # as in `load_model`
         raise UserError(
             f"{spec} ({config.model_type}) is not a causal language model that transformers can load: "
             f"{first_line(error)}"
         ) from error
-    return model
+    folder = local_folder(spec)
+    folder = local_folder(base or adapter_base(folder)) if is_adapter(folder) else folder
+    if quantisation(folder):
+        return model
+    return _without_storage(AutoModelForCausalLM, folder, spec, trust_remote_code=trust_remote_code)
+
+
+def check_weights(spec: str, *, trust_remote_code: bool = False) -> None:
+    """Check that the files of a model, of whatever architecture, hold all its weights, without reading them.
+
+    Raises:
+        UserError: As `model_config`; or weights are missing, or have other shapes.
+    """
+    import transformers
+
+    hide_loading_bars()
+    folder = local_folder(spec)
+    config = model_config(spec, trust_remote_code=trust_remote_code)
+    name = (config.architectures or [""])[0]
+    if not is_adapter(folder) and not quantisation(folder) and name in dir(transformers):
+        _without_storage(getattr(transformers, name), folder, spec, trust_remote_code=trust_remote_code)
+
+
+def _without_storage(
+    kind: type[AutoModelForCausalLM] | type[PreTrainedModel], folder: Path, spec: str, *, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Return a model of a folder whose weights were looked up in its files and not read."""
+    try:
+        loaded: Any = kind.from_pretrained(
+            folder,
+            device_map="meta",
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as error:  # as in `load_model`
+        raise UserError(f"The model {spec} cannot be loaded: {first_line(error)}") from error
+    model, report = loaded
+    _check_complete(report, spec)
+    return model  # type: ignore[no-any-return]
+
+
+def _check_complete(report: Mapping[str, Any], spec: str) -> None:
+    """Refuse a model of which weights are missing or do not fit: transformers would draw them at random.
+
+    Args:
+        report: What transformers says of the weights that it looked for.
+        spec: The user's name of the model.
+    """
+    if report["mismatched_keys"]:
+        name, found, expected = min(report["mismatched_keys"])
+        raise UserError(
+            f"The weights of {spec} do not fit its config.json: {name} is {tuple(found)}, expected {tuple(expected)}."
+        )
+    if report["missing_keys"]:
+        raise UserError(
+            f"The weights of {spec} are not complete: {len(report['missing_keys'])} are missing, such as "
+            f"{min(report['missing_keys'])}; fetch or save the model again."
+        )

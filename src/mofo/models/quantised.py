@@ -20,10 +20,12 @@ PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def quantisation(folder: Path) -> str | None:
     """Return the method by which the weights in a model's folder are quantised; None for plain weights."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settings = config.get("quantization_config")
-    return None if not settings else str(settings.get("quant_method", "an unknown method"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # loading the model will say what is wrong
+        return None
+    settings = config.get("quantization_config") if isinstance(config, dict) else None
+    return str(settings.get("quant_method", "an unknown method")) if isinstance(settings, dict) else None
 
 
 def with_plain_weights(model: PreTrainedModel, method: str, spec: str) -> PreTrainedModel:

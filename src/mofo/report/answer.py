@@ -51,6 +51,8 @@ def make_answer(comparison: Comparison, folder: str | Path) -> Answer:
 
 def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advice:
     """Return which method and settings to take: the one that is ahead beyond chance, or else the plainest."""
+    if not comparison.runs:
+        return Advice("Nothing yet.")
     if (after_all_tasks := best_at_end(comparison)) is not None:
         chosen, why = after_all_tasks
         loss = measured(comparison.at_end(chosen, comparison.learning), comparison.learning)

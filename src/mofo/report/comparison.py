@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -128,6 +128,23 @@ class Comparison:
 
     def _setting_text(self, name: str, value: Scalar) -> str:
         return f"{self.results.settings[name].label}\u00a0{setting_value(value)}"
+
+    def best_run(self, method: str, among: Callable[[Run], bool] = bool) -> Run | None:
+        """Return the run of a method that ended with the best number of the learning metric; None if all diverged.
+
+        Args:
+            method: The method.
+            among: Returns whether a run is considered.
+        """
+        runs = [run for configuration in self.of_method(method) for run in configuration.runs if among(run)]
+        ends = [(loss, run) for run in runs if (loss := self.loss(run.points[-1])) is not None]
+        return min(
+            (end for end in ends if self.diverged_at(end[1]) is None), key=lambda end: end[0], default=(0, None)
+        )[1]
+
+    def describe_run(self, run: Run) -> str:
+        """Return a run's configuration on one line."""
+        return self.describe(next(c for c in self.of_method(run.method) if run in c.runs))
 
     def describe(self, configuration: Configuration) -> str:
         """Return a configuration on one line: its method and its settings."""

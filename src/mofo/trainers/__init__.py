@@ -4,13 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mofo.trainers.callback import MoFOCallback
+    from mofo.trainers.forgetting import ForgettingCallback
     from mofo.trainers.method import use_method
 
-__all__ = ["MoFOCallback", "use_method"]
+__all__ = ["ForgettingCallback", "MoFOCallback", "use_method"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first asked for: that takes the seconds that transformers takes."""
+    if name == "ForgettingCallback":
+        from mofo.trainers.forgetting import ForgettingCallback
+
+        return ForgettingCallback
     if name == "MoFOCallback":
         from mofo.trainers.callback import MoFOCallback
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from mofo import MoFO
 from mofo.files import write_bytes
 from mofo.optim.rule.blocks import block_size, selected_count
+from mofo.trainers.reported import ReportedCallback
 from mofo.trainers.sample import Sample, sum_over_processes
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 
-class MoFOCallback(TrainerCallback):
+class MoFOCallback(ReportedCallback):
     """Add to each training log how much of the model MoFO moves, for whatever `report_to` names.
 
     - `mofo/selected`: share of the entries that MoFO selects, Σk / Σn over the parameters with a gradient.
@@ -56,18 +57,14 @@ class MoFOCallback(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.first = False
+        super().__init__()
         self.before: Tensor | None = None  # the sample before this step
         self.moved_before: Tensor | None = None  # which entries of the sample moved in the step before
-        self.values: dict[str, float] = {}
 
     @classmethod
     def attach(cls, trainer: Trainer) -> MoFOCallback:
         """Add a callback to a trainer, before those that report: each sees what the earlier ones have logged."""
-        callback = cls()
-        callback.first = True
-        trainer.callback_handler.callbacks.insert(0, callback)
-        return callback
+        return cls().put_first(trainer)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -79,11 +76,7 @@ class MoFOCallback(TrainerCallback):
                 f"MoFOCallback reports what MoFO does, but the optimizer is {type(self.optimizer).__name__}: pass "
                 "optimizer_cls_and_kwargs=(MoFO, {...}) to the trainer, or leave the callback out"
             )
-        if args.report_to and not self.first:
-            raise ValueError(
-                f"MoFOCallback must come before the callbacks that report to {', '.join(args.report_to)}: use "
-                "MoFOCallback.attach(trainer) instead of callbacks=[MoFOCallback()]"
-            )
+        self.check_place(args)
         self.sample = Sample([p for group in self.optimizer.param_groups for p in group["params"]])
         self.base = self.sample.read() if state.global_step == 0 else self._saved_base(_base_file(args, state))
         self.before = self.moved_before = None
@@ -109,20 +102,6 @@ class MoFOCallback(TrainerCallback):
         if _may_log(args, state, state.global_step + 1):
             self.values = self._measure(after, moved)
         self.before, self.moved_before = None, moved
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Add the values to a training log: to what the later callbacks see, and to the history."""
-        if logs and "loss" in logs:
-            logs.update(self.values)
-            state.log_history[-1].update(self.values)
-            self.values = {}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the sample of the first weights into the checkpoint that was just written."""

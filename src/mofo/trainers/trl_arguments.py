@@ -243,7 +243,8 @@ def give_rows(args: Arguments) -> None:
         raise UserError(f"{error}.") from error
     source = name if args.script.dataset_config is None else f"{name}:{args.script.dataset_config}"
     rows = load_rows(source, split=args.script.dataset_train_split, columns=columns)
-    file = trl_file(rows, source, args.training, str(args.model.model_name_or_path))
+    model = local_folder(str(args.model.model_name_or_path), args.model.model_revision)
+    file = trl_file(rows, source, args.training, model)
     args.mixture.datasets = [DatasetConfig(path="parquet", data_files=str(file))]
     args.mixture.streaming = args.script.dataset_streaming
     args.script.dataset_name = None

@@ -19,6 +19,7 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from mofo.errors import UserError
 from mofo.files import cache_folder
+from mofo.models.load import check_weights, local_folder
 from mofo.models.quiet import quiet
 from mofo.trainers.checkpoints import last_checkpoint
 from mofo.trainers.trl_arguments import Arguments, parse, unknown_flag
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> int:
                 print(f"mofo sft: {count} {reason}", file=sys.stderr)
             if learns_all_turns(file, args.training):
                 print(ALL_TURNS, file=sys.stderr)
+    folder = local_folder(str(args.model.model_name_or_path), args.model.model_revision)
+    check_weights(str(folder), trust_remote_code=args.training.trust_remote_code)  # trl would draw missing weights
     began = time.time()
     quiet(logging.ERROR)  # the processes say themselves what goes wrong
     try:

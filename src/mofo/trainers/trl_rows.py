@@ -31,7 +31,7 @@ TOKENS = ("input_ids", "labels")
 """Columns of rows that are tokens already."""
 
 
-def trl_file(rows: list[Row], source: str, training: SFTConfig, model: str) -> Path:
+def trl_file(rows: list[Row], source: str, training: SFTConfig, model: Path) -> Path:
     """Return a Parquet file in the cache with rows that trl takes and reads as they are.
 
     Its columns have types: where `datasets` guesses them, a text that looks like a date becomes a date, and the
@@ -42,7 +42,7 @@ def trl_file(rows: list[Row], source: str, training: SFTConfig, model: str) -> P
         rows: The rows.
         source: Where they come from, for messages.
         training: trl's settings.
-        model: The model, whose tokenizer writes them.
+        model: The model's folder, whose tokenizer writes them.
 
     Raises:
         UserError: The tokenizer cannot write a row; it is named.
@@ -83,9 +83,9 @@ def _counts_file(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _tokenizer(training: SFTConfig, model: str) -> PreTrainedTokenizerBase:
+def _tokenizer(training: SFTConfig, model: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer as trl will use it."""
-    tokenizer = load_tokenizer(Path(model), trust_remote_code=training.trust_remote_code)
+    tokenizer = load_tokenizer(model, trust_remote_code=training.trust_remote_code)
     template = training.chat_template_path
     if template is not None and Path(template).is_file():
         tokenizer.chat_template = Path(template).read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
 from transformers import TrainerCallback
 from trl import SFTTrainer
 from trl.scripts.sft import main as trl_sft
@@ -27,8 +26,6 @@ from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, un
 KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
 """Forms that trl reads itself."""
 
-PREPARING = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, TemplateError)
-"""What trl and the libraries below raise while they load the data and the model, and prepare all rows."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,8 +60,8 @@ def train(argv: list[str]) -> None:
             trl_sft(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
             raise UserError(f"Training {args.base} failed: {first_line(error)}") from error
-        except PREPARING as error:
-            if trainers:
+        except Exception as error:  # trl and the libraries below it raise many kinds
+            if trainers or isinstance(error, UserError):
                 raise
             raise UserError(f"trl cannot prepare the training: {_reason(error)}") from error
     (trainer,) = trainers

@@ -67,7 +67,7 @@ def filter_calls() -> bool:
     prctl = ctypes.CDLL(None).prctl
     if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return False
-    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_void_p(ctypes.addressof(header)), 0, 0) == 0
+    return not prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_void_p(ctypes.addressof(header)), 0, 0)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import lm_eval.tasks
+from jinja2 import TemplateError
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
@@ -34,6 +35,7 @@ BUILT_IN = Path(lm_eval.tasks.__file__).parent
 FOLDERS = {
     "arc_easy": "arc",
     "arc_challenge": "arc",
+    "ai2_arc": "arc",
     "hellaswag": "hellaswag",
     "winogrande": "winogrande",
     "openbookqa": "openbookqa",
@@ -99,11 +101,34 @@ def load_tasks(name: str, options: Options) -> Loaded:
         raise UserError(
             f"lm-evaluation-harness has no task {name!r}{closest(name, index)}: `lm_eval ls tasks` lists all."
         )
+    if name.startswith("ifeval"):
+        _find_sentence_splitter(options.harness_data)
     entry = index[name]
     metrics = (entry.cfg or {}).get("aggregate_metric_list") or [{}]
     metrics = metrics if isinstance(metrics, list) else [metrics]
     leaves = [_load(config, options) for config in _leaves(entry, index, {})]
     return Loaded(leaves, by_size=bool(metrics[0].get("weight_by_size", True)))
+
+
+def _find_sentence_splitter(folder: Path | None) -> None:
+    """Let IFEval find nltk's data in the folder of rows; without such a folder it downloads them itself.
+
+    Raises:
+        UserError: There is a folder of rows, and the data are neither there nor where nltk keeps them.
+    """
+    import nltk
+
+    if folder is None:
+        return
+    if str(folder / "nltk_data") not in nltk.data.path:
+        nltk.data.path.append(str(folder / "nltk_data"))
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        raise UserError(
+            "IFEval counts sentences with nltk's punkt_tab, which is not here: `python -m nltk.downloader -d "
+            f"{folder / 'nltk_data'} punkt_tab` on a machine with network, and copy it."
+        ) from None
 
 
 @cache
@@ -160,7 +185,7 @@ def _load(config: dict[str, Any], options: Options) -> Leaf:
     config["num_fewshot"] = config["num_fewshot"] or 0
     try:
         return Leaf(_Task(config, rows), stands_in)
-    except (KeyError, ValueError, TypeError, IndexError, LookupError, AssertionError) as error:
+    except (LookupError, ValueError, TypeError, AssertionError, TemplateError) as error:
         raise UserError(
             f"The rows of {name} are not what it expects: {type(error).__name__} {first_line(error)}."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mofo.errors import UserError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class HarnessProbe(Probe):
-    """A task or group of lm-evaluation-harness: `harness:arc_easy`, `harness:mmlu@15`.
+    """A task or group of lm-evaluation-harness, such as arc_easy or mmlu.
 
     Prompts, answers and metrics are the harness's own, with its number of examples; the model that is in memory is
     asked, in the precision in which everything is measured. After `@` stands the most questions of each task, drawn
@@ -34,12 +35,16 @@ class HarnessProbe(Probe):
         tokenizer: The tokenizer of the models to be measured.
         seed: Seed of what models write by sampling.
         options: What holds for all probes.
+
+    Attributes:
+        loaded: The tasks by the names in the suite.
+        questions: Numbers of the rows that are asked, by the harness's names of the tasks.
     """
 
-    usage: tuple[str, ...] = ("harness:TASK", "harness:TASK@LIMIT")
+    usage = ("harness:TASK", "harness:TASK@LIMIT")
     numbers = "the task's metrics by the harness's names, and for choices the log-probability of the right one"
     better = "higher"
-    cost = "a pass over all prompts and choices; where answers are written, minutes on a CPU"
+    cost = "a pass over all prompts and choices; answers that are written take longer"
 
     def __init__(
         self,
@@ -52,9 +57,9 @@ class HarnessProbe(Probe):
     ) -> None:
         super().__init__(name)
         self._suite, self._limit, self._tokenizer, self._seed = suite, limit, tokenizer, seed
-        self._loaded = {task: _load(task, options) for task in suite.tasks}
-        self._questions = {
-            leaf.task.task_name: _choose(leaf, limit) for loaded in self._loaded.values() for leaf in loaded.leaves
+        self.loaded = {task: _load(task, options) for task in suite.tasks}
+        self.questions = {
+            leaf.task.task_name: _choose(leaf, limit) for loaded in self.loaded.values() for leaf in loaded.leaves
         }
 
     @classmethod
@@ -82,10 +87,10 @@ class HarnessProbe(Probe):
     def state(self) -> Any:
         """Return a digest of the questions, by which a resumed run sees that they are still the same."""
         digest = hashlib.sha256()
-        for loaded in self._loaded.values():
+        for loaded in self.loaded.values():
             for leaf in loaded.leaves:
                 rows = leaf.task.eval_docs
-                digest.update(repr([rows[number] for number in self._questions[leaf.task.task_name]]).encode())
+                digest.update(repr([rows[number] for number in self.questions[leaf.task.task_name]]).encode())
         return digest.hexdigest()
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:
@@ -100,14 +105,14 @@ class HarnessProbe(Probe):
         numbers: dict[str, float] = {}
         answers: list[Answer] = []
         headlines: dict[str, Mean] = {}
-        for task, loaded in self._loaded.items():
+        for task, loaded in self.loaded.items():
             parts = [task_means(leaf.task, samples[leaf.task.task_name]) for leaf in loaded.leaves]
             joined = {name: _joined([part[name] for part in parts], by_size=loaded.by_size) for name in parts[0]}
             headlines[task] = next(iter(joined.values()))
             numbers |= {self._number(task, name): mean for name, mean in joined.items()}
             for leaf in loaded.leaves:
                 rows = samples[leaf.task.task_name]
-                answers += task_answers(leaf.task, rows, lambda name, task=task: self._number(task, name))
+                answers += task_answers(leaf.task, rows, partial(self._number, task))
         return numbers | self._averages(headlines), answers
 
     def _evaluate(self, model: PreTrainedModel) -> dict[str, list[dict[str, Any]]]:
@@ -117,14 +122,14 @@ class HarnessProbe(Probe):
         from mofo.measure.harness.loading import SHOTS_SEED
         from mofo.measure.harness.model import ModelInMemory, without_bars
 
-        tasks = {leaf.task.task_name: leaf.task for loaded in self._loaded.values() for leaf in loaded.leaves}
+        tasks = {leaf.task.task_name: leaf.task for loaded in self.loaded.values() for leaf in loaded.leaves}
         for task in tasks.values():
             task.set_fewshot_seed(SHOTS_SEED)  # the draw goes on from model to model otherwise
         with without_bars():
             found = evaluate(
                 ModelInMemory(model, self._tokenizer, self.name, self._seed),
                 {"tasks": tasks},
-                samples=self._questions,
+                samples=self.questions,
                 bootstrap_iters=0,
                 confirm_run_unsafe_code=True,  # such a task was refused when it was loaded, unless this was allowed
             )
@@ -142,7 +147,7 @@ class HarnessProbe(Probe):
 
     def _number(self, task: str, name: str) -> str:
         """Return the name of a task's number: with its task, if there are several."""
-        return f"{task} {name}" if len(self._loaded) > 1 else name
+        return f"{task} {name}" if len(self.loaded) > 1 else name
 
     @property
     def metrics(self) -> list[Metric]:
@@ -154,14 +159,14 @@ class HarnessProbe(Probe):
             for average in self._suite.averages()
         ][::-1]
         tasks = []
-        for task, loaded in self._loaded.items():
+        for task, loaded in self.loaded.items():
             leaf = loaded.leaves[0]
             about = self._about(task, loaded)
             for place, column in enumerate(columns(leaf.task)):
                 label = task if place == 0 else f"{task} {column.name}"
                 description = f"{column.name} {about}"
                 metric = self._metric(self._number(task, column.name), label, description, column.higher_is_better)
-                tasks.append(metric.model_copy(update={"headline": place == 0 and len(self._loaded) == 1}))
+                tasks.append(metric.model_copy(update={"headline": place == 0 and len(self.loaded) == 1}))
             if has_choices(leaf.task):
                 tasks.append(
                     Metric(
@@ -192,7 +197,7 @@ class HarnessProbe(Probe):
 
     def _about(self, task: str, loaded: Loaded) -> str:
         """Return of which questions a task's numbers are."""
-        questions = sum(len(self._questions[leaf.task.task_name]) for leaf in loaded.leaves)
+        questions = sum(len(self.questions[leaf.task.task_name]) for leaf in loaded.leaves)
         tasks = f" from {len(loaded.leaves)} tasks" if len(loaded.leaves) > 1 else ""
         drawn = f", at most {self._limit} of each" if self._limit and tasks else ""
         splits = sorted({leaf.stands_in for leaf in loaded.leaves if leaf.stands_in})
@@ -228,11 +233,12 @@ class SuiteProbe(HarnessProbe):
 
 def _suite_kind(name: str) -> type[SuiteProbe]:
     """Return the kind of probe of a suite."""
-    tasks = ", ".join(SUITES[name].tasks)
-    document = f"{DESCRIPTIONS[name]}\n\nTasks of lm-evaluation-harness: {tasks}. `mofo probes harness` says more."
-    return type(
-        f"{name.title()}Probe", (SuiteProbe,), {"suite": name, "usage": (name, f"{name}@LIMIT"), "__doc__": document}
+    document = (
+        f"{DESCRIPTIONS[name]}\n\nTasks of lm-evaluation-harness: {', '.join(SUITES[name].tasks)}.\n"
+        f"`{name}@100` asks at most 100 questions of each. `mofo probes harness` says how they are asked."
     )
+    members = {"suite": name, "usage": (name,), "__doc__": document}
+    return type(f"{name.title()}Probe", (SuiteProbe,), members)
 
 
 SUITE_KINDS: dict[str, type[Probe]] = {name: _suite_kind(name) for name in SUITES}

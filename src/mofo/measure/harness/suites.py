@@ -66,12 +66,11 @@ SUITES = {
 generated code may run. Without it the average is of the other two, and no column of the paper's."""
 
 DESCRIPTIONS = {
-    "general": "What a model knew before, by the paper's average of HellaSwag, ARC and MMLU, and HumanEval with "
-    "--allow-code-execution.",
+    "general": "The paper's average of HellaSwag and ARC, MMLU and HumanEval.",
     "math": "Grade-school mathematics: GSM8K, answers by generating.",
-    "code": "Programming: HumanEval and MBPP, for which generated code is run (--allow-code-execution).",
+    "code": "Programming: HumanEval and MBPP, for which generated code is run.",
     "medical": "Medicine: PubMedQA, MedMCQA and MedQA, as the paper averages them.",
-    "instructions": "Following instructions that a program can check: IFEval, answers by generating.",
+    "instructions": "Instructions that a program can check: IFEval, answers by generating.",
 }
 """What each suite measures, in a line."""
 
