@@ -141,7 +141,7 @@ def test_output_folder_has_recipe_data_models_plots_and_report(finished):
     assert not list(finished.rglob("checkpoint-*"))
     recipe = make_recipe(read_recipe(finished / "recipe.yaml"))
     assert len(recipe.runs()) == 2
-    rows = {name: (finished / "data" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")}
+    rows = {name: (finished / "data" / "1" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")}
     assert (len(rows["train"]), len(rows["held_out"])) == (18, 6)
     assert not set(rows["train"]) & set(rows["held_out"])
     for run in recipe.runs():
@@ -282,7 +282,8 @@ def test_disk_that_would_fill_up_is_noticed_before(tmp_path, values, no_jobs, mo
 
 
 def test_job_that_fails_is_named_with_its_last_words(tmp_path, values, monkeypatch):
-    monkeypatch.setattr(prepare, "write_jsonl", lambda path, rows: path.write_text("{}\n"))
+    write = prepare.write_jsonl
+    monkeypatch.setattr(prepare, "write_jsonl", lambda path, rows: write(path, [{}]))
     with pytest.raises(RuntimeError, match=r"The job base ended with exit code 1: .*base\.txt"):
         jobs.compare(make_recipe(values), tmp_path / "out")
 

@@ -20,7 +20,7 @@ examples:
   mofo measure --base smollm2-135m --tuned tuned
   mofo measure --base smollm2-135m --tuned tuned --data held-out.jsonl
   mofo measure --tuned lora-adapter
-  mofo measure --base meta-llama/Llama-2-7b-hf --tuned tuned --probes general --fail-on harness:mmlu
+  mofo measure --tuned lora-adapter --probes general --fail-on harness:mmlu
 """
 
 REGRESSION = 3

@@ -7,18 +7,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
 from mofo.compare.tasks import Columns, Count, TaskSettings, check_tasks
 from mofo.data.rows import EMBEDDED_DATA, GENERATED
 from mofo.errors import UserError, closest, first_problem
-from mofo.measure.probe import Options
 from mofo.methods.method import Entry, Method, check_settings, expand, refuse_unused, unused_settings
 from mofo.models.embedded import EMBEDDED_MODEL
 from mofo.results import MethodInfo, Order
 from mofo.settings import Settings
+
+if TYPE_CHECKING:
+    from mofo.measure.probe import Options
 
 
 def _as_list(value: Any) -> Any:
@@ -87,8 +89,8 @@ class Methods(Settings):
 class Tasks(Settings):
     """Several tasks.
 
-    They are a list in a recipe file, `tasks`, and learned one after the other. Where it is missing, the data are the
-    only task.
+    They are a list in a recipe file, `tasks`, and learned one after the other.
+    Where it is missing, the data are the only task.
     """
 
     tasks: tuple[TaskSettings, ...] = Field(
@@ -240,6 +242,8 @@ class Recipe(Measuring, Training, Tasks, Methods, Data):  # fields come in the r
     @property
     def options(self) -> Options:
         """What holds for all probes."""
+        from mofo.measure.probe import Options
+
         folder = Path(self.harness_data).expanduser() if self.harness_data else None
         return Options(folder, self.allow_code_execution)
 
