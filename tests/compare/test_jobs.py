@@ -141,7 +141,9 @@ def test_output_folder_has_recipe_data_models_plots_and_report(finished):
     assert not list(finished.rglob("checkpoint-*"))
     recipe = make_recipe(read_recipe(finished / "recipe.yaml"))
     assert len(recipe.runs()) == 2
-    rows = {name: (finished / "data" / "1" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")}
+    rows = {
+        name: (finished / "data" / "1" / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held_out")
+    }
     assert (len(rows["train"]), len(rows["held_out"])) == (18, 6)
     assert not set(rows["train"]) & set(rows["held_out"])
     for run in recipe.runs():
