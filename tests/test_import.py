@@ -25,7 +25,7 @@ def test_the_optimizer_imports_nothing_of_the_other_rooms():
 
 
 def test_importing_the_trainers_loads_nothing_heavy_before_the_callback_is_asked_for():
-    assert not loaded_by("import mofo.trainers.trl_script, mofo.trainers.checkpoints") & {*HEAVY, "torch"}
+    assert not loaded_by("import mofo.trainers.trl.script, mofo.trainers.checkpoints") & {*HEAVY, "torch"}
     loaded = loaded_by("from mofo.trainers import MoFOCallback")
     assert "transformers" in loaded
     assert "trl" not in loaded

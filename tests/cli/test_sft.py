@@ -3,7 +3,7 @@
 import pytest
 
 from mofo import cli
-from mofo.trainers import trl_command
+from mofo.trainers.trl import command as trl_command
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ from mofo.trainers import trl_command
 )
 def test_words_arrive_as_they_are(monkeypatch, words):
     seen = []
-    monkeypatch.setattr(trl_command, "main", lambda argv: seen.append(argv) or 7)
+    monkeypatch.setattr(trl_command, "main", lambda name, argv: seen.append((name, argv)) or 7)
     assert cli.main(["sft", *words]) == 7
-    assert seen == [words]
+    assert seen == [("sft", words)]
 
 
 def test_interrupted_training_says_how_to_resume(monkeypatch, capsys):
-    def interrupt(argv):
+    def interrupt(name, argv):
         raise KeyboardInterrupt("to resume, add --resume_from_checkpoint tuned/checkpoint-4 to the same command")
 
     monkeypatch.setattr(trl_command, "main", interrupt)

@@ -184,7 +184,7 @@ def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_pa
     for config in ("ddp", "fsdp2"):
         words_of_run = [*words, "--output_dir", tmp_path / config]
         done = subprocess.run(
-            command(config, ROOT / "src/mofo/trainers/trl_script.py", *words_of_run), capture_output=True
+            command(config, ROOT / "src/mofo/trainers/trl/script.py", "sft", *words_of_run), capture_output=True
         )
         assert done.returncode == 0, done.stderr.decode()
         assert b"Trained with MoFO" in done.stdout

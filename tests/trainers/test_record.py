@@ -11,8 +11,8 @@ from transformers import Trainer
 from mofo import __version__
 from mofo.errors import UserError
 from mofo.models.embedded import HUB_ID
-from mofo.trainers import trl_arguments
-from mofo.trainers.trl_training import train
+from mofo.trainers.trl import arguments as trl_arguments
+from mofo.trainers.trl.training import train
 from mofo.training import LogEntry, load_training
 from reference.sft import flags
 
@@ -23,7 +23,7 @@ def output(settings):
 
 
 def test_record_has_base_method_settings_and_how_much_was_trained(settings, output):
-    train(flags(settings, weight_decay=0.05, score="gradient", logging_steps=2, adam_beta1=0.8))
+    train("sft", flags(settings, weight_decay=0.05, score="gradient", logging_steps=2, adam_beta1=0.8))
     training, log = load_training(output)
     assert (training.base, training.data) == (settings["model_name_or_path"], settings["dataset_name"])
     assert (training.method, training.label) == ("mofo", "MoFO")
@@ -50,7 +50,7 @@ def test_record_has_base_method_settings_and_how_much_was_trained(settings, outp
 
 
 def test_tokens_are_those_of_the_rows_without_padding(settings, output, trainers):
-    train(flags(settings, max_steps=6, per_device_train_batch_size=4))
+    train("sft", flags(settings, max_steps=6, per_device_train_batch_size=4))
     rows = trainers[0].train_dataset
     assert load_training(output)[0].tokens == sum(len(row["input_ids"]) for row in rows)
     assert load_training(output)[0].epochs == 1
@@ -58,13 +58,13 @@ def test_tokens_are_those_of_the_rows_without_padding(settings, output, trainers
 
 def test_checkpoints_are_recorded_and_resumed_trainings_count_on(settings, output, tmp_path):
     settings |= {"max_steps": 4, "save_steps": 2, "logging_steps": 1}
-    train(flags(settings))
+    train("sft", flags(settings))
     whole, log = load_training(output)
     half, first = load_training(output / "checkpoint-2")
     assert (half.steps, half.planned_steps, len(first)) == (2, 4, 2)
     again = tmp_path / "again"
     shutil.copytree(output / "checkpoint-2", again / "checkpoint-2")
-    train(flags(settings, output_dir=again, resume_from_checkpoint=again / "checkpoint-2"))
+    train("sft", flags(settings, output_dir=again, resume_from_checkpoint=again / "checkpoint-2"))
     resumed, resumed_log = load_training(again)
     changed = {"output_dir": str(again), "resume_from_checkpoint": str(again / "checkpoint-2")}
     changed |= {"logging_dir": resumed.arguments.get("logging_dir")} if "logging_dir" in resumed.arguments else {}
@@ -75,7 +75,7 @@ def test_checkpoints_are_recorded_and_resumed_trainings_count_on(settings, outpu
 def test_card_names_base_method_and_settings(settings, output, monkeypatch):
     folder = settings["model_name_or_path"]
     monkeypatch.setattr(trl_arguments, "resolve_model", {"smollm2-135m": folder, folder: folder}.__getitem__)
-    train(flags(settings, model_name_or_path="smollm2-135m"))
+    train("sft", flags(settings, model_name_or_path="smollm2-135m"))
     card = ModelCard.load(output / "README.md")
     assert card.data.base_model == HUB_ID
     assert {"trl", "sft", "mofo"} <= set(card.data.tags)
@@ -90,7 +90,7 @@ def test_card_names_base_method_and_settings(settings, output, monkeypatch):
 
 def test_card_of_an_adapter_and_another_method(settings, output):
     del settings["fraction"]
-    train(flags(settings, method="adamw+l2", method_settings="l2.strength=0.02", use_peft=True))
+    train("sft", flags(settings, method="adamw+l2", method_settings="l2.strength=0.02", use_peft=True))
     card = ModelCard.load(output / "README.md")
     assert (card.data.library_name, card.data.base_model) == ("peft", None)
     assert f"`{Path(settings['model_name_or_path']).name}`, fine-tuned" in card.text
@@ -109,7 +109,7 @@ def test_pushed_folder_holds_the_record(settings, output, monkeypatch):
 
     monkeypatch.setattr(Trainer, "push_to_hub", push_to_hub)
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda trainer: setattr(trainer, "hub_model_id", "me/tuned"))
-    train(flags(settings, push_to_hub=True, hub_model_id="me/tuned", hub_token="secret", save_strategy="no"))
+    train("sft", flags(settings, push_to_hub=True, hub_model_id="me/tuned", hub_token="secret", save_strategy="no"))
     assert json.loads(seen["mofo.json"])["steps"] == 3
     assert 'model="me/tuned"' in seen["README.md"]
     assert not any("secret" in text for text in seen.values())
@@ -125,7 +125,7 @@ def test_pushed_folder_holds_the_record(settings, output, monkeypatch):
     ],
 )
 def test_damaged_records_are_refused(settings, output, file, content, message):
-    train(flags(settings, max_steps=1))
+    train("sft", flags(settings, max_steps=1))
     (output / file).unlink()
     if content is not None:
         (output / file).write_text(content)

@@ -6,8 +6,9 @@ import yaml
 from trl.scripts.sft import make_parser
 
 from mofo.errors import UserError
-from mofo.trainers import trl_arguments
-from mofo.trainers.trl_arguments import parse
+from mofo.trainers.trl import arguments as trl_arguments
+from mofo.trainers.trl.arguments import parse
+from mofo.trainers.trl.sft import OBJECTIVE as SFT
 from reference.sft import PROMPTS, flags, write_rows
 
 
@@ -19,7 +20,7 @@ def test_flags_mean_what_they_mean_to_trl(settings, tmp_path, from_yaml):
     if from_yaml:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
         argv = ["--config", str(tmp_path / "config.yaml"), "--max_steps", "7"]
-    ours, theirs = parse(argv), make_parser().parse_args_and_config(argv)
+    ours, theirs = parse(SFT, argv), make_parser().parse_args_and_config(argv)
     theirs[1].disable_tqdm = True  # where nobody watches
     theirs[1].logging_nan_inf_filter = False  # else a training that diverged has a loss of 0
     assert ours.script == theirs[0]
@@ -30,32 +31,32 @@ def test_flags_mean_what_they_mean_to_trl(settings, tmp_path, from_yaml):
 
 def test_dashes_mean_what_underscores_mean(settings):
     dashed = [word.replace("_", "-") if word.startswith("--") else word for word in flags(settings)]
-    assert parse(dashed).training.to_dict() == parse(flags(settings)).training.to_dict()
+    assert parse(SFT, dashed).training.to_dict() == parse(SFT, flags(settings)).training.to_dict()
 
 
 def test_names_of_the_workbench_are_models(settings, monkeypatch):
     tiny_model = settings["model_name_or_path"]
     monkeypatch.setattr(trl_arguments, "resolve_model", {"smollm2-135m": tiny_model}.__getitem__)
-    assert parse(flags(settings, model_name_or_path="smollm2-135m")).model.model_name_or_path == tiny_model
+    assert parse(SFT, flags(settings, model_name_or_path="smollm2-135m")).model.model_name_or_path == tiny_model
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_explicit_flags_win_over_the_defaults_of_a_machine_without_a_gpu(settings, tmp_path):
     del settings["use_cpu"], settings["bf16"]
-    assert (parse(flags(settings)).training.use_cpu, parse(flags(settings)).training.bf16) == (True, False)
-    assert parse(flags(settings, bf16=True)).training.bf16
+    assert (parse(SFT, flags(settings)).training.use_cpu, parse(SFT, flags(settings)).training.bf16) == (True, False)
+    assert parse(SFT, flags(settings, bf16=True)).training.bf16
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings | {"bf16": True}))
-    assert parse(["--config", str(tmp_path / "config.yaml")]).training.bf16
+    assert parse(SFT, ["--config", str(tmp_path / "config.yaml")]).training.bf16
 
 
 def test_mistakes_are_named_on_a_machine_without_a_gpu():
     with pytest.raises(UserError, match="no model: give --model_name_or_path"):
-        parse([])
+        parse(SFT, [])
 
 
 def test_help_shows_mofos_flags_first(capsys):
     with pytest.raises(SystemExit, match="0"):
-        parse(["--help"])
+        parse(SFT, ["--help"])
     ours, trls = capsys.readouterr().out.split("\noptions:\n")
     assert "\nMoFO:\n" in ours
     assert all(flag in ours for flag in ("--fraction", "--score", "--decay", "--state_dtype", "--method"))
@@ -67,38 +68,38 @@ def test_help_shows_mofos_flags_first(capsys):
 
 def test_model_and_data_must_be_given(settings):
     with pytest.raises(UserError, match="no model: give --model_name_or_path"):
-        parse(["--use_cpu", "--dataset_name", settings["dataset_name"]])
+        parse(SFT, ["--use_cpu", "--dataset_name", settings["dataset_name"]])
     with pytest.raises(UserError, match="no data: give --dataset_name"):
-        parse(["--use_cpu", "--model_name_or_path", settings["model_name_or_path"]])
+        parse(SFT, ["--use_cpu", "--model_name_or_path", settings["model_name_or_path"]])
 
 
 def test_bad_row_is_named_by_its_number(settings, tmp_path):
     write_rows(tmp_path / "rows.jsonl", [PROMPTS[0], {"prompt": "1 plus zero is "}])
     with pytest.raises(UserError, match="row 2 has no completion"):
-        parse(flags(settings, dataset_name=tmp_path / "rows.jsonl"))
+        parse(SFT, flags(settings, dataset_name=tmp_path / "rows.jsonl"))
 
 
 def test_output_folder_that_is_a_file_is_refused(settings, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output_dir .*file is a file: give a folder"):
-        parse(flags(settings, output_dir=tmp_path / "file"))
+        parse(SFT, flags(settings, output_dir=tmp_path / "file"))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])
 def test_config_that_is_no_mapping_is_refused(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as refusal:
-        parse(["--config", str(tmp_path / "config.yaml")])
+        parse(SFT, ["--config", str(tmp_path / "config.yaml")])
     assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match="--config needs"):
-        parse(["--config"])
+        parse(SFT, ["--config"])
     with pytest.raises(UserError, match=r"The file none\.yaml cannot be read: No such file or directory\."):
-        parse(["--config", "none.yaml"])
+        parse(SFT, ["--config", "none.yaml"])
 
 
 def test_resuming_needs_a_checkpoint(settings, tmp_path):
     def chosen(checkpoint):
-        return parse(flags(settings, output_dir=tmp_path, resume_from_checkpoint=checkpoint)).training
+        return parse(SFT, flags(settings, output_dir=tmp_path, resume_from_checkpoint=checkpoint)).training
 
     for missing in ("true", tmp_path / "checkpoint-9"):
         with pytest.raises(UserError, match="There is no checkpoint in"):

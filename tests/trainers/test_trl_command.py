@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from mofo.errors import UserError
-from mofo.trainers import trl_command
-from mofo.trainers.trl_command import how_to_resume, main
-from mofo.trainers.trl_training import train
+from mofo.trainers.trl import command as trl_command
+from mofo.trainers.trl.command import how_to_resume, main
+from mofo.trainers.trl.training import train
 from reference.sft import equal, flags, weights
 
 
@@ -30,9 +30,9 @@ def test_launch_is_as_trls(settings, launched, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"main_process_port": 1234, "weight_decay": 0.1}))
     argv = ["--num_processes", "2", *flags(settings), "--config", str(config), "--accelerate_config", "multi_gpu"]
-    assert main(argv) == 0
+    assert main("sft", argv) == 0
     (launch,) = launched
-    assert (launch.module, launch.training_script) == (True, "mofo.trainers.trl_script")
+    assert (launch.module, launch.training_script) == (True, "mofo.trainers.trl.script")
     assert launch.training_script_args == [*flags(settings), "--config", str(config)]
     assert (launch.num_processes, launch.main_process_port) == (2, 1234)
     assert Path(launch.config_file).name == "multi_gpu.yaml"
@@ -69,7 +69,7 @@ def test_launch_is_as_trls(settings, launched, tmp_path):
 )
 def test_bad_flags_are_refused_before_anything_is_launched(settings, launched, changed, message):
     with pytest.raises(UserError, match=message):
-        main(flags(settings, **changed))
+        main("sft", flags(settings, **changed))
     assert not launched
 
 
@@ -115,7 +115,7 @@ def test_interrupted_training_says_how_to_resume(settings, monkeypatch):
 
     monkeypatch.setattr(trl_command, "launch_command", interrupt)
     with pytest.raises(KeyboardInterrupt, match=r"--resume_from_checkpoint .*checkpoint-2 to the same command"):
-        main(flags(settings))
+        main("sft", flags(settings))
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def one_thread(monkeypatch):
 @pytest.mark.processes
 @pytest.mark.usefixtures("one_thread")
 def test_launched_run_equals_one_in_this_process(settings, tmp_path, capfd):
-    train(flags(settings))
-    assert main(flags(settings, output_dir=tmp_path / "launched", num_processes=1)) == 0
+    train("sft", flags(settings))
+    assert main("sft", flags(settings, output_dir=tmp_path / "launched", num_processes=1)) == 0
     assert equal(weights(tmp_path / "launched"), weights(settings["output_dir"]))
     assert capfd.readouterr().out.count("Trained with MoFO: fraction 0.1") == 2
 
@@ -142,7 +142,7 @@ def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     several = flags(settings, multi_gpu="", num_processes=2, main_process_port=0)
     assert main([word for word in several if word]) == 0
     assert "Trained with MoFO" in capfd.readouterr().out
-    train(flags(settings, output_dir=tmp_path / "one"))
+    train("sft", flags(settings, output_dir=tmp_path / "one"))
     assert not equal(weights(settings["output_dir"]), weights(tmp_path / "one"))
 
 
@@ -157,7 +157,7 @@ def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     ],
 )
 def test_launched_script_says_one_sentence_and_exits_with_2(settings, changed, message):
-    command = [sys.executable, "-m", "mofo.trainers.trl_script", *flags(settings, **changed)]
+    command = [sys.executable, "-m", "mofo.trainers.trl.script", "sft", *flags(settings, **changed)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("mofo sft: ")

@@ -1,5 +1,6 @@
 """What one process of `mofo sft` trains."""
 
+import dataclasses
 import importlib.util
 import math
 import shutil
@@ -15,13 +16,13 @@ from trl import SFTTrainer
 
 from mofo import MoFO
 from mofo.errors import UserError
-from mofo.trainers import trl_training
-from mofo.trainers.trl_training import train
+from mofo.trainers.trl import sft
+from mofo.trainers.trl.training import train
 from reference.sft import PROMPTS, equal, flags, weights, write_rows
 
 
 def test_one_step_moves_k_entries_of_each_tensor_and_saves_a_model(settings, tiny_model):
-    train(flags(settings, max_steps=1))
+    train("sft", flags(settings, max_steps=1))
     base, tuned = weights(tiny_model), weights(settings["output_dir"])
     moved = {name: int((tuned[name] != base[name]).sum()) for name in base}
     assert moved == {name: max(1, math.floor(0.1 * tensor.numel())) for name, tensor in base.items()}
@@ -32,7 +33,7 @@ def test_one_step_moves_k_entries_of_each_tensor_and_saves_a_model(settings, tin
 
 def test_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsys):
     more = {"weight_decay": 0.05, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6}
-    train(flags(settings, **more, score="momentum_over_rms", decay="all", state_dtype="int8"))
+    train("sft", flags(settings, **more, score="momentum_over_rms", decay="all", state_dtype="int8"))
     optimizer = trainers[0].optimizer.optimizer
     assert type(optimizer) is MoFO
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
@@ -49,7 +50,7 @@ def test_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsys):
 
 
 def test_logs_have_what_mofo_moves(settings, trainers):
-    train(flags(settings, logging_steps=1))
+    train("sft", flags(settings, logging_steps=1))
     logs = [entry for entry in trainers[0].state.log_history if "loss" in entry]
     assert [round(entry["mofo/moved"], 2) for entry in logs] == [0.1, 0.1, 0.1]
     assert {"mofo/selected", "mofo/overlap", "mofo/distance", "mean_token_accuracy"} <= set(logs[2])
@@ -58,7 +59,7 @@ def test_logs_have_what_mofo_moves(settings, trainers):
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_machine_without_a_gpu_trains_on_the_cpu_in_float32(settings, trainers):
     del settings["use_cpu"], settings["bf16"]
-    train(flags(settings, max_steps=1))
+    train("sft", flags(settings, max_steps=1))
     assert trainers[0].model.device.type == "cpu"
     assert {p.dtype for p in trainers[0].model.parameters()} == {torch.float32}
     assert trainers[0].accelerator.mixed_precision == "no"
@@ -66,33 +67,33 @@ def test_machine_without_a_gpu_trains_on_the_cpu_in_float32(settings, trainers):
 
 def test_trainers_have_trls_optimizer_again_afterwards(settings, monkeypatch):
     construct = SFTTrainer.__init__
-    train(flags(settings, max_steps=1))
+    train("sft", flags(settings, max_steps=1))
     assert SFTTrainer.__init__ is construct
 
     def fail(*_):
         raise OSError("the disk is full\nand more")
 
-    monkeypatch.setattr(trl_training, "trl_sft", fail)
+    monkeypatch.setattr(sft, "OBJECTIVE", dataclasses.replace(sft.OBJECTIVE, script=fail))
     with pytest.raises(UserError, match=r"failed: the disk is full$"):
-        train(flags(settings))
+        train("sft", flags(settings))
     assert SFTTrainer.__init__ is construct
 
 
 def test_yaml_file_trains_as_the_flags_do(settings, tmp_path):
-    train(flags(settings))
+    train("sft", flags(settings))
     settings["output_dir"], from_flags = str(tmp_path / "from-yaml"), weights(settings["output_dir"])
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
-    train(["--config", str(config)])
+    train("sft", ["--config", str(config)])
     assert equal(weights(settings["output_dir"]), from_flags)
 
 
 def test_resumed_run_equals_an_uninterrupted_one(settings, tmp_path):
     settings |= {"max_steps": 4, "save_steps": 2, "lr_scheduler_type": "cosine", "weight_decay": 0.01}
-    train(flags(settings))
+    train("sft", flags(settings))
     again = tmp_path / "again"
     shutil.copytree(Path(settings["output_dir"]) / "checkpoint-2", again / "checkpoint-2")
-    train(flags(settings, output_dir=again, resume_from_checkpoint=again / "checkpoint-2"))
+    train("sft", flags(settings, output_dir=again, resume_from_checkpoint=again / "checkpoint-2"))
     assert equal(weights(again), weights(settings["output_dir"]))
 
 
@@ -119,13 +120,13 @@ PLAIN, CHAT = "3 plus zero is 003</s>", "<|user|>3 plus zero is </s><|assistant|
 )
 def test_files_of_every_kind_and_form_are_learned(settings, trainers, tmp_path, name, rows, learned):
     write_rows(tmp_path / name, rows)
-    train(flags(settings, dataset_name=tmp_path / name, max_steps=1))
+    train("sft", flags(settings, dataset_name=tmp_path / name, max_steps=1))
     tokenizer = trainers[0].processing_class
     assert tokenizer.decode(trainers[0].train_dataset[3]["input_ids"]) == learned
 
 
 def test_part_of_a_file_can_be_held_out(settings, trainers):
-    train(flags(settings, eval_strategy="steps", eval_steps=1, test_split_size=0.25, max_steps=1))
+    train("sft", flags(settings, eval_strategy="steps", eval_steps=1, test_split_size=0.25, max_steps=1))
     assert (len(trainers[0].train_dataset), len(trainers[0].eval_dataset)) == (18, 6)
 
 
@@ -135,7 +136,7 @@ def test_fsdp1_is_refused_before_anything_is_loaded(settings, monkeypatch, versi
     if version:
         monkeypatch.setenv("FSDP_VERSION", version)
     with pytest.raises(UserError, match=r"flatten the parameters.* FSDP2"):
-        train(flags(settings))
+        train("sft", flags(settings))
     assert not Path(settings["output_dir"]).exists()
 
 
@@ -144,7 +145,7 @@ def test_deepspeed_is_refused_before_anything_is_loaded(settings, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(UserError, match=r"flatten the parameters.* FSDP2"):
-        train(flags(settings))
+        train("sft", flags(settings))
     assert not Path(settings["output_dir"]).exists()
 
 
@@ -152,7 +153,7 @@ TRAIN_AND_KEEP_EVERY_RANK = """
 import sys
 import torch
 from trl import SFTTrainer
-from mofo.trainers import trl_training
+from mofo.trainers.trl import training as trl_training
 
 train = SFTTrainer.train
 def train_and_keep(trainer, *args, **kwargs):
@@ -161,7 +162,7 @@ def train_and_keep(trainer, *args, **kwargs):
     torch.save(model.state_dict(), f"{trainer.args.output_dir}/rank{trainer.args.process_index}.pt")
 
 SFTTrainer.train = train_and_keep
-trl_training.train(sys.argv[1:])
+trl_training.train("sft", sys.argv[1:])
 """
 
 
@@ -182,5 +183,5 @@ def test_processes_stay_equal_under_accelerate_launch(settings, tmp_path):
 
 
 def test_training_that_diverges_is_said_to(settings, capsys):
-    train(flags(settings, learning_rate=1e30, logging_steps=1))
+    train("sft", flags(settings, learning_rate=1e30, logging_steps=1))
     assert "the training diverged: at step 3 its loss was not finite; lower --learning_rate" in capsys.readouterr().err

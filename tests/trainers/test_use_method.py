@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.trainers import use_method
-from mofo.trainers.trl_training import train
+from mofo.trainers.trl.training import train
 
 ROWS = [[1, 7, 9, 11, 5], [1, 8, 6, 4, 2], [1, 30, 20, 10, 3], [1, 40, 41, 42, 43]]
 DISTILL = {"texts": 3, "tokens": 8}
@@ -127,9 +127,9 @@ def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
         }
         return [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
 
-    train(flags(method="mofo+self-distill", method_settings="self-distill.texts=3,tokens=8", fraction=0.1))
+    train("sft", flags(method="mofo+self-distill", method_settings="self-distill.texts=3,tokens=8", fraction=0.1))
     assert "Trained with MoFO + self-distillation: fraction 0.1" in capsys.readouterr().out
-    train(flags(method="adamw+l2", output_dir=tmp_path / "other"))
+    train("sft", flags(method="adamw+l2", output_dir=tmp_path / "other"))
     assert "Trained with AdamW + L2." in capsys.readouterr().out
     for more, message in [
         ({"method": "lion", "fraction": 0.1}, "--fraction is a flag of MoFO"),
@@ -138,4 +138,4 @@ def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
         ({"method_settings": "wait=3"}, "No method has a setting 'wait'"),
     ]:
         with pytest.raises(UserError, match=message):
-            train(flags(**more))
+            train("sft", flags(**more))

@@ -8,7 +8,7 @@ import sys
 from typing import Protocol
 
 from mofo import __version__
-from mofo.cli import apply, compare, data, demo, diff, env, measure, methods, probes, report, sft, undo
+from mofo.cli import apply, compare, data, demo, diff, dpo, env, grpo, measure, methods, probes, report, sft, undo
 from mofo.cli.parser import Parser
 from mofo.errors import UserError, closest, first_line
 from mofo.models.quiet import VERBOSE, is_verbose, quiet
@@ -35,6 +35,8 @@ COMMANDS: tuple[Command, ...] = (
     demo,
     data,
     sft,
+    dpo,
+    grpo,
     compare,
     measure,
     report,

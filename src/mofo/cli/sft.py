@@ -19,6 +19,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as `trl sft` does."""
-    from mofo.trainers.trl_command import main
+    from mofo.trainers.trl.command import main
 
-    return main(arguments.words)
+    return main("sft", arguments.words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import Any, NamedTuple
 
@@ -64,17 +64,17 @@ class Form(NamedTuple):
 
 
 def _messages(row: Row) -> Row:
-    return {"messages": turns(row["messages"], "messages"), **_extras(row)}
+    return {"messages": turns(row["messages"], "messages"), **template_extras(row)}
 
 
 def _prompt_and_completion(row: Row) -> Row:
     prompt, completion = (
-        turns(row[name], name) if isinstance(row[name], list) and not _is_parts(row[name]) else text(row[name], name)
+        turns(row[name], name) if isinstance(row[name], list) and not is_parts(row[name]) else text(row[name], name)
         for name in ("prompt", "completion")
     )
     if isinstance(prompt, str) != isinstance(completion, str):
         raise RowError(": prompt and completion must both be texts or both be lists of messages")
-    return {"prompt": prompt, "completion": completion, **(_extras(row) if isinstance(prompt, list) else {})}
+    return {"prompt": prompt, "completion": completion, **(template_extras(row) if isinstance(prompt, list) else {})}
 
 
 def _question_and_answer(question: str, answer: str) -> Callable[[Row], Row]:
@@ -84,7 +84,7 @@ def _question_and_answer(question: str, answer: str) -> Callable[[Row], Row]:
 def _alpaca(row: Row) -> Row:
     """Join instruction and input by an empty line; a system text or earlier turns make the row a conversation."""
     asked = [text(row["instruction"], "instruction")]
-    if not _is_empty(row.get("input")):
+    if not is_empty(row.get("input")):
         asked.append(text(row["input"], "input"))
     question, answer = "\n\n".join(asked), text(row["output"], "output")
     before = _system(row)
@@ -104,7 +104,7 @@ def _alpaca(row: Row) -> Row:
 def _sharegpt(row: Row) -> Row:
     messages = turns(row["conversations"], "conversations")
     system = _system(row) if messages and messages[0]["role"] != "system" else []
-    return {"messages": system + messages, **_extras(row)}
+    return {"messages": system + messages, **template_extras(row)}
 
 
 def _text_alone(row: Row) -> Row:
@@ -114,7 +114,7 @@ def _text_alone(row: Row) -> Row:
 
 
 def _system(row: Row) -> Messages:
-    return [] if _is_empty(row.get("system")) else [{"role": "system", "content": text(row["system"], "system")}]
+    return [] if is_empty(row.get("system")) else [{"role": "system", "content": text(row["system"], "system")}]
 
 
 EXTRAS = ("tools", "chat_template_kwargs")
@@ -132,8 +132,10 @@ FORMS = (
 )
 """All forms; a row is of the first that it has the fields of."""
 
-NAMES = ", ".join(" and ".join(form.needed) for form in FORMS)
-"""All forms in words."""
+
+def in_words(forms: Sequence[Form]) -> str:
+    """Return the fields of forms, as messages have them."""
+    return ", ".join(" and ".join(form.needed) for form in forms)
 
 
 def parse_columns(words: str) -> dict[str, str]:
@@ -149,32 +151,35 @@ def parse_columns(words: str) -> dict[str, str]:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
-def find_form(row: Any, columns: Mapping[str, str], where: str) -> Form:
+def find_form(row: Any, columns: Mapping[str, str], where: str, forms: Sequence[Form] = FORMS) -> Form:
     """Return the form of the first row.
 
     Args:
         row: The row.
         columns: The user's names of fields, by a form's: `{"question": "Prompt", "answer": "Reply"}`.
         where: What the message begins with.
+        forms: The forms that are expected.
 
     Raises:
         UserError: It is of no form, or lacks what `columns` names.
     """
+    names = in_words(forms)
     if not isinstance(row, dict):
-        raise UserError(f"{where} is {json.dumps(row)[:40]}, expected an object with the fields {NAMES}.")
-    known = dict.fromkeys(name for form in FORMS for name in (*form.needed, *form.optional))
+        raise UserError(f"{where} is {json.dumps(row)[:40]}, expected an object with the fields {names}.")
+    known = dict.fromkeys(name for form in forms for name in (*form.needed, *form.optional))
     for name, column in columns.items():
         if name not in known:
-            raise UserError(f"--columns has {name}{closest(name, known)}, expected a field of a form: {NAMES}.")
+            raise UserError(f"--columns has {name}{closest(name, known)}, expected a field of a form: {names}.")
         if column not in row:
             raise UserError(f"{where} has no {column}, which --columns names{closest(column, row)}: {_fields(row)}.")
     present = row.keys() | columns.keys()
-    for form in FORMS:
+    for form in forms:
         if present >= {*form.needed} and columns.keys() <= {*form.needed, *form.optional}:
             return form
     if columns:
-        raise UserError(f"{where} has no form with {' and '.join(columns)} alone; {_fields(row)}; expected {NAMES}.")
-    raise UserError(f"{where} has the fields {sorted(row)}; expected {NAMES}.{_suggestion(row)}")
+        raise UserError(f"{where} has no form with {' and '.join(columns)} alone; {_fields(row)}; expected {names}.")
+    suggestion = _suggestion(row) if forms is FORMS else ""
+    raise UserError(f"{where} has the fields {sorted(row)}; expected {names}.{suggestion}")
 
 
 def convert(row: Any, form: Form, columns: Mapping[str, str]) -> Row:
@@ -186,7 +191,7 @@ def convert(row: Any, form: Form, columns: Mapping[str, str]) -> Row:
     if not isinstance(row, dict):
         raise RowError(f" has no {' and no '.join(form.needed)}: expected {' and '.join(form.needed)}")
     named = row | {name: row.get(column) for name, column in columns.items()}
-    missing = [name for name in form.needed if _is_empty(named.get(name))]
+    missing = [name for name in form.needed if is_empty(named.get(name))]
     if missing:
         raise RowError(f" has no {' and no '.join(missing)}: expected {' and '.join(form.needed)}")
     converted = form.convert(named)
@@ -208,7 +213,7 @@ def text(value: Any, field: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, list) and _is_parts(value):
+    if isinstance(value, list) and is_parts(value):
         return _joined(value, field)
     expected = "a list of messages with role and content, or a text" if field in ("prompt", "completion") else "a text"
     raise RowError(f": {field} must be {expected}, not {_kind(value)}")
@@ -276,12 +281,12 @@ def _check_conversation(row: Row) -> None:
     if last == "messages" and len(messages) == 1:
         raise RowError(": there is no message before the assistant's, so there is nothing that it answers")
     for number, turn in enumerate(messages, 1):
-        silent = all(_is_empty(turn.get(name)) for name in SPOKEN)
+        silent = all(is_empty(turn.get(name)) for name in SPOKEN)
         if turn["role"] == "assistant" and silent:
             raise RowError(f" has no answer: turn {number} of {last}, the assistant's, is empty")
 
 
-def _extras(row: Row) -> Row:
+def template_extras(row: Row) -> Row:
     """Return what else the template is given; tools may be JSON in a text, as trl has them."""
     extras = {}
     for name, kind in (("tools", list), ("chat_template_kwargs", dict)):
@@ -302,7 +307,7 @@ def _parsed(value: str, field: str) -> Any:
         raise RowError(f": {field} is not JSON ({error})") from None
 
 
-def _is_parts(value: list[Any]) -> bool:
+def is_parts(value: list[Any]) -> bool:
     return bool(value) and all(
         isinstance(part, dict) and "type" in part and "role" not in part and "from" not in part for part in value
     )
@@ -331,7 +336,7 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime | date | time) else str(value)
 
 
-def _is_empty(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
     if isinstance(value, float) and math.isnan(value):  # what pandas writes where there is nothing
         return True
     return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from mofo.data.forms import Row, RowError, convert, find_form
+from mofo.data.forms import FORMS, Form, Row, RowError, convert, find_form
 from mofo.data.sources import read_source
 from mofo.errors import UserError, closest
 
@@ -24,6 +24,7 @@ def load_rows(
     limit: int | None = None,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
+    forms: Sequence[Form] = FORMS,
 ) -> list[Row]:
     """Return rows of one form: `messages`, `prompt` and `completion`, `question` and `answer`, or `text`.
 
@@ -36,11 +37,12 @@ def load_rows(
         limit: The most rows to return; the first ones. Generated problems have no end: without a limit there are 1000.
         seed: The seed of generated problems.
         columns: The source's names of fields, by those of a form: `{"question": "Prompt", "answer": "Reply"}`.
+        forms: The forms that rows may have.
 
     Raises:
         UserError: The source is missing, empty, unreadable, or a row lacks a field (the message has its number).
     """
-    return load_form(spec, split=split, limit=limit, seed=seed, columns=columns)[1]
+    return load_form(spec, split=split, limit=limit, seed=seed, columns=columns, forms=forms)[1]
 
 
 def load_form(
@@ -50,16 +52,18 @@ def load_form(
     limit: int | None = None,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
+    forms: Sequence[Form] = FORMS,
 ) -> tuple[tuple[str, ...], list[Row]]:
     """Return the fields of the form that a source has, and its rows, as `load_rows` does."""
-    if spec.startswith(GENERATED):
-        rows = _generate(spec.removeprefix(GENERATED), count=limit or 1000, seed=seed)
-        return ("question", "answer"), rows
     names = columns or {}
     rows = []
-    for number, row in enumerate(islice(read_source(spec, split, whole=limit is None), limit), 1):
+    if spec.startswith(GENERATED):
+        read = _generate(spec.removeprefix(GENERATED), count=limit or 1000, seed=seed)
+    else:
+        read = read_source(spec, split, whole=limit is None)
+    for number, row in enumerate(islice(read, limit), 1):
         if number == 1:
-            form = find_form(row, names, f"{spec}, row 1")
+            form = find_form(row, names, f"{spec}, row 1", forms)
         try:
             rows.append(convert(row, form, names))
         except RowError as problem:
@@ -69,7 +73,8 @@ def load_form(
     return form.needed, rows
 
 
-def _generate(family: str, *, count: int, seed: int) -> list[Row]:
+def _generate(family: str, *, count: int, seed: int) -> Iterator[Row]:
+    """Yield problems with worked answers where the family has them; `entry` is what the library scores answers by."""
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
@@ -78,8 +83,9 @@ def _generate(family: str, *, count: int, seed: int) -> list[Row]:
             f"reasoning-gym has no family {family!r}{closest(family, DATASETS)}: its gallery shows all "
             f"{len(DATASETS)}, such as gsm_symbolic, chain_sum and family_relationships."
         )
-    problems = reasoning_gym.create_dataset(family, seed=seed, size=count)
-    return [{"question": p["question"], "answer": p["metadata"].get("answer_cot") or p["answer"]} for p in problems]
+    for problem in reasoning_gym.create_dataset(family, seed=seed, size=count):
+        worked = problem["metadata"].get("answer_cot") or problem["answer"]
+        yield {"question": problem["question"], "answer": worked, "entry": problem}
 
 
 def split_rows(rows: list[Row], held_out: int, seed: int) -> tuple[list[Row], list[Row]]:

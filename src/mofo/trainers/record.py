@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
     from mofo.methods.method import Method
-    from mofo.trainers.trl_arguments import Arguments
+    from mofo.trainers.trl.arguments import Arguments
 
     _Trainer = Trainer
 else:

@@ -1,4 +1,4 @@
-"""The command line of `mofo sft`: trl's flags and MoFO's, with models and data as the workbench names them."""
+"""The command line of trl's commands: their flags and MoFO's, with models and data as the workbench names them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import torch
 import yaml
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
+from transformers import TrainingArguments
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from mofo import MoFO
@@ -19,13 +20,14 @@ from mofo.data.rows import GENERATED, load_rows
 from mofo.data.sources import is_local
 from mofo.errors import UserError, closest
 from mofo.methods.method import Method, check_settings
+from mofo.methods.part import Part
 from mofo.models.hub import ask_only_if_reachable
 from mofo.models.load import local_folder, resolve_model
 from mofo.optim.rule.types import Score
 from mofo.optim.state.int8 import StateDtype
 from mofo.trainers.checkpoints import last_checkpoint
 from mofo.trainers.method import single_method
-from mofo.trainers.trl_rows import trl_file
+from mofo.trainers.trl.objective import Objective
 
 OTHER_NAMES = {
     "--model": "--model_name_or_path",
@@ -39,19 +41,17 @@ OPTIONS = ("fraction", "score", "decay", "state_dtype")
 """Flags of MoFO that are arguments of the optimizer."""
 
 DESCRIPTION = """\
-Fine-tune a model as `trl sft` does, with MoFO as the optimizer.
+{what}
 
 MODEL is a hub id, a folder, a .gguf file or smollm2-135m; DATA is a hub id,
-a file, a folder or a pattern of .jsonl, .json, .csv, .parquet or .arrow files,
-in the forms that `mofo data` shows. Without a GPU the model is trained on the
-CPU, in float32.
+a file, a folder or a pattern of .jsonl, .json, .csv, .parquet or .arrow files.
+Without a GPU the model is trained on the CPU, in float32.
 """
 
 EPILOG = """\
 examples:
-  mofo sft --model_name_or_path smollm2-135m --dataset_name data.jsonl \\
-           --learning_rate 1e-4 --output_dir tuned
-  mofo sft --config sft.yaml --num_processes 2 --accelerate_config fsdp2
+{example}
+  mofo {name} --config {name}.yaml --num_processes 2 --accelerate_config fsdp2
 
 Flags of `accelerate launch` are passed on to it. --accelerate_config takes a
 file or one of trl's names; --config takes a YAML file of any of these flags.
@@ -60,7 +60,7 @@ file or one of trl's names; --config takes a YAML file of any of these flags.
 
 @dataclass
 class MoFOArguments:
-    """What `mofo sft` adds to trl's flags, which give learning rate, betas, epsilon and weight decay as for AdamW."""
+    """What we add to trl's flags, which give learning rate, betas, epsilon and weight decay as for AdamW."""
 
     _argument_group_name: ClassVar[str] = "MoFO"
 
@@ -109,7 +109,7 @@ class MoFOArguments:
         },
     )
 
-    def optimizer_settings(self, training: SFTConfig) -> dict[str, Any]:
+    def optimizer_settings(self, training: TrainingArguments) -> dict[str, Any]:
         """Return MoFO's arguments except weight decay, which the trainer sets per group: none for norms and biases."""
         return {
             "lr": training.learning_rate,
@@ -143,6 +143,7 @@ class Arguments(NamedTuple):
     """One parsed command line.
 
     Attributes:
+        objective: What it trains for.
         mofo: MoFO's flags.
         script: trl's flags of the data.
         training: trl's flags of the training.
@@ -154,9 +155,10 @@ class Arguments(NamedTuple):
         data: The data as their user named them.
     """
 
+    objective: Objective
     mofo: MoFOArguments
     script: ScriptArguments
-    training: SFTConfig
+    training: Any
     model: ModelConfig
     mixture: DatasetMixtureConfig
     unknown_in_config: list[str]
@@ -165,19 +167,20 @@ class Arguments(NamedTuple):
     data: str = ""
 
 
-def parse(argv: list[str]) -> Arguments:
-    """Parse a command line as `trl sft` does, check what can be checked before a model is loaded, and resolve names.
+def parse(objective: Objective, argv: list[str]) -> Arguments:
+    """Parse a command line as trl does, check what can be checked before a model is loaded, and resolve names.
 
     Args:
-        argv: Flags of `trl sft`, of MoFO and of `accelerate launch`.
+        objective: What it trains for.
+        argv: Flags of trl's command, of MoFO and of `accelerate launch`.
 
     Raises:
         UserError: The command line, the YAML file, the model or the data cannot be used.
     """
-    args = _parse_flags(argv)
+    args = _parse_flags(objective, argv)
     if args.training.optim_args or args.training.optim_target_modules:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
-    args.mofo.chosen_method()
+    _check_method(args.mofo.chosen_method(), objective)
     settings = args.mofo.optimizer_settings(args.training)
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
@@ -188,6 +191,7 @@ def parse(argv: list[str]) -> Arguments:
     _find_checkpoint(args.training)
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")
+    objective.check(args)
     base = str(args.model.model_name_or_path)
     args.model.model_name_or_path = resolve_model(base)
     local_folder(args.model.model_name_or_path, args.model.model_revision)  # a hub id is fetched once for all processes
@@ -207,7 +211,21 @@ def parse(argv: list[str]) -> Arguments:
     return args._replace(base=base, data=data)
 
 
-def _find_checkpoint(training: SFTConfig) -> None:
+def _check_method(method: Method, objective: Objective) -> None:
+    """Refuse parts that weigh the tokens of answers where there are no answers to be copied.
+
+    Raises:
+        UserError: The method has one.
+    """
+    weighing = next((part for part in method.extras if type(part).loss is not Part.loss), None)
+    if weighing is not None and objective.name != "sft":
+        raise UserError(
+            f"{weighing.name} changes the loss on answers to be copied, and {objective.command} has no such loss; "
+            "leave it out, or use mofo sft."
+        )
+
+
+def _find_checkpoint(training: TrainingArguments) -> None:
     """Check the checkpoint to resume from; `true` stands for the last one of the output folder.
 
     Raises:
@@ -242,20 +260,21 @@ def give_rows(args: Arguments) -> None:
     except ValueError as error:
         raise UserError(f"{error}.") from error
     source = name if args.script.dataset_config is None else f"{name}:{args.script.dataset_config}"
-    rows = load_rows(source, split=args.script.dataset_train_split, columns=columns)
-    model = local_folder(str(args.model.model_name_or_path), args.model.model_revision)
-    file = trl_file(rows, source, args.training, model)
+    rows = load_rows(source, split=args.script.dataset_train_split, columns=columns, forms=args.objective.forms)
+    file = args.objective.write_rows(rows, source, args)
     args.mixture.datasets = [DatasetConfig(path="parquet", data_files=str(file))]
     args.mixture.streaming = args.script.dataset_streaming
     args.script.dataset_name = None
     args.script.dataset_train_split, args.script.dataset_test_split = "train", "test"  # as trl names what it reads
 
 
-def unknown_flag(flag: str) -> UserError:
-    """Return the error for a flag that is neither trl's nor MoFO's nor, under `mofo sft`, the launcher's."""
+def unknown_flag(objective: Objective, flag: str) -> UserError:
+    """Return the error for a flag that is neither trl's nor MoFO's nor the launcher's."""
     other = OTHER_NAMES.get(flag)
-    suggestion = f" (did you mean {other}?)" if other else closest(flag, make_parser().flags)
-    return UserError(f"Neither `trl sft`, `accelerate launch` nor MoFO has the flag {flag}{suggestion}.")
+    suggestion = f" (did you mean {other}?)" if other else closest(flag, make_parser(objective).flags)
+    return UserError(
+        f"Neither `trl {objective.name}`, `accelerate launch` nor MoFO has the flag {flag}{suggestion}."
+    )
 
 
 class Parser(TrlParser):
@@ -268,22 +287,25 @@ class Parser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise an error that names the wrong flag."""
-        raise UserError(f"{message} (`mofo sft --help` lists the flags).")
+        raise UserError(f"{message} (`{self.prog} --help` lists the flags).")
 
 
-def make_parser() -> Parser:
+def make_parser(objective: Objective) -> Parser:
     """Return the parser of trl's flags and MoFO's, with defaults for this machine."""
+    groups: Any = (MoFOArguments, objective.script_arguments, objective.config, ModelConfig, DatasetMixtureConfig)
     parser = Parser(
-        (MoFOArguments, ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig),  # type: ignore[arg-type]
-        prog="mofo sft",
-        usage="mofo sft --model_name_or_path MODEL --dataset_name DATA [flags]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        groups,
+        prog=objective.command,
+        usage=f"{objective.command} --model_name_or_path MODEL --dataset_name DATA [flags]",
+        description=DESCRIPTION.format(what=objective.description),
+        epilog=EPILOG.format(name=objective.name, example=objective.example),
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
         conflict_handler="resolve",  # our --optim, which refuses, takes the place of trl's
     )
-    parser.add_argument("--optim", type=_refuse_optimizer, default=_Default(SFTConfig.optim), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--optim", type=_refuse_optimizer, default=_Default(TrainingArguments.optim), help=argparse.SUPPRESS
+    )
     parser._action_groups.insert(0, parser._action_groups.pop())  # the last group is MoFO's: show it first
     if not torch.accelerator.is_available():
         parser.set_defaults(use_cpu=True, bf16=False)  # trl's own defaults, bfloat16 on a GPU, are refused here
@@ -303,15 +325,17 @@ class _Default(str):
 def _refuse_optimizer(value: str) -> str:
     if isinstance(value, _Default):
         return str(value)
-    raise argparse.ArgumentTypeError(f"mofo sft trains with MoFO, not with {value}; leave it out, or use `trl sft`")
+    raise argparse.ArgumentTypeError(
+        f"--method chooses the optimizer, not {value}; leave --optim out, or use trl's own command"
+    )
 
 
-def _parse_flags(argv: list[str]) -> Arguments:
+def _parse_flags(objective: Objective, argv: list[str]) -> Arguments:
     """Parse flags and YAML file."""
     if argv[-1:] == ["--config"]:
         raise UserError("--config needs the path of a YAML file.")
     try:
-        parsed = make_parser().parse_args_and_config(
+        parsed = make_parser(objective).parse_args_and_config(
             argv, return_remaining_strings=True, separate_remaining_strings=True
         )
     except yaml.YAMLError as error:
@@ -320,4 +344,4 @@ def _parse_flags(argv: list[str]) -> Arguments:
         raise UserError(f"The file {error.filename} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Arguments(*parsed)
+    return Arguments(objective, *parsed)

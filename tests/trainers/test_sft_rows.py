@@ -8,9 +8,11 @@ from tokenizers.processors import TemplateProcessing
 
 from mofo.cli import main as mofo
 from mofo.errors import UserError
-from mofo.trainers import trl_command, trl_training
-from mofo.trainers.trl_arguments import parse
-from mofo.trainers.trl_training import train
+from mofo.trainers.trl import command as trl_command
+from mofo.trainers.trl import training as trl_training
+from mofo.trainers.trl.arguments import parse
+from mofo.trainers.trl.sft import OBJECTIVE as SFT
+from mofo.trainers.trl.training import train
 from reference.sft import PROMPTS, flags
 from reference.tiny_llama import make_model, make_tokenizer
 
@@ -25,7 +27,7 @@ def read(settings, tmp_path):
     def read(*rows, **more):
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        args = parse(flags(settings, dataset_name=file, **more))
+        args = parse(SFT, flags(settings, dataset_name=file, **more))
         (given,) = args.mixture.datasets
         return list(load_dataset(given.path, data_files=given.data_files, split="train"))
 
@@ -114,7 +116,7 @@ def test_folders_patterns_and_generated_problems_are_data(settings, tmp_path):
     for n, row in enumerate(PROMPTS[:2]):
         (tmp_path / "rows" / f"{n}.JSON").write_text(json.dumps([row]))
     for name in (tmp_path / "rows", tmp_path / "rows" / "*.JSON", "reasoning-gym:basic_arithmetic"):
-        assert parse(flags(settings, dataset_name=name)).mixture.datasets[0].path == "parquet"
+        assert parse(SFT, flags(settings, dataset_name=name)).mixture.datasets[0].path == "parquet"
 
 
 def test_hub_data_set_of_a_form_that_trl_does_not_know_is_converted(settings, trainers, monkeypatch):
@@ -127,7 +129,7 @@ def test_hub_data_set_of_a_form_that_trl_does_not_know_is_converted(settings, tr
 
     monkeypatch.setattr(trl_training, "read_source", read_source)
     monkeypatch.setattr("mofo.data.rows.read_source", read_source)
-    train(flags(settings, dataset_name="org/data:main", max_steps=1))
+    train("sft", flags(settings, dataset_name="org/data:main", max_steps=1))
     assert seen == [("org/data:main", "train", False), ("org/data:main", "train", True)]
     ids = trainers[0].train_dataset[0]["input_ids"]
     assert "plus zero is </s><|assistant|>00" in trainers[0].processing_class.decode(ids)
@@ -148,7 +150,7 @@ def test_rows_that_are_cut_are_counted_before_training(settings, monkeypatch, ca
             "mofo sft: 1 training rows left out, as nothing to be learned is within max_length\n"
         )
     with pytest.raises(UserError, match="has a completion within 3 tokens: raise --max_length"):
-        parse(flags(settings, dataset_name=tmp_path / "rows.jsonl", max_length=3))
+        parse(SFT, flags(settings, dataset_name=tmp_path / "rows.jsonl", max_length=3))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_rows_that_are_cut_are_counted_before_training(settings, monkeypatch, ca
 )
 def test_columns_that_do_not_fit_are_refused(settings, columns, message):
     with pytest.raises(UserError, match=message):
-        parse(flags(settings, columns=columns))
+        parse(SFT, flags(settings, columns=columns))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_start_and_end_that_the_tokenizer_adds_are_there_once(
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=adds, special_tokens=special)
     tokenizer.save_pretrained(folder)
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 4)
-    train(flags(settings, model_name_or_path=folder, dataset_name=tmp_path / "rows.jsonl", max_steps=1))
+    train("sft", flags(settings, model_name_or_path=folder, dataset_name=tmp_path / "rows.jsonl", max_steps=1))
     found = trainers[0].train_dataset[0]
     assert trainers[0].processing_class.decode(found["input_ids"]) == written
     assert trainers[0].processing_class.decode([label for label in found["labels"] if label != -100]) == learned

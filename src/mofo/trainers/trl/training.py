@@ -1,4 +1,4 @@
-"""One process of `mofo sft`: trl's own script loads, trains and saves, with MoFO and its callback in the trainer."""
+"""One process of a training: trl's own script loads, trains and saves, with our method and callback in the trainer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
-from trl import SFTTrainer
-from trl.scripts.sft import main as trl_sft
 
 from mofo import MoFO
 from mofo.data.forms import find_form
@@ -21,24 +19,24 @@ from mofo.models.quiet import hide_loading_bars, silence_datasets
 from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
-from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
-
-KNOWN_TO_TRL = (("messages",), ("prompt", "completion"), ("text",))
-"""Forms that trl reads itself."""
-
+from mofo.trainers.trl.arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
+from mofo.trainers.trl.objective import find_objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from accelerate import FullyShardedDataParallelPlugin
-    from trl import SFTConfig
+    from transformers import Trainer, TrainingArguments
+
+    from mofo.trainers.trl.objective import Objective
 
 
-def train(argv: list[str]) -> None:
+def train(name: str, argv: list[str]) -> None:
     """Train in this process, which `accelerate launch` may have started, once or once per GPU.
 
     Args:
-        argv: Flags of `trl sft` and of MoFO.
+        name: Name of the objective.
+        argv: Flags of trl's command and of MoFO.
 
     Raises:
         UserError: The command line, the YAML file, the model, the data, the Hub or the disk cannot be used, or the
@@ -46,18 +44,19 @@ def train(argv: list[str]) -> None:
     """
     hide_loading_bars()
     silence_datasets()
-    args = parse(argv)
+    objective = find_objective(name)
+    args = parse(objective, argv)
     if args.unknown_in_argv:
-        raise unknown_flag(args.unknown_in_argv[0])
+        raise unknown_flag(objective, args.unknown_in_argv[0])
     _refuse_flat_parameters(args.training)
     method = args.mofo.chosen_method()
     _convert_hub_rows(args)
     if args.training.include_num_input_tokens_seen == "no":
         args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
     settings = args.mofo.optimizer_settings(args.training)
-    with method_in_sft_trainers(made_by(args, method, settings), settings) as trainers:
+    with method_in_trainers(objective, made_by(args, method, settings), settings) as trainers:
         try:
-            trl_sft(args.script, args.training, args.model, args.mixture)
+            objective.script(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
             raise UserError(f"Training {args.base} failed: {first_line(error)}") from error
         except Exception as error:  # trl and the libraries below it raise many kinds
@@ -72,30 +71,33 @@ def train(argv: list[str]) -> None:
         print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
         if (step := diverged_at(trainer.state.log_history)) is not None:
             print(
-                f"mofo sft: the training diverged: at step {step} its loss was not finite; lower --learning_rate.",
+                f"{objective.command}: the training diverged: at step {step} its loss was not finite; lower --learning_rate.",
                 file=sys.stderr,
             )
 
 
 @contextmanager
-def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
+def method_in_trainers(objective: Objective, made: Made, settings: dict[str, Any]) -> Iterator[list[Trainer]]:
     """Let each trainer that is made meanwhile train by a method and record it; yield those trainers.
 
     trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
-    release of trl (how it loads models changed within 1.x), and replacing the name `trl.SFTTrainer` would do nothing,
-    without a word, once the script imports it from elsewhere. The constructor is found by every import.
+    release of trl (how it loads models changed within 1.x), and replacing the name of a trainer in trl would do
+    nothing, without a word, once the script imports it from elsewhere. The constructor is found by every import.
 
     Args:
+        objective: Its trainers are the ones.
         made: The method, and what else the record names.
         settings: Arguments of MoFO, if that is the method's optimizer.
     """
     method = made.method
     with_mofo = method.optimizer.name == "mofo"
-    construct: Callable[..., None] = SFTTrainer.__init__
-    trainers: list[SFTTrainer] = []
+    construct: Callable[..., None] = objective.trainer.__init__
+    trainers: list[Trainer] = []
 
-    def construct_with_method(trainer: SFTTrainer, *args: Any, **kwargs: Any) -> None:
-        construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
+    def construct_with_method(trainer: Any, *args: Any, **kwargs: Any) -> None:
+        construct(trainer, *args, **kwargs)
+        if with_mofo:
+            trainer.optimizer_cls_and_kwargs = (MoFO, settings)  # which not all constructors take
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
         if with_mofo:
@@ -104,16 +106,15 @@ def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[lis
         else:
             use_method(trainer, method.to_dict())
         trainer.add_callback(LastStepIsLogged)
-        hooked: Any = trainer
-        hooked.made = made
+        trainer.made = made
         trainer.__class__ = type(type(trainer).__name__, (RecordsTraining, type(trainer)), {})
         trainers.append(trainer)
 
-    SFTTrainer.__init__ = construct_with_method  # type: ignore[method-assign, assignment]
+    objective.trainer.__init__ = construct_with_method
     try:
         yield trainers
     finally:
-        SFTTrainer.__init__ = construct  # type: ignore[method-assign]
+        objective.trainer.__init__ = construct
 
 
 class _WholeModelAtTheEnd(TrainerCallback):
@@ -137,14 +138,14 @@ def _convert_hub_rows(args: Arguments) -> None:
     source = name if args.script.dataset_config is None else f"{name}:{args.script.dataset_config}"
     try:
         first = next(read_source(source, args.script.dataset_train_split, whole=False))
-        form = find_form(first, {}, name)
+        form = find_form(first, {}, name, args.objective.forms)
     except UserError:
         if not is_reachable():
             raise
         return  # trl has more forms and more ways to read; it says what is wrong
     except StopIteration:
         return
-    if form.needed not in KNOWN_TO_TRL:
+    if form.needed not in args.objective.known_to_trl:
         give_rows(args)
 
 
@@ -158,7 +159,7 @@ def _reason(error: Exception) -> str:
     return f"there is no {error.args[0]}." if isinstance(error, KeyError) and error.args else first_line(error)
 
 
-def _refuse_flat_parameters(training: SFTConfig) -> None:
+def _refuse_flat_parameters(training: TrainingArguments) -> None:
     """Refuse DeepSpeed and FSDP1 before a model is loaded; MoFO itself would refuse their parameters, but later."""
     launched_with_fsdp1 = os.environ.get("ACCELERATE_USE_FSDP") == "true" and os.environ.get("FSDP_VERSION") != "2"
     if training.deepspeed_plugin or launched_with_fsdp1:

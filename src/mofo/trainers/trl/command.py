@@ -1,4 +1,4 @@
-"""`mofo sft`: trl's supervised fine-tuning, with MoFO as the optimizer, under `accelerate launch`."""
+"""`mofo sft`, `mofo dpo` and `mofo grpo`: trl's commands with our optimizer, under `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,21 @@ from mofo.files import cache_folder
 from mofo.models.load import check_weights, local_folder
 from mofo.models.quiet import quiet
 from mofo.trainers.checkpoints import last_checkpoint
-from mofo.trainers.trl_arguments import Arguments, parse, unknown_flag
-from mofo.trainers.trl_rows import learns_all_turns, row_counts
-from mofo.trainers.trl_script import SAID
+from mofo.trainers.trl.arguments import Arguments, parse, unknown_flag
+from mofo.trainers.trl.objective import find_objective
+from mofo.trainers.trl.rows import row_counts
+from mofo.trainers.trl.script import SAID
 
 SECONDS_TO_END = 30
 """How long interrupted processes may take to end by themselves."""
 
 
-ALL_TURNS = (
-    "mofo sft: every token of the conversations is learned, the user's too, as trl does; --assistant_only_loss True "
-    "learns what the assistant says, as mofo compare does"
-)
-
-
-def main(argv: list[str]) -> int:
-    """Check the command line, then train under `accelerate launch`, as `trl sft` does.
+def main(name: str, argv: list[str]) -> int:
+    """Check the command line, then train under `accelerate launch`, as trl does.
 
     Args:
-        argv: Everything after `mofo sft`: flags of `trl sft`, of MoFO and of `accelerate launch`.
+        name: Name of the objective.
+        argv: Everything after `mofo NAME`: flags of trl's command, of MoFO and of `accelerate launch`.
 
     Returns:
         The exit code of the training.
@@ -49,14 +45,14 @@ def main(argv: list[str]) -> int:
         UserError: The command line, the YAML file, the model or the data cannot be used.
         KeyboardInterrupt: The training was interrupted; the message says how to resume it.
     """
-    args = parse(argv)
+    objective = find_objective(name)
+    args = parse(objective, argv)
     for dataset in args.mixture.datasets:
         file = Path(str(dataset.data_files))
         if file.parent == cache_folder() / "data":
-            for reason, count in row_counts(file).items():
-                print(f"mofo sft: {count} {reason}", file=sys.stderr)
-            if learns_all_turns(file, args.training):
-                print(ALL_TURNS, file=sys.stderr)
+            counted = [f"{count} {reason}" for reason, count in row_counts(file).items()]
+            for sentence in (*counted, *objective.notes(file, args.training)):
+                print(f"{objective.command}: {sentence}", file=sys.stderr)
     folder = local_folder(str(args.model.model_name_or_path), args.model.model_revision)
     check_weights(str(folder), trust_remote_code=args.training.trust_remote_code)  # trl would draw missing weights
     began = time.time()
@@ -83,11 +79,12 @@ def main(argv: list[str]) -> int:
 
 def _launch(argv: list[str], args: Arguments) -> None:
     """Train in processes that accelerate starts, and wait for them."""
+    name = args.objective.name
     flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])
-    script = ["-m", "mofo.trainers.trl_script", *without(argv, args.unknown_in_argv)]
+    script = ["-m", "mofo.trainers.trl.script", name, *without(argv, args.unknown_in_argv)]
     launch, unknown = launch_command_parser().parse_known_args([*flags, *script])
     if unknown:
-        raise unknown_flag(unknown[0])
+        raise unknown_flag(args.objective, unknown[0])
     launch_command(launch)
 
 

@@ -1,0 +1,153 @@
+"""Direct preference optimisation: `mofo dpo`."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl import DPOConfig, DPOTrainer, ScriptArguments
+from trl.scripts.dpo import main as trl_dpo
+
+from mofo.data.conversation import render_conversation, token_ids
+from mofo.data.forms import Form, Messages, Row, RowError, is_empty, is_parts, template_extras, text, turns
+from mofo.errors import UserError
+from mofo.trainers.trl.objective import Objective
+from mofo.trainers.trl.rows import (
+    answered,
+    asked,
+    cached_file,
+    check_each,
+    check_template,
+    tokenizer_settings,
+    trl_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mofo.trainers.trl.arguments import Arguments
+
+ANSWERS = ("chosen", "rejected")
+"""The better and the worse answer."""
+
+
+def _either(row: Row, name: str) -> Messages | str:
+    value = row[name]
+    return turns(value, name) if isinstance(value, list) and not is_parts(value) else text(value, name)
+
+
+def _preference(row: Row) -> Row:
+    """Return prompt and answers as trl has them: all texts, or all messages.
+
+    Answers may be whole conversations, as on the Hub: what both begin with is then the prompt, whatever else the row
+    has as such.
+    """
+    answers = {name: _either(row, name) for name in ANSWERS}
+    chosen, rejected = answers.values()
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError(": chosen and rejected must both be texts or both be lists of messages")
+    if isinstance(chosen, str):
+        return _texts(row, answers)
+    assert isinstance(rejected, list)
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))))
+    if same < min(len(chosen), len(rejected)) and any(turn["role"] == "user" for turn in chosen[:same]):
+        prompt, answers = chosen[:same], {"chosen": chosen[same:], "rejected": rejected[same:]}
+    elif is_empty(row.get("prompt")):
+        raise RowError(" has no prompt, and chosen and rejected do not begin with the same turns")
+    else:
+        given = _either(row, "prompt")
+        prompt = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    for name, turns_said in answers.items():
+        said = [turn for turn in turns_said if turn["role"] == "assistant"]
+        if not said or is_empty(said[-1].get("content")) and not said[-1].get("tool_calls"):
+            raise RowError(f": the assistant says nothing in {name}")
+    return {"prompt": prompt, **answers, **template_extras(row)}
+
+
+def _texts(row: Row, answers: dict[str, Any]) -> Row:
+    """Return a row of texts; without a prompt trl takes what both answers begin with."""
+    if is_empty(row.get("prompt")):
+        return answers
+    prompt = _either(row, "prompt")
+    if not isinstance(prompt, str):
+        said = {name: [{"role": "assistant", "content": answer}] for name, answer in answers.items()}
+        return {"prompt": prompt, **said, **template_extras(row)}
+    return {"prompt": prompt, **answers}
+
+
+def _question(row: Row) -> Row:
+    return {"question": text(row["question"], "question"), **{name: text(row[name], name) for name in ANSWERS}}
+
+
+FORMS = (
+    Form(("question", *ANSWERS), _question),
+    Form(ANSWERS, _preference, ("prompt", "tools", "chat_template_kwargs")),
+)
+
+
+def write_rows(rows: list[Row], source: str, args: Arguments) -> Path:
+    """Return a file with rows that trl takes and reads as they are; they are checked when it is made.
+
+    Rows whose answers are equal are left out and counted: nothing can be learned from them.
+
+    Args:
+        rows: The rows.
+        source: Where they come from, for messages.
+        args: The command line.
+
+    Raises:
+        UserError: The tokenizer cannot write a row; it is named.
+    """
+    tokenizer, longest = trl_tokenizer(args), args.training.max_length
+    made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
+
+    def checked() -> tuple[list[Row], dict[str, int]]:
+        lengths: list[int] = []
+        check_each(rows, made, source, lambda row: lengths.append(_length(row, tokenizer)))
+        different = [row for row in made if row["chosen"] != row["rejected"]]
+        if not different:
+            raise UserError(f"No row of {source} has answers that differ: chosen and rejected are the same in all.")
+        counts = {
+            "rows left out, as their answers are equal": len(made) - len(different),
+            "rows cut at max_length": 0 if longest is None else sum(length > longest for length in lengths),
+        }
+        return different, {reason: count for reason, count in counts.items() if count}
+
+    return cached_file(made, [*tokenizer_settings(tokenizer), longest], checked)
+
+
+def _for_trl(row: Row, *, has_template: bool) -> Row:
+    """Return a row in one of trl's forms: a question and its answers become chats, or texts without a template."""
+    if "question" not in row:
+        return row
+    answers = {name: answered(row[name], has_template=has_template) for name in ANSWERS}
+    return {"prompt": asked(row["question"], has_template=has_template), **answers}
+
+
+def _length(row: Row, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the number of tokens of the longer answer with its prompt; an error says what cannot be written."""
+    if isinstance(row["chosen"], str):
+        if tokenizer.eos_token is None:
+            raise UserError("the tokenizer has no end-of-sequence token, which ends each answer: take a model with one.")
+        return max(len(token_ids(row.get("prompt", "") + row[name], tokenizer)) + 1 for name in ANSWERS)
+    check_template(tokenizer)
+    written = [render_conversation(row, row["prompt"] + row[name], tokenizer) for name in ANSWERS]
+    return max(len(token_ids(whole, tokenizer)) for whole in written)
+
+
+OBJECTIVE = Objective(
+    name="dpo",
+    config=DPOConfig,
+    script_arguments=ScriptArguments,
+    trainer=DPOTrainer,
+    script=trl_dpo,
+    forms=FORMS,
+    known_to_trl=(),
+    write_rows=write_rows,
+    description="Learn from pairs of a better and a worse answer (direct preference\n"
+    "optimisation), as `trl dpo` does, with MoFO as the optimizer. A row has chosen\n"
+    "and rejected, and prompt or question: texts, or lists of messages.",
+    example="  mofo dpo --model_name_or_path smollm2-135m --dataset_name pairs.jsonl \\\n"
+    "           --learning_rate 1e-5 --output_dir tuned",
+)
