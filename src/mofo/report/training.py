@@ -1,4 +1,4 @@
-"""The report of one training by `mofo sft`: the course of its loss, and what MoFO moved."""
+"""The report of one training by `mofo sft`, `dpo` or `grpo`: the course of its loss, and what MoFO moved."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ SHARES = {"selected": "selected", "moved": "moved", "overlap": "of them moved in
 """Shares of the entries that a log may have, with what the figure calls them."""
 
 
+GOALS = {
+    "sft": ("loss", "the training loss"),
+    "dpo": ("preferred", "the share of pairs in which chosen is preferred"),
+    "grpo": ("reward", "the mean reward"),
+}
+"""By objective: the field of the log that says how far it is reached, and what that is."""
+
+
+FURTHER = (
+    ("preferred", "Pairs in which chosen is preferred", "share of the pairs"),
+    ("margin", "Margin of chosen over rejected", "nats"),
+    ("reward", "Mean reward", "reward"),
+    ("kl", "KL from the reference", "nats per token"),
+)
+"""What the log of a training by preferences or rewards has, the titles of its figures, and their units."""
+
+
 @dataclass(frozen=True)
 class TrainingReport:
     """What the folder of a model says of its training, ready to be shown."""
@@ -50,7 +67,9 @@ class TrainingReport:
             return f"{sentence}; no loss was logged."
         if (diverged := next((entry for entry in losses if entry.loss is None), None)) is not None:
             return f"{sentence}, and diverged at step {diverged.step}: its training loss was not finite."
-        sentence += f": the training loss went from {number(losses[0].loss, 4)} to {number(losses[-1].loss, 4)}"
+        name, what = GOALS[training.objective]
+        first, last = (number(getattr(losses[place], name), 4) for place in (0, -1))
+        sentence += f": {what} went from {first} to {last}"
         distance = losses[-1].distance
         return f"{sentence}{'' if distance is None else f', at a distance of {number(distance)} from the base'}."
 
@@ -83,7 +102,7 @@ class TrainingReport:
 
 
 def read_report(folder: Path) -> TrainingReport:
-    """Read what `mofo sft` left in the folder of a model.
+    """Read what `mofo sft`, `dpo` or `grpo` left in the folder of a model.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -150,7 +169,13 @@ def _course(report: TrainingReport) -> Section | None:
     """Return the figure of what was logged; None if nothing was."""
     if not report.log:
         return None
-    panels = [Panel("Loss", _draw(report, {"loss": "training", "held_out_loss": "held out"}, "nats per token"))]
+    unit = "nats per token" if report.training.objective == "sft" else "loss"
+    panels = [Panel("Loss", _draw(report, {"loss": "training", "held_out_loss": "held out"}, unit))]
+    panels += [
+        Panel(title, _draw(report, {name: title.lower()}, unit))
+        for name, title, unit in FURTHER
+        if any(getattr(entry, name) is not None for entry in report.log)
+    ]
     if any(entry.distance is not None for entry in report.log):
         panels.append(Panel("Distance from the base", _draw(report, {"distance": "distance"}, "L2 distance")))
     if any(entry.selected is not None for entry in report.log):

@@ -38,8 +38,15 @@ LOGGED = {
     "mofo/moved": "moved",
     "mofo/overlap": "overlap",
     "mofo/distance": "distance",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "preferred",
+    "reward": "reward",
+    "kl": "kl",
 }
 """Fields of the log by the trainer's names for them."""
+
+LENGTHS = ("max_length", "max_completion_length", "num_generations", "beta")
+"""Settings of the objectives that a model card names."""
 
 CITATION = """\
 @article{chen2025mofo,
@@ -56,6 +63,7 @@ class Made:
     """What was decided before the training: which model, data, method and settings.
 
     Attributes:
+        objective: What was trained for, as trl's command is called.
         base: The model before, as its user named it.
         data: The rows, as their user named them.
         method: The method, with the settings that it trains with.
@@ -63,6 +71,7 @@ class Made:
         arguments: All other settings, as JSON values.
     """
 
+    objective: str
     base: str
     data: str
     method: Method
@@ -71,7 +80,7 @@ class Made:
 
 
 def made_by(args: Arguments, method: Method, optimizer_settings: dict[str, Any]) -> Made:
-    """Return what a command line of `mofo sft` decides.
+    """Return what a command line decides.
 
     Args:
         args: The command line.
@@ -85,10 +94,11 @@ def made_by(args: Arguments, method: Method, optimizer_settings: dict[str, Any])
         chosen = {name: value for name, value in optimizer_settings.items() if name != "lr"}
         settings[MoFO.name] |= chosen
     given = dataclasses.asdict(args.script) | dataclasses.asdict(args.model) | args.training.to_dict()
-    given |= {"eos_token": args.training.eos_token, "pad_token": args.training.pad_token}  # not secrets
+    named = ("eos_token", "pad_token")  # which look like secrets
+    given |= {name: getattr(args.training, name) for name in named if hasattr(args.training, name)}
     given = {name: value for name, value in given.items() if not name.startswith(("optim", "adam_"))}  # in settings
     given |= {"model_name_or_path": args.base, "dataset_name": args.data}
-    return Made(args.base, args.data, method, settings, json.loads(json.dumps(given, default=str)))
+    return Made(args.objective.name, args.base, args.data, method, settings, json.loads(json.dumps(given, default=str)))
 
 
 class RecordsTraining(_Trainer):
@@ -117,6 +127,7 @@ class RecordsTraining(_Trainer):
     def training_so_far(self) -> Training:
         """Return what `mofo.json` holds."""
         return Training(
+            objective=self.made.objective,
             base=self.made.base,
             data=self.made.data,
             method="+".join(part.name for part in self.made.method.parts),
@@ -142,7 +153,7 @@ class RecordsTraining(_Trainer):
             base_model=base if is_hub_id else None,
             library_name="peft" if peft else "transformers",
             model_name=name,
-            tags=["generated_from_trainer", "trl", "sft", "mofo", *(["lora"] if peft else [])],
+            tags=["generated_from_trainer", "trl", self.made.objective, "mofo", *(["lora"] if peft else [])],
         )
         environment = Environment(
             loader=PackageLoader("mofo.trainers", "."),
@@ -204,6 +215,6 @@ def _table(training: Training, args: TrainingArguments, method: Method) -> dict[
         "epochs": f"{training.epochs:.3g}",
         "rows": "streamed" if training.rows is None else f"{training.rows}",
         "tokens": f"{training.tokens}",
-        "max_length": f"{training.arguments['max_length']}",
+        **{name: f"{training.arguments[name]}" for name in LENGTHS if name in training.arguments},
         "seed": f"{args.seed}",
     }

@@ -117,6 +117,7 @@ OBJECTIVE = Objective(
     known_to_trl=(),
     write_rows=write_rows,
     check=check,
+    counts_tokens=False,
     description="Learn from rewards of answers that the model writes itself (group relative\n"
     "policy optimisation), as `trl grpo` does, with MoFO as the optimizer. A row has\n"
     "prompt or question, and what the reward reads. --reward_funcs solved, which is\n"

@@ -35,6 +35,7 @@ class Objective:
         description: What the help says first.
         example: The command that the help shows.
         notes: Returns sentences on the file of rows, for the user.
+        counts_tokens: Whether the trainer sees tokens in the rows, and can count them.
         check: Completes and checks flags that this objective alone has.
     """
 
@@ -48,6 +49,7 @@ class Objective:
     write_rows: Callable[[list[Row], str, Arguments], Path]
     description: str
     example: str
+    counts_tokens: bool = True
     notes: Callable[[Path, Any], list[str]] = lambda file, training: []
     check: Callable[[Arguments], None] = lambda args: None
 
