@@ -1,6 +1,6 @@
 """`mofo.json` and `mofo_log.jsonl`: what a model was trained from, how, and how that went; beside its weights.
 
-`mofo sft`, `mofo dpo` and `mofo grpo` write them with every checkpoint and with the model, and `mofo report` reads them.
+`mofo sft`, `dpo` and `grpo` write them with every checkpoint and with the model, and `mofo report` reads them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ class LogEntry(Record):
     moved: Number = Field(default=None, description="share of the entries whose value changed in this step")
     overlap: Number = Field(default=None, description="of those, the share that changed in the step before, too")
     distance: Number = Field(default=None, description="L2 distance of the trained parameters from the base's")
-    margin: Number = Field(default=None, description="of preferences: implicit reward of chosen less rejected, in nats")
+    margin: Number = Field(default=None, description="implicit reward of chosen less that of rejected, in nats")
     preferred: Number = Field(default=None, description="of preferences: share of pairs whose margin is positive")
     reward: Number = Field(default=None, description="mean reward of the answers that the model wrote")
-    kl: Number = Field(default=None, description="estimated KL divergence from the reference model, where beta is not 0")
+    kl: Number = Field(
+        default=None, description="estimated KL divergence from the reference model, where beta is not 0"
+    )
 
 
 class Training(Record):

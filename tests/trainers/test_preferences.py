@@ -8,6 +8,7 @@ import pytest
 from datasets import load_dataset
 
 from mofo.errors import UserError
+from mofo.forgetting import load_forgetting
 from mofo.trainers.trl.arguments import parse
 from mofo.trainers.trl.command import main
 from mofo.trainers.trl.dpo import OBJECTIVE
@@ -68,14 +69,17 @@ def test_forms_become_trls(read, row, more, expected):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "a", "answer": "b"}, r"has the fields \['answer', 'question'\]; expected question and chosen and"),
-        ({"chosen": "a"}, "expected .*chosen and rejected"),
+        (
+            {"question": "a", "answer": "b"},
+            r"has the fields \['answer', 'question'\]; expected question and chosen and",
+        ),
+        ({"chosen": "a"}, r"expected .*chosen and rejected"),
         ({"chosen": "a", "rejected": ""}, "row 1 has no rejected"),
         ({"chosen": "a", "rejected": [BAD]}, "row 1: chosen and rejected must both be texts or both be lists"),
         ({"chosen": [USER, GOOD], "rejected": [BAD]}, "row 1 has no prompt, and chosen and rejected do not begin"),
         ({"chosen": [USER, GOOD], "rejected": [USER, USER]}, "row 1: the assistant says nothing in rejected"),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": 7.5}, "row 1: chosen and rejected must both be"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "No row of .* has answers that differ"),
+        ({"chosen": [USER, GOOD], "rejected": [USER, GOOD]}, "No row of .* has answers that differ"),
     ],
 )
 def test_pairs_that_cannot_be_used_are_named(read, row, message):
@@ -84,7 +88,7 @@ def test_pairs_that_cannot_be_used_are_named(read, row, message):
 
 
 def test_rows_of_two_kinds_are_refused(read):
-    with pytest.raises(UserError, match="row 2: it has .*messages.*, and the first row .*text"):
+    with pytest.raises(UserError, match=r"row 2: it has .*messages.*, and the first row .*text"):
         read(PAIRS[0], CHATS)
 
 
@@ -144,3 +148,19 @@ def test_chosen_becomes_preferred_and_the_record_says_so(pairs, tmp_path):
     card = (tmp_path / "tuned" / "README.md").read_text()
     assert "- dpo" in card
     assert "| beta | 0.1 |" in card
+
+
+def test_what_is_forgotten_is_measured_along_the_way(pairs, tmp_path):
+    train("dpo", flags(pairs, probes="divergence,text", probe_steps=2, max_steps=3))
+    watched = load_forgetting(tmp_path / "tuned")
+    assert [mark.at for mark in watched.marks] == [2, 3]
+    assert {metric.source for metric in watched.metrics} == {"divergence", "text"}
+    assert watched.marks[-1].point.forgotten["divergence"]["kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"), [({"probes": "taste"}, "taste"), ({"probes": "text", "probe_steps": 0}, "every is 0")]
+)
+def test_probes_that_cannot_be_measured_are_refused(pairs, changed, message):
+    with pytest.raises(UserError, match=message):
+        parse(OBJECTIVE, flags(pairs, **changed))

@@ -45,9 +45,17 @@ def read(asking, tmp_path):
     [
         ({"question": "2+2", "answer": "4"}, {}, {"prompt": [USER], "answer": "4"}),
         ({"prompt": "2+2", "answer": 4}, {}, {"prompt": "2+2", "answer": 4}),
-        ({"prompt": [USER], "answer": "4", "level": {"a": [1]}}, {}, {"prompt": [USER], "answer": "4", "level": {"a": [1]}}),
+        (
+            {"prompt": [USER], "answer": "4", "level": {"a": [1]}},
+            {},
+            {"prompt": [USER], "answer": "4", "level": {"a": [1]}},
+        ),
         ({"problem": "2+2", "solution": "4"}, {}, {"prompt": [USER], "answer": "4", "problem": "2+2", "solution": "4"}),
-        ({"q": "2+2", "a": "4"}, {"columns": "question=q,answer=a"}, {"prompt": [USER], "answer": "4", "q": "2+2", "a": "4"}),
+        (
+            {"q": "2+2", "a": "4"},
+            {"columns": "question=q,answer=a"},
+            {"prompt": [USER], "answer": "4", "q": "2+2", "a": "4"},
+        ),
         ({"prompt": "hi"}, {"reward_funcs": "think_format_reward"}, {"prompt": "hi"}),
     ],
 )
@@ -97,7 +105,7 @@ def test_answers_are_found_where_they_stand(text, answer, reward):
 
 def test_generated_problems_are_scored_by_their_library():
     entries = reasoning_gym.create_dataset("chain_sum", seed=1, size=3)
-    texts = [f"it is {entry['answer']}" for entry in entries][:2] + ["7777777"]
+    texts = [*(f"it is {entries[n]['answer']}" for n in range(2)), "7777777"]
     assert solved(texts, entry=list(entries), answer=["?"] * 3) == [1, 1, 0]
 
 

@@ -308,6 +308,7 @@ def _parsed(value: str, field: str) -> Any:
 
 
 def is_parts(value: list[Any]) -> bool:
+    """Return whether a list is a text in parts, and not a list of turns."""
     return bool(value) and all(
         isinstance(part, dict) and "type" in part and "role" not in part and "from" not in part for part in value
     )
@@ -337,6 +338,7 @@ def _plain(value: Any) -> Any:
 
 
 def is_empty(value: Any) -> bool:
+    """Return whether a field has nothing in it."""
     if isinstance(value, float) and math.isnan(value):  # what pandas writes where there is nothing
         return True
     return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 import torch
 import yaml
 from transformers import TrainingArguments
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 from trl.scripts.utils import DatasetConfig
 
 from mofo import MoFO
@@ -28,6 +28,7 @@ from mofo.optim.state.int8 import StateDtype
 from mofo.trainers.checkpoints import last_checkpoint
 from mofo.trainers.method import single_method
 from mofo.trainers.trl.objective import Objective
+from mofo.trainers.watch import EVERY, Watch
 
 OTHER_NAMES = {
     "--model": "--model_name_or_path",
@@ -100,6 +101,17 @@ class MoFOArguments:
             "help": "settings of the extras, separated by commas, such as self-distill.weight=0.3",
         },
     )
+    probes: str = field(
+        default="",
+        metadata={
+            "metavar": "PROBE,...",
+            "help": "what to measure of forgetting along the training, separated by commas, such as divergence,text; "
+            "`mofo probes` lists them",
+        },
+    )
+    probe_steps: int = field(
+        default=EVERY, metadata={"metavar": "N", "help": "steps between two measurements of --probes"}
+    )
     columns: str | None = field(
         default=None,
         metadata={
@@ -108,6 +120,11 @@ class MoFOArguments:
             "question=Prompt,answer=Reply",
         },
     )
+
+    @property
+    def probe_specs(self) -> list[str]:
+        """The probes; none by default."""
+        return [name.strip() for name in self.probes.split(",") if name.strip()]
 
     def optimizer_settings(self, training: TrainingArguments) -> dict[str, Any]:
         """Return MoFO's arguments except weight decay, which the trainer sets per group: none for norms and biases."""
@@ -157,7 +174,7 @@ class Arguments(NamedTuple):
 
     objective: Objective
     mofo: MoFOArguments
-    script: ScriptArguments
+    script: Any
     training: Any
     model: ModelConfig
     mixture: DatasetMixtureConfig
@@ -186,6 +203,8 @@ def parse(objective: Objective, argv: list[str]) -> Arguments:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
+    if args.mofo.probe_specs:
+        Watch(args.mofo.probe_specs, args.mofo.probe_steps)
     if Path(str(args.training.output_dir)).is_file():
         raise UserError(f"--output_dir {args.training.output_dir} is a file: give a folder, which need not exist.")
     _find_checkpoint(args.training)
@@ -272,9 +291,7 @@ def unknown_flag(objective: Objective, flag: str) -> UserError:
     """Return the error for a flag that is neither trl's nor MoFO's nor the launcher's."""
     other = OTHER_NAMES.get(flag)
     suggestion = f" (did you mean {other}?)" if other else closest(flag, make_parser(objective).flags)
-    return UserError(
-        f"Neither `trl {objective.name}`, `accelerate launch` nor MoFO has the flag {flag}{suggestion}."
-    )
+    return UserError(f"Neither `trl {objective.name}`, `accelerate launch` nor MoFO has the flag {flag}{suggestion}.")
 
 
 class Parser(TrlParser):

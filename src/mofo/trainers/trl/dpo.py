@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trl import DPOConfig, DPOTrainer, ScriptArguments
 from trl.scripts.dpo import main as trl_dpo
@@ -38,42 +38,50 @@ def _either(row: Row, name: str) -> Messages | str:
 
 
 def _preference(row: Row) -> Row:
-    """Return prompt and answers as trl has them: all texts, or all messages.
-
-    Answers may be whole conversations, as on the Hub: what both begin with is then the prompt, whatever else the row
-    has as such.
-    """
-    answers = {name: _either(row, name) for name in ANSWERS}
-    chosen, rejected = answers.values()
-    if isinstance(chosen, str) != isinstance(rejected, str):
+    """Return prompt and answers as trl has them: all texts, or all messages."""
+    chosen, rejected = (_either(row, name) for name in ANSWERS)
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _texts(row, chosen, rejected)
+    if isinstance(chosen, str) or isinstance(rejected, str):
         raise RowError(": chosen and rejected must both be texts or both be lists of messages")
-    if isinstance(chosen, str):
-        return _texts(row, answers)
-    assert isinstance(rejected, list)
-    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))))
-    if same < min(len(chosen), len(rejected)) and any(turn["role"] == "user" for turn in chosen[:same]):
-        prompt, answers = chosen[:same], {"chosen": chosen[same:], "rejected": rejected[same:]}
+    return _conversations(row, chosen, rejected)
+
+
+def _conversations(row: Row, chosen: Messages, rejected: Messages) -> Row:
+    """Return answers that are messages, with their prompt.
+
+    They may be whole conversations, as on the Hub: what both begin with is then the prompt, whatever else the row has
+    as such.
+    """
+    before = zip(chosen[:-1], rejected[:-1], strict=False)
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], before)]
+    if any(turn["role"] == "user" for turn in shared):
+        prompt, chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
     elif is_empty(row.get("prompt")):
         raise RowError(" has no prompt, and chosen and rejected do not begin with the same turns")
     else:
         given = _either(row, "prompt")
         prompt = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    for name, turns_said in answers.items():
-        said = [turn for turn in turns_said if turn["role"] == "assistant"]
-        if not said or is_empty(said[-1].get("content")) and not said[-1].get("tool_calls"):
+    for name, answer in zip(ANSWERS, (chosen, rejected), strict=True):
+        said = [turn for turn in answer if turn["role"] == "assistant"]
+        if not said or (is_empty(said[-1].get("content")) and not said[-1].get("tool_calls")):
             raise RowError(f": the assistant says nothing in {name}")
-    return {"prompt": prompt, **answers, **template_extras(row)}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **template_extras(row)}
 
 
-def _texts(row: Row, answers: dict[str, Any]) -> Row:
-    """Return a row of texts; without a prompt trl takes what both answers begin with."""
+def _texts(row: Row, chosen: str, rejected: str) -> Row:
+    """Return answers that are texts, with their prompt; without one trl takes what both begin with."""
     if is_empty(row.get("prompt")):
-        return answers
+        return {"chosen": chosen, "rejected": rejected}
     prompt = _either(row, "prompt")
-    if not isinstance(prompt, str):
-        said = {name: [{"role": "assistant", "content": answer}] for name, answer in answers.items()}
-        return {"prompt": prompt, **said, **template_extras(row)}
-    return {"prompt": prompt, **answers}
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return {
+        "prompt": prompt,
+        "chosen": answered(chosen, has_template=True),
+        "rejected": answered(rejected, has_template=True),
+        **template_extras(row),
+    }
 
 
 def _question(row: Row) -> Row:
@@ -129,7 +137,9 @@ def _length(row: Row, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the number of tokens of the longer answer with its prompt; an error says what cannot be written."""
     if isinstance(row["chosen"], str):
         if tokenizer.eos_token is None:
-            raise UserError("the tokenizer has no end-of-sequence token, which ends each answer: take a model with one.")
+            raise UserError(
+                "the tokenizer has no end-of-sequence token, which ends each answer: take a model with one."
+            )
         return max(len(token_ids(row.get("prompt", "") + row[name], tokenizer)) + 1 for name in ANSWERS)
     check_template(tokenizer)
     written = [render_conversation(row, row["prompt"] + row[name], tokenizer) for name in ANSWERS]

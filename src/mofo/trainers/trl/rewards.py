@@ -15,9 +15,9 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def solved(completions: Sequence[Any], **columns: Any) -> list[float]:
-    """Return 1 for each completion that reaches its row's answer, and 0 for each other.
+    r"""Return 1 for each completion that reaches its row's answer, and 0 for each other.
 
-    An answer is what stands after the last `####`, in `<answer>` or in `\\boxed{}`; of a text without any of them, its
+    An answer is what stands after the last `####`, in `<answer>` or in `\boxed{}`; of a text without any of them, its
     last number where the row's answer is a number, and the whole text otherwise. Generated problems are scored by
     reasoning-gym, which may give a part of 1 and knows where several answers are right.
 

@@ -17,13 +17,14 @@ from mofo.errors import UserError, first_line
 from mofo.models.hub import is_reachable
 from mofo.models.quiet import hide_loading_bars, silence_datasets
 from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
+from mofo.trainers.forgetting import ForgettingCallback
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
 from mofo.trainers.trl.arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
 from mofo.trainers.trl.objective import find_objective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from accelerate import FullyShardedDataParallelPlugin
     from transformers import Trainer, TrainingArguments
@@ -54,7 +55,8 @@ def train(name: str, argv: list[str]) -> None:
     if args.training.include_num_input_tokens_seen == "no" and objective.counts_tokens:
         args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
     settings = args.mofo.optimizer_settings(args.training)
-    with method_in_trainers(objective, made_by(args, method, settings), settings) as trainers:
+    watch = [ForgettingCallback(args.mofo.probe_specs, args.mofo.probe_steps)] if args.mofo.probe_specs else []
+    with method_in_trainers(objective, made_by(args, method, settings), settings, watch) as trainers:
         try:
             objective.script(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
@@ -70,14 +72,14 @@ def train(name: str, argv: list[str]) -> None:
         options = ", ".join(f"{name} {group[name]}" for name in OPTIONS if name in group)
         print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
         if (step := diverged_at(trainer.state.log_history)) is not None:
-            print(
-                f"{objective.command}: the training diverged: at step {step} its loss was not finite; lower --learning_rate.",
-                file=sys.stderr,
-            )
+            said = f"the training diverged: at step {step} its loss was not finite; lower --learning_rate."
+            print(f"{objective.command}: {said}", file=sys.stderr)
 
 
 @contextmanager
-def method_in_trainers(objective: Objective, made: Made, settings: dict[str, Any]) -> Iterator[list[Trainer]]:
+def method_in_trainers(
+    objective: Objective, made: Made, settings: dict[str, Any], watch: Sequence[ForgettingCallback] = ()
+) -> Iterator[list[Trainer]]:
     """Let each trainer that is made meanwhile train by a method and record it; yield those trainers.
 
     trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
@@ -88,6 +90,7 @@ def method_in_trainers(objective: Objective, made: Made, settings: dict[str, Any
         objective: Its trainers are the ones.
         made: The method, and what else the record names.
         settings: Arguments of MoFO, if that is the method's optimizer.
+        watch: Callbacks that measure what is forgotten.
     """
     method = made.method
     with_mofo = method.optimizer.name == "mofo"
@@ -105,6 +108,8 @@ def method_in_trainers(objective: Objective, made: Made, settings: dict[str, Any
             MoFOCallback.attach(trainer)
         else:
             use_method(trainer, method.to_dict())
+        for callback in watch:
+            callback.put_first(trainer)
         trainer.add_callback(LastStepIsLogged)
         trainer.made = made
         trainer.__class__ = type(type(trainer).__name__, (RecordsTraining, type(trainer)), {})
