@@ -231,6 +231,8 @@ class MoFO(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Traced by Dynamo, a step would fall into a graph for each tensor, and be compiled again when anything changes.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update the parameters that have a gradient.
