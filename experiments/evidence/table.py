@@ -1,0 +1,107 @@
+"""Print the table of docs/evidence.md: each method with its own learning rate, at equal learning, and who wins.
+
+Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...]
+
+Of each method only the configuration that has all seeds takes part: the one that tuning chose. Columns are changes from
+the base when a run first reached the held-out loss that all of them reach; positive is worse. The last column applies
+the definition of a win in docs/evidence.md to one domain.
+"""
+
+import argparse
+from pathlib import Path
+
+from mofo.report.comparison import Comparison
+from mofo.report.formatting import measured, setting_value
+from mofo.report.fronts import at_loss, common_loss
+from mofo.report.spread import distinguishable, pool, pool_known
+from mofo.results import load_results
+
+THIRD = 1 / 3
+
+
+def only_tuned(results):
+    """Results with those runs alone whose configuration has all seeds."""
+    seeds = {run.seed for run in results.runs}
+
+    def complete(run):
+        same = {other.seed for other in results.runs if (other.method, other.settings) == (run.method, run.settings)}
+        return same == seeds
+
+    return results.model_copy(update={"runs": [run for run in results.runs if complete(run)]})
+
+
+def amounts(comparison, configuration, target, metric):
+    """A metric at a held-out loss over the seeds of a configuration."""
+    reached = [at_loss(comparison.trajectory(run, metric), target) for run in configuration.runs]
+    return pool_known(reached, comparison.error(configuration, metric))
+
+
+def is_divergence(metric):
+    """Whether a metric is a divergence from the base, on whatever text."""
+    return metric.name == "kl"
+
+
+def outcome(ours, theirs, metrics):
+    """Apply the definition of a win: `win`, `loss`, or `tie` with what stands against either."""
+    first = [metric for metric in metrics if is_divergence(metric)][
+        -1
+    ]  # the one on text of another kind, if there are two
+    a, b = ours[first], theirs[first]
+    if a.mean > b.mean:
+        return "loss" if distinguishable(a, b) else "tie"
+    worse = [
+        metric.label
+        for metric in metrics
+        if not is_divergence(metric)
+        and ours[metric].mean > max(0, theirs[metric].mean)
+        and distinguishable(ours[metric], theirs[metric])
+    ]
+    if a.mean <= (1 - THIRD) * b.mean and distinguishable(a, b) and not worse:
+        return "**win**"
+    return "tie" + (f" ({', '.join(worse)} worse)" if worse else "")
+
+
+def lines(folder, methods):
+    """The rows of the table of one comparison."""
+    comparison = Comparison(only_tuned(load_results(folder)))
+    chosen = [method for method in comparison.methods if not methods or method in methods]
+    target = common_loss(comparison, chosen)
+    metrics = comparison.probe_headlines
+    at = {
+        method: {metric: amounts(comparison, comparison.of_method(method)[0], target, metric) for metric in metrics}
+        for method in chosen
+    }
+    yield f"At held-out loss {comparison.loss_text(target)} (base {comparison.loss_text(comparison.base_loss)}):"
+    yield ""
+    heads = ["method", "learning rate", "held-out loss at the end", *(metric.label for metric in metrics), ""]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    order = sorted(chosen, key=lambda method: at[method][metrics[1] if is_divergence(metrics[1]) else metrics[0]].mean)
+    for method in order:
+        (configuration,) = comparison.of_method(method)
+        end = pool([comparison.loss(run.points[-1]) for run in configuration.runs])
+        said = "" if method == comparison.reference else outcome(at[method], at[comparison.reference], metrics)
+        cells = [
+            comparison.label(method),
+            setting_value(configuration.settings["learning_rate"]),
+            measured(end, comparison.learning),
+            *(measured(at[method][metric], metric) for metric in metrics),
+            said,
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparisons", nargs="+", type=Path)
+    parser.add_argument("--methods", default="", help="only these, separated by commas")
+    arguments = parser.parse_args()
+    for folder in arguments.comparisons:
+        print(
+            "\n".join([f"### {folder.parent.name}", "", *lines(folder, [m for m in arguments.methods.split(",") if m])])
+        )
+        print()
+
+
+if __name__ == "__main__":
+    main()
