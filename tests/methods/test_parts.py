@@ -314,6 +314,43 @@ def test_self_distill_is_the_divergence_on_the_steps_texts(model, setup, again, 
     assert any(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+def test_base_writes_conversations_from_the_users_turn_on(model, setup):
+    setup.tokenizer.chat_template = f"Now {setup.tokenizer.chat_template}"
+    start = setup.tokenizer.apply_chat_template([{"role": "user", "content": "X"}], tokenize=False).partition("X")[0]
+    expected = setup.tokenizer(start, add_special_tokens=False)["input_ids"]
+    texts = base_text(model, setup, texts=3, tokens=8, form="chat")
+    assert texts.shape == (3, len(expected) + 8)
+    assert texts[:, : len(expected)].tolist() == [expected] * 3
+    assert len({tuple(row) for row in texts.tolist()}) == 3
+
+
+@pytest.mark.parametrize("form", ["chat", "mixed"])
+def test_self_distill_on_conversations_leaves_out_how_they_start(model, setup, form):
+    setup.tokenizer.chat_template = f"Now {setup.tokenizer.chat_template}"
+    part = SelfDistill(weight=1, texts=3, tokens=6, per_step=3, form=form, top=0)
+    part.prepare(model, setup)
+    chats = base_text(model, setup, texts=1 if form == "mixed" else 3, tokens=6, form="chat")
+    start = chats.shape[1] - 6
+    assert start > 2
+    texts = [(chats, start)]
+    if form == "mixed":  # the free ones are as long
+        texts.append((base_text(model, setup, texts=2, tokens=6 + start - 1), 1))
+    p = [log_p(model, ids[:, :-1]) for ids, _ in texts]
+    move(model)
+    q = [log_p(model, ids[:, :-1]) for ids, _ in texts]
+    kl = [
+        (one.exp() * (one - other)).sum(-1)[:, start - 1 :].flatten()
+        for one, other, (_, start) in zip(p, q, texts, strict=True)
+    ]
+    assert part.penalty(model, 0, setup).item() == pytest.approx(torch.cat(kl).mean().item(), rel=1e-4)
+
+
+def test_conversations_need_a_chat_template(model, setup):
+    setup.tokenizer.chat_template = None
+    with pytest.raises(UserError, match="no chat template"):
+        SelfDistill(texts=2, tokens=6, form="chat").prepare(model, setup)
+
+
 def test_self_distill_of_the_base_is_nothing(model, setup):
     part = SelfDistill(texts=2, tokens=6)
     part.prepare(model, setup)

@@ -94,6 +94,21 @@ def render_conversation(row: Row, messages: Messages, tokenizer: PreTrainedToken
     return whole
 
 
+def conversation_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that a conversation begins with, up to the user's first word.
+
+    Raises:
+        UserError: There is no chat template, or it does not write what the user says.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError("the tokenizer has no chat template, so that there is no form of a conversation.")
+    said = "QUESTION"
+    before, found, _ = _renderer(tokenizer, {})([{"role": "user", "content": said}]).partition(said)
+    if not found:
+        raise UserError("the chat template does not write what the user says as it is.")
+    return token_ids(before, tokenizer)
+
+
 def _extras(row: Row) -> dict[str, Any]:
     """Return what the chat template is given beside the messages."""
     return {"tools": row.get("tools") or None, **(row.get("chat_template_kwargs") or {})}

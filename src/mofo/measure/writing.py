@@ -29,8 +29,19 @@ TEMPERATURE = 0.7
 """Of answers, as people sample them."""
 
 
+def text_start(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that stand before the first one of a text."""
+    return tokenizer("")["input_ids"] or [first_token(base, tokenizer)]
+
+
 def write_texts(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, texts: int = 16, tokens: int = 128, seed: int = 0
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    texts: int = 16,
+    tokens: int = 128,
+    seed: int = 0,
+    start: list[int] | None = None,
 ) -> list[list[int]]:
     """Sample texts from the base at temperature 1, from the start of a text, all in one batch.
 
@@ -43,11 +54,12 @@ def write_texts(
         texts: Number of texts.
         tokens: Number of tokens to sample for each.
         seed: Seed of the sampling; the global random state is neither read nor changed.
+        start: What all texts begin with; by default what the tokenizer puts before a text.
 
     Returns:
         Token ids of each text: its start and then `tokens` sampled ids, or as many as the base has positions for.
     """
-    start = tokenizer("")["input_ids"] or [first_token(base, tokenizer)]
+    start = text_start(base, tokenizer) if start is None else start
     tokens = min(tokens, position_limit(base.config) - len(start) + 1)  # the last token is not read
     generator = torch.Generator().manual_seed(seed)
     written = torch.tensor(start).expand(texts, -1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from mofo.methods.base_text import base_text
+from mofo.methods.base_text import Form, base_text, start_of
 from mofo.methods.part import Part, Setup, setting
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class SelfDistill(Part):
     """λ·KL(base ‖ tuned) per token on text that the base wrote, added to the loss.
 
-    A few texts a step out of a bank that is written once. The base's log-probabilities on them are cached, so that no
+    The base writes text from nothing, conversations in its chat template (the user's turn too), or half of each. A few
+    texts a step out of a bank that is written once. The base's log-probabilities on them are cached, so that no
     second model is needed: the `top` likeliest tokens of each position, and the rest as one. That divergence is a
     lower bound of the whole one.
     """
@@ -26,6 +27,11 @@ class SelfDistill(Part):
     cost = "one more forward and backward pass over per_step × tokens tokens a step; the bank"
 
     weight: float = setting(0.3, "weight λ of the divergence", label="λ", short="w", ge=0)
+    form: Literal["free", "chat", "mixed"] = setting(
+        "free",
+        "what the base writes: text from nothing, conversations, or half of each",
+        variants={"chat": "on conversations", "mixed": "on text and conversations"},
+    )
     texts: int = setting(64, "texts in the bank", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
     per_step: int = setting(2, "texts of an optimizer step", ge=1)
@@ -48,7 +54,7 @@ class SelfDistill(Part):
         if self.top:
             log_q = with_rest(log_q.gather(-1, bank["tokens"][rows].long()))
         log_p = bank["log_p"][rows]
-        divergence: Tensor = (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean()
+        divergence: Tensor = (log_p.exp() * (log_p - log_q)).sum(dim=-1)[bank["written"][rows]].mean()
         return self.weight * self.every * divergence
 
     def _rows(self, turn: int, setup: Setup) -> Tensor:
@@ -65,13 +71,16 @@ class SelfDistill(Part):
         return torch.stack([orders[place // self.texts][place % self.texts] for place in places]).to(setup.device)
 
     def _bank(self, setup: Setup, base: PreTrainedModel) -> dict[str, Tensor]:
-        """Return `ids` of the texts, and `tokens` and `log_p` of the base at each position but the last."""
+        """Return `ids` of the texts, and of each position but the last `tokens` and `log_p` of the base.
+
+        `written` tells at which positions the base predicts what it wrote itself, and not the start of a conversation.
+        """
         import torch
 
         from mofo.measure.scoring import inference
 
         def make() -> dict[str, Tensor]:
-            ids = base_text(base, setup, texts=self.texts, tokens=self.tokens)
+            ids, written = self._texts(setup, base)
             found: dict[str, list[Tensor]] = {"tokens": [], "log_p": []}
             with inference(base):
                 for text in ids.split(4):
@@ -83,9 +92,26 @@ class SelfDistill(Part):
                         log_p = with_rest(log_p)
                         found["tokens"].append(tokens.int().cpu())
                     found["log_p"].append(log_p.cpu())
-            return {"ids": ids.cpu()} | {key: torch.cat(values) for key, values in found.items() if values}
+            cached = {key: torch.cat(values) for key, values in found.items() if values}
+            return {"ids": ids.cpu(), "written": written.cpu()} | cached
 
-        return setup.once(f"self-distill-{self.texts}x{self.tokens}-top{self.top}", make, shared=True)
+        return setup.once(f"self-distill-{self.form}-{self.texts}x{self.tokens}-top{self.top}", make, shared=True)
+
+    def _texts(self, setup: Setup, base: PreTrainedModel) -> tuple[Tensor, Tensor]:
+        """Return the token ids of the texts, all of one length, and where what the base wrote is predicted."""
+        import torch
+
+        forms: tuple[Form, ...] = ("free", "chat") if self.form == "mixed" else (self.form,)
+        starts = [len(start_of(form, base, setup.tokenizer)) for form in forms]
+        numbers = [self.texts] if len(forms) == 1 else [self.texts - self.texts // 2, self.texts // 2]
+        ids, written = [], []
+        for form, start, number in zip(forms, starts, numbers, strict=True):
+            tokens = self.tokens + max(starts) - start
+            if number:
+                ids.append(base_text(base, setup, texts=number, tokens=tokens, form=form))
+                predicts = torch.arange(ids[-1].shape[1] - 1) >= start - 1
+                written.append(predicts.expand(number, -1))
+        return torch.cat(ids), torch.cat(written)
 
 
 def with_rest(log_p: Tensor) -> Tensor:
