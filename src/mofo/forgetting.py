@@ -46,12 +46,12 @@ class Forgetting(Record):
 
     @property
     def learning(self) -> Metric | None:
-        """The metric of learning that gets better from the base to the end beyond chance; None if none does."""
+        """The metric of learning that gets better from the base to the end beyond chance; None if it does not."""
         return self._first("learned", "better")
 
     @property
     def forgetting(self) -> Metric | None:
-        """The first headline of the probes that gets worse from the base to the end beyond chance; None if none does."""
+        """The first headline of the probes that gets worse beyond chance; None if none does."""
         return self._first("forgotten", "worse")
 
     def kept(self, metric: Metric, mark: Mark) -> float | None:
@@ -94,15 +94,18 @@ def write_forgetting(record: Forgetting, folder: Path) -> None:
     write_text(folder / FILE_NAME, record.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
-def load_forgetting(folder: Path) -> Forgetting | None:
-    """Read and check the `forgetting.json` of a folder; None if there is none.
+def find_forgetting(folder: Path) -> Forgetting | None:
+    """Return what `load_forgetting` does; None if the folder has no such file."""
+    return load_forgetting(folder) if (folder / FILE_NAME).exists() else None
+
+
+def load_forgetting(folder: Path) -> Forgetting:
+    """Read and check the `forgetting.json` of a folder.
 
     Raises:
         UserError: It cannot be read, is of another version, or is damaged.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        return None
     try:
         return Forgetting.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -68,9 +68,14 @@ def measure_gate(
     probes = list(dict.fromkeys(bound.name for bound in bounds[data is not None :]))
     results = measure_pair(base, tuned, probes=probes, data=data, bounds=bounds, **reading)
     findings = judge(bounds, results)
+    return GateResults(verdict=_verdict(findings), findings=findings, results=results)
+
+
+def _verdict(findings: Sequence[Finding]) -> Verdict:
     outcomes = {finding.outcome for finding in findings}
-    verdict: Verdict = "do not ship" if "broken" in outcomes else "too little evidence" if "unsure" in outcomes else "ship"
-    return GateResults(verdict=verdict, findings=findings, results=results)
+    if "broken" in outcomes:
+        return "do not ship"
+    return "too little evidence" if "unsure" in outcomes else "ship"
 
 
 def _learned_bound(text: str) -> tuple[str, Bound]:

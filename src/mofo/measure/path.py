@@ -31,7 +31,13 @@ def check_scales(scales: Sequence[float]) -> None:
 
 
 def measure_path(
-    base: str | None, tuned: str, scales: Sequence[float], *, probes: Sequence[str], data: str, **reading: Unpack[Reading]
+    base: str | None,
+    tuned: str,
+    scales: Sequence[float],
+    *,
+    probes: Sequence[str],
+    data: str,
+    **reading: Unpack[Reading],
 ) -> Forgetting:
     """Measure base + c · (tuned − base) for several shares c.
 

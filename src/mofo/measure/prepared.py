@@ -65,9 +65,7 @@ class Prepared:
     def make_probes(self) -> list[Probe]:
         """Return the probes, made from the base."""
         with stage("preparing the probes"):
-            return make_probes(
-                self.specs, base=self.pair.base, tokenizer=self.pair.tokenizer, options=self.options
-            )
+            return make_probes(self.specs, base=self.pair.base, tokenizer=self.pair.tokenizer, options=self.options)
 
     def metrics(self, probes: Sequence[Probe]) -> list[Metric]:
         """Return what `measure` measures."""

@@ -16,7 +16,7 @@ from mofo.files import write_files
 from mofo.forgetting import Forgetting, Mark
 from mofo.report.figures import INK, PAGE, Panel, mark_better, png
 from mofo.report.formatting import NOTHING, joined, number, with_unit
-from mofo.report.page import render
+from mofo.report.render import render
 from mofo.report.section import Plot, Section
 from mofo.report.styles import make_styles
 from mofo.results import Metric, Outcome, Point
@@ -44,7 +44,7 @@ def way_outcome(record: Forgetting) -> str:
         return f"After step {record.marks[-1].at:g}, {record.model} {_outcomes(record, record.end)}."
     learning, forgetting = record.learning, record.forgetting
     if learning is None:
-        return f"{record.model} did not learn beyond chance on these data: there is nothing to weigh forgetting against."
+        return f"{record.model} did not learn beyond chance on these data: there is nothing to weigh."
     if forgetting is None:
         return f"{record.model} forgot nothing beyond chance on these probes: take it as it is."
     knee = next((mark for mark in record.marks if mark.at == record.knee), None)
@@ -129,7 +129,7 @@ def write_way_report(record: Forgetting, folder: Path) -> Path:
 
 
 def way_sections(record: Forgetting) -> list[Section]:
-    """Return the sections of the page: figures, and the numbers in words that a table of methods has no place for."""
+    """Return the figures of the page, in sections; none where only the base was measured."""
     if not record.marks:
         return []
     panels = [Panel(metric.label, _draw_course(record, metric)) for metric in _headlines(record)]
@@ -139,9 +139,10 @@ def way_sections(record: Forgetting) -> list[Section]:
     if record.over == "scale" and learned is not None:
         probes = [metric for metric in _headlines(record) if metric.kind == "forgotten"]
         paths = [Panel(metric.label, _draw_path(record, learned, metric)) for metric in probes]
-        caption = "From the base (0) to the tuned model (1), with the share of the change at each point"
-        knee = "; ringed: the knee, the measured point farthest above the line between both ends." if record.knee else "."
-        sections.insert(0, Section("Forgetting against learning", plot=Plot("way", paths), caption=caption + knee))
+        caption = "From the base (0) to the tuned model (1), with the share of the change at each point."
+        if record.knee is not None:
+            caption += " Ringed: the knee, where the way lies farthest below the dashed line between its ends."
+        sections.insert(0, Section("Forgetting against learning", plot=Plot("way", paths), caption=caption))
     if any(entry.loss is not None for entry in record.training):
         plot = Plot("loss", [Panel("Training loss", _draw_loss(record))])
         sections.append(Section("The course of the training", plot=plot))
@@ -176,8 +177,8 @@ def _cells(record: Forgetting) -> tuple[list[str], list[list[str]]]:
     metrics, shares = _headlines(record), _share_metrics(record)
     heads = [record.over, *(with_unit(metric.label, metric.unit) for metric in metrics)]
     heads += ["learned kept", "forgotten kept", ""] if shares else []
-    first = ["0", *(f"base {_value(metric, record.base)}" for metric in metrics), *(["0 %", "0 %", ""] if shares else [])]
-    rows = [first]
+    first = ["0", *(f"base {_value(metric, record.base)}" for metric in metrics)]
+    rows = [[*first, "0 %", "0 %", ""] if shares else first]
     for mark in record.marks:
         changes = [
             _change(metric.change(record.base, mark.point), metric.change_error(mark.point), metric)
@@ -215,7 +216,7 @@ def _change(change: float | None, error: float | None, metric: Metric) -> str:
 
 
 def _points(record: Forgetting, metric: Metric) -> list[tuple[float, float, float]]:
-    """Return where a metric was measured, its change from the base and twice the standard error of that."""
+    """Return where a metric was measured, its change from the base, and the standard error of that."""
     found = [(0.0, 0.0, 0.0)]
     for mark in record.marks:
         change = metric.change(record.base, mark.point)
@@ -244,7 +245,13 @@ def _draw_course(record: Forgetting, metric: Metric) -> Callable[[Axes], None]:
     return draw
 
 
-def draw_way(axes: Axes, record: Forgetting, metric: Metric, colour: str = _STYLE.colour, label: str = "") -> None:
+def draw_way(
+    axes: Axes,
+    record: Forgetting,
+    metric: Metric,
+    colour: str = _STYLE.colour,
+    line: str | tuple[int, tuple[int, ...]] = "-",
+) -> None:
     """Draw a metric's change from the base at every measurement, with standard errors, beginning with the base."""
     places, changes, errors = zip(*_points(record, metric), strict=True)
     axes.errorbar(
@@ -259,7 +266,7 @@ def draw_way(axes: Axes, record: Forgetting, metric: Metric, colour: str = _STYL
         capsize=2,
         markeredgecolor=PAGE,
         markeredgewidth=0.5,
-        label=label,
+        ls=line,
         zorder=5,
     )
 
