@@ -1,11 +1,13 @@
 """Models to measure: a random Llama of two layers, and the real one where the tests may have it."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mofo.measure import write_texts
 from reference import tiny_llama
 from reference.workbench import sums, tiny_data, tiny_model  # noqa: F401
 
@@ -58,6 +60,16 @@ def learned_model(tiny_model, sums):
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Measure in float32 on every processor, and the divergence on few short texts."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("pair", "path"):
+            patched.setattr(f"mofo.measure.{module}.choose_precision", lambda _: "float32")
+        patched.setattr("mofo.measure.divergence.write_texts", partial(write_texts, texts=6, tokens=24))
+        yield
 
 
 @pytest.fixture(scope="session")

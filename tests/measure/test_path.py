@@ -1,6 +1,8 @@
 """`measure_path` and `mofo blend`: the way between a base and a tuned model."""
 
+import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,18 +17,13 @@ from mofo.measure.pair import measure_pair
 from mofo.measure.path import measure_path
 from mofo.measure.progress import watched
 from mofo.models.blending import blend, blended_models
+from reference import tiny_llama
 from reference.folders import contents, saved
 
 PROBES = ["divergence", "text"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def float32():
-    """Measure in float32 on every processor."""
-    with pytest.MonkeyPatch.context() as patched:
-        for module in ("pair", "path"):
-            patched.setattr(f"mofo.measure.{module}.choose_precision", lambda _: "float32")
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +33,7 @@ def tuned(tiny_model, learned_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def record(tiny_model, tuned, tiny_data):
+def record(quick, tiny_model, tuned, tiny_data):
     return measure_path(tiny_model, tuned, [0.5, 0.25, 0.5, 0], probes=PROBES, data=tiny_data)
 
 
@@ -91,8 +88,6 @@ def test_blended_models_are_one_model_and_leave_the_base(tiny_model, tuned):
 
 
 def test_output_layer_of_its_own_is_blended_too(tokenizer):
-    from reference import tiny_llama
-
     base = tiny_llama.make_model(tokenizer)
     tuned = tiny_llama.make_model(tokenizer, tie_word_embeddings=False, seed=1)
     end = tuned.lm_head.weight.detach().clone()
@@ -103,8 +98,6 @@ def test_output_layer_of_its_own_is_blended_too(tokenizer):
 
 
 def test_bfloat16_is_measured_as_it_would_be_written(tiny_model, learned_model, tmp_path, tiny_data):
-    import copy
-
     half = saved(copy.deepcopy(learned_model).bfloat16(), tmp_path / "tuned", tiny_model)
     found = measure_path(tiny_model, half, [0.5], probes=["divergence"], data=tiny_data)
     argv = ["blend", tiny_model, half, "--save", "0.5", "--output", str(tmp_path / "out")]
@@ -178,8 +171,6 @@ def test_model_that_did_not_learn_has_no_knee(tiny_model, tiny_data, capsys):
 def test_bad_flags_are_one_sentence_before_anything_is_loaded(
     tiny_model, tuned, tiny_data, tmp_path, monkeypatch, capsys, words, sentence
 ):
-    import re
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mofo.models.pairing.load_model", lambda *_, **__: pytest.fail("loaded"))
     assert cli.main(["blend", tiny_model, tuned, "--data", tiny_data, *words]) == 2

@@ -20,10 +20,9 @@ HELP = "Measure the way between a base and a tuned model, and write a model from
 EXAMPLES = """\
 examples:
   mofo blend smollm2-135m tuned --data held-out.jsonl
-  mofo blend smollm2-135m tuned --data held-out.jsonl --scale 0.5,0.7,0.9 --probes divergence,choice
-  mofo blend smollm2-135m tuned --data held-out.jsonl --save 0.7 --output milder
-  mofo blend smollm2-135m tuned --save 0.7 --output milder
-  mofo blend lora-adapter --save 0.7 --output milder-adapter
+  mofo blend smollm2-135m tuned --data held-out.jsonl --scale 0.5,0.7,0.9
+  mofo blend smollm2-135m tuned --data rows.jsonl --save 0.7 --output milder
+  mofo blend adapter --save 0.7 --output milder-adapter
 """
 
 SCALES = [0.2, 0.4, 0.6, 0.8]

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 HELP = "Decide by what it learned and forgot whether a tuned model may be shipped"
 EXAMPLES = """\
 examples:
-  mofo gate smollm2-135m tuned --learned held-out.jsonl --forgotten "divergence<0.05,text<0.02"
-  mofo gate smollm2-135m tuned --learned "held-out.jsonl<-0.2" --forgotten "harness:mmlu>-0.02,choice"
-  mofo gate lora-adapter --forgotten "divergence<0.05" --json
+  mofo gate smollm2-135m tuned --learned held-out.jsonl
+  mofo gate smollm2-135m tuned --forgotten "divergence<0.05,choice"
+  mofo gate adapter --learned "rows.jsonl<-0.2" --forgotten "harness:mmlu>-0.02"
+  mofo gate adapter --forgotten "divergence<0.05" --json
 
-exit code: 0 ship, 3 do not, 4 too little evidence: the 95 % interval of a change holds its limit
+exit code: 0 ship, 3 do not, 4 too little evidence: the 95 % interval of a
+change holds its limit
 """
 
 

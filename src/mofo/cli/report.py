@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mofo.cli.parser import Parser
     from mofo.forgetting import Forgetting
 
-HELP = "Draw the report of a comparison, a training or a watched training, without a model"
+HELP = "Draw the report of a comparison or a training, without a model"
 EXAMPLES = """\
 examples:
   mofo report mofo-demo
@@ -32,8 +32,8 @@ def add_arguments(parser: Parser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="output folder of mofo compare, mofo sft, mofo blend, or of a training with ForgettingCallback, which is "
-        "drawn into comparisons that are given beside it too",
+        help="output folder of mofo compare, mofo sft, mofo blend, or of a training with ForgettingCallback; the last is "
+        "drawn into the comparisons beside it too",
     )
     add_formats(parser)
 

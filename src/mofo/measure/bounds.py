@@ -43,7 +43,7 @@ class Bound(NamedTuple):
 
     def __str__(self) -> str:
         """Return the bound as it is written."""
-        return self.name if self.sign is None else f"{self.name}{self.sign}{self.limit:g}"
+        return self.name if self.sign is None else f"{self.name}{self.sign}{self.limit:.12g}"
 
 
 class Finding(Record):
