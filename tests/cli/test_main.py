@@ -11,8 +11,8 @@ from mofo.cli import blend, compare, data, demo, env, gate, measure, methods, pr
 from mofo.cli.parser import Parser
 
 COMMANDS = (
-    "demo", "data", "sft", "compare", "measure", "gate", "blend", "report", "diff", "apply", "undo", "methods", "probes",
-    "env",
+    "demo", "data", "sft", "compare", "measure", "gate", "blend", "report", "diff", "apply", "undo", "methods",
+    "probes", "env",
 )  # fmt: skip
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",

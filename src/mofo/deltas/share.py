@@ -50,6 +50,8 @@ class Share:
         check_output(output, overwrite=overwrite)
         self._scale, self._output, self._overwrite = scale, output, overwrite
         self._base, self._tuned = local_folder(base), local_folder(tuned)
+        if is_adapter(self._base):
+            raise UserError(f"{base} is an adapter, and the way begins at a whole model: merge it into its base first.")
         with StoredModel(self._tuned) as after:
             check_room(output.resolve().parent, after.size)
             if is_adapter(self._tuned):
