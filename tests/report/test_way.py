@@ -4,12 +4,15 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
-from fake import KL, make_results, write_results
+from fake import KL, make_comparison, path_results, write_results
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from mofo import cli
 from mofo.forgetting import FILE_NAME, Forgetting, Mark, find_knee, load_forgetting, write_forgetting
+from mofo.report.sections.watched import beside
 from mofo.report.way import way_csv, way_legend, way_markdown, way_outcome, way_table
 from mofo.results import Errors, Metric, Point, TrainingStep
 from mofo.training import LogEntry, Training, write_training
@@ -131,7 +134,7 @@ def test_numbers_for_programs(tmp_path, capsys):
     assert (float(rows[-3]["change"]), float(rows[-3]["change error"])) == (0.25, 0.01)
     assert rows[0]["change"] == ""
     assert way_markdown(way(BENT)).splitlines()[0].startswith("| scale | held-out loss, nats per token |")
-    write_forgetting(watched(), tmp_path)
+    write_forgetting(watched(marks=[]), tmp_path)
     for flag, begin in (("--csv", "step,metric"), ("--markdown", "| step |"), ("--json", "{")):
         assert cli.main(["report", str(tmp_path), flag]) == 0
         assert capsys.readouterr().out.startswith(begin)
@@ -174,28 +177,31 @@ def test_training_that_was_watched_has_both_in_one_report(tmp_path, capsys):
 
 
 def test_watched_training_is_drawn_beside_a_comparison(tmp_path, capsys):
-    comparison, training = tmp_path / "comparison", tmp_path / "my training"
-    write_results(comparison, make_results())
-    training.mkdir()
-    write_forgetting(watched(), training)
-    assert cli.main(["report", str(comparison)]) == 0
-    assert "Beside other trainings" not in (comparison / "report.html").read_text()
-    assert cli.main(["report", str(comparison), str(training)]) == 0
+    comparison, training, milder = (tmp_path / name for name in ("comparison", "my training", "milder"))
+    write_results(comparison, path_results({("adamw", 1e-4, 0): [(2.0, 0.1), (1.5, 0.2)]}))
+    for folder, record in ((training, watched()), (milder, way(BENT))):
+        folder.mkdir()
+        write_forgetting(record, folder)
+    assert cli.main(["report", str(comparison), str(training), str(milder)]) == 0
     page = (comparison / "report.html").read_text()
     assert "Beside other trainings: divergence" in page
-    assert "Beside other trainings: text loss" in page
-    assert "Beside other trainings: choice" not in page
     assert (comparison / "plots" / "watched.png").stat().st_size > 10_000
     assert (training / "report.html").exists()
     assert capsys.readouterr().out.count("Report: ") == 3
 
 
-def test_way_is_no_training_beside_a_comparison(tmp_path):
-    write_results(tmp_path / "comparison", make_results())
-    (tmp_path / "milder").mkdir()
-    write_forgetting(way(BENT), tmp_path / "milder")
-    assert cli.main(["report", str(tmp_path / "comparison"), str(tmp_path / "milder")]) == 0
-    assert "Beside other trainings" not in (tmp_path / "comparison" / "report.html").read_text()
+def test_panels_beside_a_comparison_are_the_probes_that_both_have():
+    comparison = make_comparison()
+    found = beside(comparison, {"one": watched(), "other": watched(metrics=[TEXT]), "none": watched(marks=[])})
+    assert [panel.title for panel in found.plot.panels] == ["text loss", "divergence"]
+    axes = Figure().subplots()
+    found.plot.panels[0].draw(axes)
+    labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert labels[-2:] == ["one", "other"]
+    errors = [bars.lines[0].get_xydata().tolist() for bars in axes.containers]
+    assert errors[0] == pytest.approx(np.array([[0, 0], [50, 0.01], [100, 0.03]]))
+    for others in ({}, {"none": watched(marks=[])}, {"choice": watched(metrics=[CHOICE])}):
+        assert beside(comparison, others) is None
 
 
 @pytest.mark.parametrize("content", ["[]", "{", json.dumps({"schema": 7})])
