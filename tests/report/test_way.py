@@ -133,7 +133,7 @@ def test_numbers_for_programs(tmp_path, capsys):
     assert (last["step"], last["metric"], last["unit"], float(last["value"])) == ("100", "choice accuracy", "%", 60.0)
     assert (float(rows[-3]["change"]), float(rows[-3]["change error"])) == (0.25, 0.01)
     assert rows[0]["change"] == ""
-    assert way_markdown(way(BENT)).splitlines()[0].startswith("| scale | held-out loss, nats per token |")
+    assert way_markdown(way(BENT)).splitlines()[0].startswith("| scale | held-out loss | divergence |")
     write_forgetting(watched(marks=[]), tmp_path)
     for flag, begin in (("--csv", "step,metric"), ("--markdown", "| step |"), ("--json", "{")):
         assert cli.main(["report", str(tmp_path), flag]) == 0

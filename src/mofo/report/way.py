@@ -175,7 +175,7 @@ def _caption(record: Forgetting) -> str:
 def _cells(record: Forgetting) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows of the table; the base's row has its values, all others changes."""
     metrics, shares = _headlines(record), _share_metrics(record)
-    heads = [record.over, *(with_unit(metric.label, metric.unit) for metric in metrics)]
+    heads = [record.over, *(m.label if m.scale == 1 else with_unit(m.label, m.unit) for m in metrics)]
     heads += ["learned kept", "forgotten kept", ""] if shares else []
     first = ["0", *(f"base {_value(metric, record.base)}" for metric in metrics)]
     rows = [[*first, "0 %", "0 %", ""] if shares else first]
@@ -233,7 +233,13 @@ def _draw_course(record: Forgetting, metric: Metric) -> Callable[[Axes], None]:
         draw_way(axes, record, metric)
         axes.axhline(0, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
         axes.annotate(
-            f"base {_value(metric, record.base)}", (0, 0), xytext=(6, 3), textcoords="offset points", fontsize=8
+            f"base {_value(metric, record.base)}",
+            (0.985, 0),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
         )
         mark_better(axes, "better ↓", 0.985, 0.02)
         axes.margins(y=0.15)
