@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from mofo.errors import UserError, first_problem
 from mofo.files import write_text
-from mofo.results import Metric, Number, Point, Record, TrainingStep
+from mofo.results import Metric, Number, Outcome, Point, Record, TrainingStep
 
 FILE_NAME = "forgetting.json"
 
@@ -37,6 +37,56 @@ class Forgetting(Record):
     knee: float | None = Field(default=None, description="the share at the knee of the way; `null` if it has none")
     seconds: Number = Field(default=None, description="what all measurements took; `null` if it was not taken")
     total_seconds: Number = Field(default=None, description="what the training took with them")
+    notes: list[str] = Field(default=[], description="what a reader must know of how it was measured, a sentence each")
+
+    @property
+    def end(self) -> Point | None:
+        """The last measurement: the tuned model, or how far the training has come."""
+        return self.marks[-1].point if self.marks else None
+
+    @property
+    def learning(self) -> Metric | None:
+        """The metric of learning that gets better from the base to the end beyond chance; None if it does not."""
+        return self._first("learned", "better")
+
+    @property
+    def forgetting(self) -> Metric | None:
+        """The first headline of the probes that gets worse beyond chance; None if none does."""
+        return self._first("forgotten", "worse")
+
+    def kept(self, metric: Metric, mark: Mark) -> float | None:
+        """Return the share of a metric's change from the base to the end that is there at a mark."""
+        assert self.end is not None, "a mark is there"
+        change, whole = metric.change(self.base, mark.point), metric.change(self.base, self.end)
+        return None if change is None or not whole else change / whole
+
+    def _first(self, kind: Literal["learned", "forgotten"], outcome: Outcome) -> Metric | None:
+        if self.end is None:
+            return None
+        known = [metric for metric in self.metrics if metric.kind == kind and metric.headline]
+        return next((metric for metric in known if metric.outcome(self.base, self.end) == outcome), None)
+
+
+def find_knee(record: Forgetting) -> float | None:
+    """Return the share of the change at the knee of the way from a base to a tuned model.
+
+    With learning and forgetting as shares of what they are at the end, the way leads from (0, 0) to (1, 1). Its knee is
+    the measured point that lies farthest above the straight line between these: where (share that is learned) − (share
+    that is forgotten) is largest. Learning is the held-out loss, forgetting the first probe that got worse.
+
+    Returns:
+        The share; None if the end has not learned or not forgotten beyond chance, or no point lies above the line.
+    """
+    learning, forgetting = record.learning, record.forgetting
+    if learning is None or forgetting is None:
+        return None
+    heights = {}
+    for mark in record.marks[:-1]:
+        learned, forgotten = record.kept(learning, mark), record.kept(forgetting, mark)
+        if learned is not None and forgotten is not None:
+            heights[mark.at] = learned - forgotten
+    knee = max(heights, key=lambda at: heights[at], default=None)
+    return knee if knee is not None and heights[knee] > 0 else None
 
 
 def write_forgetting(record: Forgetting, folder: Path) -> None:
@@ -44,15 +94,18 @@ def write_forgetting(record: Forgetting, folder: Path) -> None:
     write_text(folder / FILE_NAME, record.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
-def load_forgetting(folder: Path) -> Forgetting | None:
-    """Read and check the `forgetting.json` of a folder; None if there is none.
+def find_forgetting(folder: Path) -> Forgetting | None:
+    """Return what `load_forgetting` does; None if the folder has no such file."""
+    return load_forgetting(folder) if (folder / FILE_NAME).exists() else None
+
+
+def load_forgetting(folder: Path) -> Forgetting:
+    """Read and check the `forgetting.json` of a folder.
 
     Raises:
         UserError: It cannot be read, is of another version, or is damaged.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        return None
     try:
         return Forgetting.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -7,10 +7,13 @@ import sys
 import pytest
 
 from mofo import __version__, cli
-from mofo.cli import compare, data, demo, env, measure, methods, probes, report
+from mofo.cli import blend, compare, data, demo, env, gate, measure, methods, probes, report
 from mofo.cli.parser import Parser
 
-COMMANDS = ("demo", "data", "sft", "compare", "measure", "report", "methods", "probes", "env")
+COMMANDS = (
+    "demo", "data", "sft", "compare", "measure", "gate", "blend", "report", "diff", "apply", "undo", "methods",
+    "probes", "env",
+)  # fmt: skip
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",
 }  # fmt: skip
@@ -52,7 +55,7 @@ def test_help_fits_80_columns(capsys, monkeypatch, command):
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [compare, data, demo, env, measure, methods, probes, report])
+@pytest.mark.parametrize("command", [blend, compare, data, demo, env, gate, measure, methods, probes, report])
 def test_examples_are_commands(command):
     parser = Parser(prog="mofo")
     command.add_arguments(parser)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mofo import cli
 from mofo.measure.probe import Options
+from reference.folders import moved, saved
 
 
 def test_model_measured_against_itself_has_not_changed(capsys, tiny_model):
@@ -38,7 +39,7 @@ def test_arguments_are_passed_on(monkeypatch):
     assert cli.main(argv.split()) == 130
     expected = {"data": "d.jsonl", "rows": 7, "probes": ["text", "choice:q.jsonl"], "trust_remote_code": True}
     expected |= {"max_length": 64, "turns": "last", "columns": {"question": "Q", "answer": "A"}}
-    expected |= {"options": Options(Path("rows"), True), "answers": Path("read")}
+    expected |= {"options": Options(Path("rows"), True), "answers": Path("read"), "bounds": []}
     assert seen == [(("b", "t"), expected)]
 
 
@@ -69,14 +70,18 @@ def test_adapter_names_its_base_and_other_vocabularies_are_said(capsys, tiny_mod
     assert "measured on the 270 that both have" in capsys.readouterr().out
 
 
-def test_regression_that_is_named_ends_with_exit_code_3(monkeypatch, capsys):
-    monkeypatch.setattr("mofo.measure.pair.measure_pair", lambda *_, **__: "results")
-    monkeypatch.setattr("mofo.measure.pair_text.pair_csv", lambda _: "csv\n")
-    seen = []
-    monkeypatch.setattr("mofo.measure.pair_text.regressions", lambda _, names: seen.append(names) or ["mmlu"])
-    argv = ["measure", "--base", "b", "--tuned", "t", "--csv", "--fail-on", "harness:mmlu,choice"]
-    assert cli.main(argv) == 3
-    assert seen == [["harness:mmlu", "choice"]]
+def test_regression_that_is_named_ends_with_exit_code_3(capsys, tiny_model, tmp_path):
+    worse = saved(moved(tiny_model, by=0.3), tmp_path / "worse", tiny_model)
+    argv = ["measure", "--base", tiny_model, "--probes", "divergence,text", "--csv"]
+    assert cli.main([*argv, "--tuned", worse, "--fail-on", "divergence"]) == 3
     printed = capsys.readouterr()
-    assert printed.out == "csv\n"
-    assert printed.err == "mofo measure: the tuned model got worse on mmlu\n"
+    assert printed.out.startswith("metric,probe,")
+    assert printed.err == "mofo measure: the tuned model got worse on divergence\n"
+    assert cli.main([*argv, "--tuned", tiny_model, "--fail-on", "divergence,text loss"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_number_behind_fail_on_is_refused(capsys):
+    assert cli.main(["measure", "--base", "b", "--tuned", "t", "--fail-on", "text,divergence<0.05"]) == 2
+    expected = "mofo measure: --fail-on takes probes without a number: mofo gate holds a model to divergence<0.05.\n"
+    assert capsys.readouterr().err == expected

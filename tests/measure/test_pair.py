@@ -9,7 +9,7 @@ from mofo.measure import learned_metrics
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
 from mofo.measure.pair import ModelResults, PairResults, measure_pair
-from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict, regressions
+from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
 from mofo.measure.progress import watched
 from mofo.results import Errors, FinalDistance, Metric
 
@@ -194,15 +194,3 @@ def test_pair_of_too_few_questions_is_insufficient_evidence():
         "ruled out."
     )
     assert pair_verdict(quiz([1, 0] * 300, [1, 0] * 300)) == "The tuned model shows no change beyond noise on the quiz."
-
-
-def test_regressions_are_those_beyond_chance_by_any_of_their_names():
-    lost, same = quiz([1] * 30 + [0] * 10, [0] * 12 + [1] * 18 + [0] * 10), quiz([1, 0] * 20, [1, 0] * 20)
-    for name in ("quiz", "harness:quiz", "harness:quiz@40", "the quiz"):
-        assert regressions(lost, [name]) == ["the quiz"]
-        assert regressions(same, [name]) == []
-    assert regressions(lost, []) == []
-    with pytest.raises(
-        UserError, match=r"--fail-on names quizz \(did you mean quiz\?\): expected one of quiz, the quiz"
-    ):
-        regressions(lost, ["quizz"])

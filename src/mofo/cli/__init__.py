@@ -8,7 +8,24 @@ import sys
 from typing import Protocol
 
 from mofo import __version__
-from mofo.cli import apply, compare, data, demo, diff, dpo, env, grpo, measure, methods, probes, report, sft, undo
+from mofo.cli import (
+    apply,
+    blend,
+    compare,
+    data,
+    demo,
+    diff,
+    dpo,
+    env,
+    gate,
+    grpo,
+    measure,
+    methods,
+    probes,
+    report,
+    sft,
+    undo,
+)
 from mofo.cli.parser import Parser
 from mofo.errors import UserError, closest, first_line
 from mofo.models.quiet import VERBOSE, is_verbose, quiet
@@ -39,6 +56,8 @@ COMMANDS: tuple[Command, ...] = (
     grpo,
     compare,
     measure,
+    gate,
+    blend,
     report,
     diff,
     apply,
@@ -61,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 the input cannot be used, 3 a probe of `--fail-on` got worse, 130 interrupted
-        by Ctrl-C.
+        The exit code: 0 done, 1 failed, 2 the input cannot be used, 3 and 4 what was measured is not good
+        enough (`--fail-on`, `mofo gate`), 130 interrupted by Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["help"]:

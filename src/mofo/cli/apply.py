@@ -17,13 +17,13 @@ EXAMPLES = """\
 examples:
   mofo apply smollm2-135m change.safetensors --output tuned
   mofo apply smollm2-135m change.safetensors --scale 0.8 --output milder
-  mofo apply smollm2-135m first.safetensors second.safetensors --output tuned-twice
+  mofo apply smollm2-135m one.safetensors two.safetensors --output tuned-twice
 """
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the base, the deltas and the flags."""
-    parser.usage = "mofo apply BASE DELTA [DELTA ...] --output FOLDER [--scale X] [--overwrite]"
+    parser.usage = "mofo apply BASE DELTA [DELTA ...] --output FOLDER [flags]"
     parser.epilog = EXAMPLES
     parser.add_argument("base", metavar="BASE", help="model before: hub id, folder, .gguf file or smollm2-135m")
     parser.add_argument(

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mofo.cli.measuring_flags import PROBES_HELP, add_measuring_flags, measuring_options
 from mofo.cli.output import as_json, measuring_bars, show
 from mofo.cli.recipe_flags import split_commas
-from mofo.cli.row_flags import add_row_flags
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
@@ -54,23 +54,13 @@ def add_arguments(parser: Parser) -> None:
     measuring.add_argument(
         "--data", metavar="DATA", help="held-out data of the task: file, folder or pattern of files, or hub id"
     )
-    measuring.add_argument(
-        "--rows", type=int, default=100, metavar="N", help="use only the first N of its rows (default 100)"
-    )
-    add_row_flags(measuring)
+    add_measuring_flags(measuring)
     measuring.add_argument(
         "--probes",
         type=split_commas,
         default=["text", "divergence", "choice"],
         metavar="PROBE,...",
-        help="measures of forgetting; also text:FILE.txt, choice:FILE.jsonl, harness:TASK[@LIMIT] and suites: `mofo "
-        "probes` lists all (default text,divergence,choice)",
-    )
-    measuring.add_argument(
-        "--harness-data", type=Path, metavar="FOLDER", help="folder with the rows of harness tasks, instead of the Hub"
-    )
-    measuring.add_argument(
-        "--allow-code-execution", action="store_true", help="run code that the models write, for tasks of programming"
+        help=f"{PROBES_HELP} (default text,divergence,choice)",
     )
     measuring.add_argument(
         "--save-answers", type=Path, metavar="FOLDER", help="write what the models answered to each question"
@@ -79,23 +69,23 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure both models and show the results."""
+    from mofo.errors import UserError
+    from mofo.measure.bounds import judge, parse_bound
     from mofo.measure.pair import measure_pair
-    from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict, regressions
-    from mofo.measure.probe import Options
+    from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
 
+    bounds = [parse_bound(text) for text in arguments.fail_on]
+    if limited := next((bound for bound in bounds if bound.sign), None):
+        raise UserError(f"--fail-on takes probes without a number: mofo gate holds a model to {limited}.")
     with measuring_bars():
         results = measure_pair(
             arguments.base,
             arguments.tuned,
             probes=arguments.probes,
             data=arguments.data,
-            rows=arguments.rows,
-            max_length=arguments.max_length,
-            columns=arguments.columns,
-            turns=arguments.turns,
-            trust_remote_code=arguments.trust_remote_code,
-            options=Options(arguments.harness_data, arguments.allow_code_execution),
             answers=arguments.save_answers,
+            bounds=bounds,
+            **measuring_options(arguments),
         )
     if arguments.json:
         print(as_json(results))
@@ -106,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         show(pair_table(results))
         for line in [*pair_legend(results), *results.notes]:
             show(line)
-    worse = regressions(results, arguments.fail_on)
+    worse = [finding.metric for finding in judge(bounds, results) if finding.outcome == "broken"]
     if worse:
-        print(f"mofo measure: the tuned model got worse on {', '.join(worse)}", file=sys.stderr)
+        print(f"mofo measure: the tuned model got worse on {', '.join(dict.fromkeys(worse))}", file=sys.stderr)
     return REGRESSION if worse else 0

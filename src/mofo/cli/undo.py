@@ -16,7 +16,7 @@ HELP = "Write the base that a tuned model and its delta lead back to"
 EXAMPLES = """\
 examples:
   mofo undo tuned change.safetensors --output base
-  mofo undo tuned-twice first.safetensors second.safetensors --output base
+  mofo undo tuned-twice one.safetensors two.safetensors --output base
 """
 
 

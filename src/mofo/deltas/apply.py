@@ -231,7 +231,7 @@ def _write_small_files(folder: Path, source: Path, steps: Sequence[Step], scale:
             except ValueError as error:
                 raise step.delta.damaged(str(error)) from error
             if last and name == CONFIG and scale != 1:
-                content = scaled_config(content, scale)
+                content = scaled_config(content, step.target.entries, scale)
             (made / name).write_bytes(content)
         if number:
             shutil.rmtree(source)
@@ -247,7 +247,7 @@ def writable_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    _check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     lock = output.resolve().with_name(f".{output.resolve().name}.lock")
     try:
         with FileLock(lock, timeout=0), new_folder(output) as folder:
@@ -277,7 +277,12 @@ def check_room(folder: Path, size: int) -> None:
         )
 
 
-def _check_output(output: Path, *, overwrite: bool) -> None:
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that a model cannot be written to.
+
+    Raises:
+        UserError: Its parent is missing; or it exists and is not to be replaced, or holds more than a model.
+    """
     if not output.resolve().parent.is_dir():
         raise UserError(f"The folder {output.resolve().parent} does not exist: make it first.")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):

@@ -1,4 +1,4 @@
-"""A share of a change: base + c · (tuned − base), tensor by tensor."""
+"""A share of a change, a piece of a stored tensor at a time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import torch
 from mofo.deltas.pieces import FLOATS, values_of
 from mofo.deltas.stored import Entry
 from mofo.errors import UserError
+from mofo.models.blending import blend
 
 
 def blended(name: str, base: bytes, base_entry: Entry | None, tuned: bytes, tuned_entry: Entry, scale: float) -> bytes:
     """Return a piece of a tensor at a share of its change, in the tuned model's type.
 
-    Computed in float64 and rounded once. Entries that the base does not have are the tuned model's.
+    Entries that the base does not have are the tuned model's.
 
     Args:
         name: Name of the tensor.
@@ -20,7 +21,7 @@ def blended(name: str, base: bytes, base_entry: Entry | None, tuned: bytes, tune
         base_entry: The tensor in the base; None if it does not exist there.
         tuned: Bytes in the tuned model.
         tuned_entry: The tensor there.
-        scale: The share c; 0 is the base, 1 the tuned model.
+        scale: The share c, as for `mofo.models.blending.blend`.
 
     Raises:
         UserError: The tensor has changed and holds no floating-point numbers.
@@ -34,6 +35,5 @@ def blended(name: str, base: bytes, base_entry: Entry | None, tuned: bytes, tune
         )
     old, new = values_of(base, base_entry.dtype), values_of(tuned, tuned_entry.dtype)
     both = min(len(old), len(new))
-    start = old[:both].double()
-    mixed = (start + scale * (new[:both].double() - start)).to(new.dtype)
+    mixed = blend(old[:both], new[:both], scale)
     return bytes(torch.cat([mixed, new[both:]]).view(torch.uint8).numpy().tobytes())

@@ -89,6 +89,14 @@ def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
     return {name: state for name, state in states.items() if state is not None}
 
 
+def probe_name(spec: str) -> str | None:
+    """Return the name of a probe that is asked for like this; None if none can be."""
+    try:
+        return _parse([spec])[0].name
+    except UserError:
+        return None
+
+
 def _parse(specs: Sequence[str]) -> list[Spec]:
     parsed: dict[str, Spec] = {}
     for spec in specs:

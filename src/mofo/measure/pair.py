@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mofo.data.conversation import Turns
-from mofo.data.rows import load_rows
-from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
-from mofo.data.usage import check_positions, truncated, usage
-from mofo.errors import UserError
-from mofo.measure.answers import ask
+from mofo.measure.bounds import Bound, check_bounds
 from mofo.measure.distance import weight_distance
-from mofo.measure.kinds import check_probe_specs, make_probes
-from mofo.measure.measured import Measured
-from mofo.measure.metrics import learned_metrics
-from mofo.measure.probe import Options, Probe
+from mofo.measure.prepared import TASK, Reading, prepare
 from mofo.measure.progress import stage
-from mofo.measure.scoring import held_out_loss
-from mofo.models.limits import folder_positions
-from mofo.models.load import load_tokenizer, local_folder, resolve_model
-from mofo.models.pairing import base_of, load_pair
-from mofo.models.precision import autocast, choose_precision, compute_device
-from mofo.models.weights import token_rows, weights_of
+from mofo.models.precision import autocast, choose_precision
+from mofo.models.weights import weights_of
 from mofo.results import Errors, FinalDistance, Metric, Number, Pairings, Point, Record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-_TASK = "task"
+    from typing_extensions import Unpack
 
 
 class ModelResults(Record):
@@ -48,7 +34,7 @@ class ModelResults(Record):
         """The numbers as a point of a comparison."""
         return Point(
             step=0,
-            learned={_TASK: self.learned},
+            learned={TASK: self.learned},
             forgotten=self.forgotten,
             errors=self.errors,
             change_errors=self.change_errors,
@@ -75,13 +61,9 @@ def measure_pair(
     *,
     probes: Sequence[str],
     data: str | None = None,
-    rows: int = 100,
-    max_length: int = 1024,
-    columns: Mapping[str, str] | None = None,
-    turns: Turns = "all",
-    trust_remote_code: bool = False,
-    options: Options = Options(),  # noqa: B008  (it is frozen)
     answers: Path | None = None,
+    bounds: Sequence[Bound] = (),
+    **reading: Unpack[Reading],
 ) -> PairResults:
     """Measure two models of one architecture.
 
@@ -92,86 +74,40 @@ def measure_pair(
         tuned: The model after, whole or an adapter, which is merged.
         probes: Probe specifications.
         data: Held-out data of the task; without it nothing is measured of learning.
-        rows: The most held-out rows.
-        max_length: Tokens to which rows are truncated.
-        columns: The data's names of fields, as for `mofo.data.rows.load_rows`.
-        turns: Which of the assistant's turns count, as for `mofo.data.tokens.encode`.
-        trust_remote_code: Whether code that comes with a model may run.
-        options: What holds for all probes.
         answers: Folder for what the models answered to the questions of probes, `base/` and `tuned/` in it.
+        bounds: What the results will be held to: refused before anything is measured if it will not be.
+        reading: As for `mofo.measure.prepared.prepare`.
 
     Raises:
-        UserError: A model, probe or data file cannot be used, or the two models are not of one architecture.
+        UserError: A model, probe or data file cannot be used, the two models are not of one architecture, or a bound
+            is on nothing that is measured.
     """
-    if rows < 1:
-        raise UserError(f"--rows is {rows}, expected at least 1.")
-    check_probe_specs(probes, options)
-    base = base_of(base, tuned)
-    for spec in (base, tuned):
-        resolve_model(spec)  # a wrong path is noticed before data are read
-    examples: list[Example] = []
-    reasons: dict[str, int] = {}
-    if data:
-        held_out = load_rows(data, split="test", limit=rows, columns=columns)
-        folder = local_folder(base)
-        whole = encode_rows(
-            held_out,
-            load_tokenizer(folder, trust_remote_code=trust_remote_code),
-            WHOLE,
-            turns=turns,
-            place=find_row({data: held_out}),
-        )
-        used = usage(whole, max_length)
-        if not used.usable:
-            raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
-        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
-        reasons = used.by_reason("held-out")
-        examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
-    with stage("loading the models"):
-        pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
-        if any(max(example["input_ids"]) >= token_rows(pair.base) for example in examples):
-            raise UserError(f"The rows of {data} have tokens that {tuned} does not have: its vocabulary is smaller.")
-        models = {"base": pair.base, "tuned": pair.tuned}
-        for model in models.values():
-            model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
+    prepared = prepare(base, tuned, probes=probes, data=data, **reading)
+    pair = prepared.pair
     with stage("distance"):
         distance = weight_distance(weights_of(pair.base), weights_of(pair.tuned))
     pair.tuned.float()
     with autocast(choose_precision("auto")):
-        with stage("preparing the probes"):
-            made = make_probes(probes, base=pair.base, tokenizer=pair.tokenizer, options=options)
+        made = prepared.make_probes()
+        metrics = prepared.metrics(made)
+        check_bounds(bounds, metrics)
         before, after = (
-            _measure(model, role, examples, made, answers / role if answers else None) for role, model in models.items()
+            prepared.measure(model, role, made, answers / role if answers else None)
+            for role, model in {"base": pair.base, "tuned": pair.tuned}.items()
         )
-    metrics = [*(learned_metrics(_TASK)[:1] if examples else []), *(m for probe in made for m in probe.metrics)]
     return PairResults(
         base=_results(before.point(None)),
         tuned=_results(after.point(before)),
         distance=distance,
         metrics=metrics,
-        rows=reasons,
+        rows=prepared.reasons,
         notes=pair.notes,
     )
 
 
-def _measure(
-    model: PreTrainedModel, role: str, examples: Sequence[Example], probes: Sequence[Probe], answers: Path | None
-) -> Measured:
-    """Return what a model has learned and forgotten, and report what is being measured."""
-    learned: dict[str, float] = {}
-    if examples:
-        with stage(f"held-out loss, {role}"):
-            learned["loss"] = held_out_loss(model, examples)["loss"]
-    forgotten = {}
-    for probe in probes:
-        with stage(f"{probe.name}, {role}"):
-            forgotten[probe.name] = ask(probe, model, answers, probe.name)
-    return Measured(learned={_TASK: learned}, forgotten=forgotten)
-
-
 def _results(point: Point) -> ModelResults:
     return ModelResults(
-        learned=point.learned[_TASK],
+        learned=point.learned[TASK],
         forgotten=point.forgotten,
         errors=point.errors,
         change_errors=point.change_errors,

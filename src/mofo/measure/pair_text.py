@@ -1,14 +1,12 @@
-"""What was measured of two models, for the terminal, for other programs, and for a check that is to fail."""
+"""What was measured of two models, for the terminal and for other programs."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 
 from rich.table import Table
 
-from mofo.errors import UserError, closest
 from mofo.measure.pair import PairResults
 from mofo.results import MARGIN, Metric, Outcome, Paired
 
@@ -129,30 +127,6 @@ def pair_markdown(results: PairResults) -> str:
         )
     table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
     return f"{table}\nChange: positive is worse. {pair_verdict(results)}\n"
-
-
-def regressions(results: PairResults, names: Sequence[str]) -> list[str]:
-    """Return the labels of the named metrics on which the tuned model is worse beyond chance, or diverged.
-
-    Args:
-        results: The results.
-        names: Probes as they were asked for or by their names, which stand for their headlines; or metrics by their
-            labels.
-
-    Raises:
-        UserError: A name is of none that was measured.
-    """
-    base, tuned = results.base.point, results.tuned.point
-    chosen: list[Metric] = []
-    for name in names:
-        plain = name.removeprefix("harness:").partition("@")[0]
-        of_probe = [metric for metric in results.metrics if metric.source == plain and metric.headline]
-        found = [metric for metric in results.metrics if metric.label in (name, plain)] or of_probe
-        if not found:
-            known = dict.fromkeys(key for metric in results.metrics for key in (metric.source, metric.label))
-            raise UserError(f"--fail-on names {name}{closest(plain, known)}: expected one of {', '.join(known)}.")
-        chosen += found
-    return [metric.label for metric in dict.fromkeys(chosen) if metric.outcome(base, tuned) in ("worse", None)]
 
 
 def _counted(metric: Metric, results: PairResults) -> Paired | None:

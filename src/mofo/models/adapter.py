@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,22 +41,28 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
-def scaled_config(content: bytes, scale: float) -> bytes:
+def scaled_config(content: bytes, tensors: Iterable[str], scale: float) -> bytes:
     """Return the configuration of a LoRA adapter whose change is a share of what it was.
 
     W = W₀ + (α/r)·B·A is linear in α, with rank-stabilised scaling too, so that only α is changed.
 
     Args:
         content: The file `adapter_config.json`.
+        tensors: Names of the adapter's tensors.
         scale: The share.
 
     Raises:
-        UserError: The change of this kind of adapter is not in proportion to α.
+        UserError: The change of the adapter is not in proportion to α.
     """
     config = json.loads(content)
     if config.get("peft_type") != "LORA" or config.get("use_dora") or "lora_alpha" not in config:
         kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
         raise UserError(f"The change of an adapter of the kind {kind} cannot be scaled: merge it into its base first.")
+    if whole := sorted(name for name in tensors if "lora_" not in name):
+        raise UserError(
+            f"The change of an adapter that holds whole weights, such as {whole[0]}, cannot be scaled: merge it into "
+            "its base first."
+        )
     config["lora_alpha"] *= scale
     config["alpha_pattern"] = {name: alpha * scale for name, alpha in (config.get("alpha_pattern") or {}).items()}
     return json.dumps(config, indent=2, sort_keys=True).encode()

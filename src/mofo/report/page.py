@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mofo.errors import UserError
 from mofo.files import write_files
+from mofo.forgetting import Forgetting
 from mofo.report.answer import Answer, make_answer
 from mofo.report.comparison import Comparison
-from mofo.report.figures import for_dark_page, png, svg
+from mofo.report.figures import png
 from mofo.report.formatting import joined, plural
+from mofo.report.render import render
 from mofo.report.section import Section
 from mofo.report.sections import SECTIONS
+from mofo.report.sections.watched import beside
 from mofo.results import load_results
 
 _MOST_NAMED = 4  # methods in the title
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, watched: Mapping[str, Forgetting] | None = None) -> Path:
     """Draw `report.html` and `plots/*.png` from the `results.json` of an output folder.
 
     Args:
         folder: An output folder of `mofo compare`.
+        watched: Other trainings, watched by a callback, to be drawn beside its runs, by their names.
 
     Returns:
         The path of `report.html`.
@@ -34,7 +35,8 @@ def write_report(folder: str | Path) -> Path:
         UserError: Results are missing or damaged, or the report cannot be written. Nothing is written then.
     """
     comparison = Comparison(load_results(folder))
-    sections = [section for make in SECTIONS if (section := make(comparison)) is not None]
+    made = [*(make(comparison) for make in SECTIONS), beside(comparison, watched or {})]
+    sections = [section for section in made if section is not None]
     files = {f"plots/{section.plot.name}.png": png(section.plot.panels) for section in sections if section.plot}
     answer = make_answer(comparison, Path(folder).name or folder)  # a page that is passed on names no home folder
     files["report.html"] = _page(comparison, answer, sections).encode()
@@ -43,21 +45,6 @@ def write_report(folder: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from None
     return Path(folder) / "report.html"
-
-
-def render(template: str, **values: Any) -> str:
-    """Return the page of a template of this folder."""
-    environment = Environment(
-        loader=PackageLoader("mofo.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = svg
-    environment.filters["for_dark_page"] = for_dark_page
-    environment.filters["data_uri"] = _data_uri
-    return environment.get_template(template).render(**values)
 
 
 def _page(comparison: Comparison, answer: Answer, sections: list[Section]) -> str:
@@ -88,7 +75,3 @@ def _progress(comparison: Comparison) -> str:
     if missing:
         parts.append(f"not measured yet: {joined([comparison.label(method) for method in missing])}")
     return "; ".join(parts)
-
-
-def _data_uri(picture: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode()

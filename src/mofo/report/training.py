@@ -16,11 +16,13 @@ from matplotlib.ticker import MaxNLocator
 
 from mofo.errors import UserError
 from mofo.files import write_files
+from mofo.forgetting import Forgetting, find_forgetting
 from mofo.report.figures import INK, Panel, legend_below, png
 from mofo.report.formatting import number, plural, setting_value
-from mofo.report.page import render
+from mofo.report.render import render
 from mofo.report.section import Details, Plot, Section
 from mofo.report.styles import make_styles
+from mofo.report.way import way_outcome, way_sections
 from mofo.training import LogEntry, Training, load_training
 
 if TYPE_CHECKING:
@@ -49,11 +51,19 @@ FURTHER = (
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What the folder of a model says of its training, ready to be shown."""
+    """What the folder of a model says of its training, ready to be shown.
+
+    Attributes:
+        folder: The folder.
+        training: How the model was trained.
+        log: The training log.
+        forgetting: What was forgotten on the way; None if that was not watched.
+    """
 
     folder: Path
     training: Training
     log: Sequence[LogEntry]
+    forgetting: Forgetting | None = None
 
     @property
     def outcome(self) -> str:
@@ -107,7 +117,7 @@ def read_report(folder: Path) -> TrainingReport:
     Raises:
         UserError: A file is missing or damaged.
     """
-    return TrainingReport(folder, *load_training(folder))
+    return TrainingReport(folder, *load_training(folder), find_forgetting(folder))
 
 
 def write_training_report(report: TrainingReport) -> Path:
@@ -116,12 +126,15 @@ def write_training_report(report: TrainingReport) -> Path:
     Raises:
         UserError: They cannot be written. Nothing is written then.
     """
-    sections = [section for section in (_course(report), _made(report)) if section is not None]
+    record = report.forgetting
+    watched = [] if record is None else way_sections(record.model_copy(update={"training": []}))  # the log has it
+    sections = [section for section in (_course(report), *watched, _made(report)) if section is not None]
     page = render(
         "training.html.jinja",
         title=f"{Path(report.training.base).name}, fine-tuned with {report.training.label}",
         data=Path(report.training.data).name,
         outcome=report.outcome,
+        forgotten="" if record is None else way_outcome(record),
         command=report.command.replace(str(Path.home()), "~"),
         sections=sections,
     )

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from mofo import __version__
 from mofo.errors import UserError
 from mofo.files import cache_folder, read_json, write_json
-from mofo.forgetting import Forgetting, Mark, load_forgetting, write_forgetting
+from mofo.forgetting import Forgetting, Mark, find_forgetting, write_forgetting
 from mofo.measure.kinds import check_probe_specs, make_probes, probe_states
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
@@ -160,7 +160,7 @@ class Watch:
 
     def _start_record(self, model: PreTrainedModel, step: int) -> None:
         """Begin the record, with what was measured up to a step before."""
-        earlier = load_forgetting(self._folder) if step else None
+        earlier = find_forgetting(self._folder) if step else None
         self._record = Forgetting(
             over="step",
             model=Path(model.config.name_or_path or "").name or type(model).__name__,
