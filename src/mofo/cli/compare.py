@@ -19,6 +19,7 @@ EXAMPLES = """\
 examples:
   mofo compare --steps 32 --learning-rates 1e-4,3e-4 --output comparison
   mofo compare --recipe comparison/recipe.yaml --seeds 0,1 --output comparison
+  mofo compare --recipe recipe.yaml --output comparison --array > submit.sh
 """
 
 
@@ -66,8 +67,22 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
         metavar="FILE",
         help="spread each run over several GPUs by `accelerate launch` with this file (DDP or FSDP2)",
     )
+    parser.add_argument(
+        "--array",
+        action="store_true",
+        help="prepare the folder, and print a script that has Slurm do the runs, a job each; with --dry-run only print",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, show what it will take, and stop")
     add_formats(parser)
+
+
+def _array_script(recipe: Recipe, arguments: argparse.Namespace) -> str:
+    """Return the script of `--array`."""
+    from mofo.compare.array import array_script
+
+    if arguments.launch or arguments.jobs > 1:
+        raise UserError("--array makes a job of Slurm for each run; it does not go with --launch and --jobs.")
+    return array_script(recipe, arguments.output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
 
 
 def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None) -> int:
@@ -78,6 +93,9 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
     recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
+    if arguments.array:
+        print(_array_script(recipe, arguments), end="")
+        return 0
     if arguments.dry_run:
         if arguments.launch:
             read_launch(arguments.launch, recipe, arguments.jobs)

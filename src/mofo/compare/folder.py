@@ -35,6 +35,9 @@ LEARNED = "learned"
 BASE_JOB = "base"
 """Name of the job that measures the base; all others are named after their runs."""
 
+ALONE = "--alone"
+"""Tells a job that no `mofo compare` waits for it, so that it must not end with its input."""
+
 REFUSED = "mofo: "
 """How the line of a job's log begins that says why the input cannot be used."""
 

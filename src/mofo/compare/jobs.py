@@ -66,7 +66,7 @@ def compare(
     """
     launched = read_launch(launch, recipe, jobs) if launch else None
     check_folder(output)
-    with _sole_owner(output):
+    with sole_owner_of(output):
         console = console or Console(stderr=True)
         found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
         if found is not None:
@@ -81,7 +81,7 @@ def compare(
 
 
 @contextmanager
-def _sole_owner(output: Path) -> Iterator[None]:
+def sole_owner_of(output: Path) -> Iterator[None]:
     """Keep other processes from working on an output folder.
 
     Raises:

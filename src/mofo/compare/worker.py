@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, TrainingArguments
 
 from mofo.compare.folder import (
+    ALONE,
     BASE_JOB,
     LEARNED,
     REFUSED,
@@ -527,9 +528,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(folder: str, job_name: str) -> int:
+def main(folder: str, job_name: str, *words: str) -> int:
     """Do one job and return the exit code. The last line of the output says what went wrong."""
-    _end_with_parent()
+    if ALONE not in words:
+        _end_with_parent()
     quiet()
     if is_launched():
         PartialState()  # this process's GPU becomes the current one
