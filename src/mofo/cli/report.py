@@ -32,8 +32,8 @@ def add_arguments(parser: Parser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="output folder of mofo compare, mofo sft, mofo blend, or of a training with ForgettingCallback; the last is "
-        "drawn into the comparisons beside it too",
+        help="output folder of mofo compare, mofo sft, mofo blend, or of a training with ForgettingCallback, which is "
+        "drawn into comparisons given with it too",
     )
     add_formats(parser)
 
