@@ -410,8 +410,8 @@ def load_results(folder: str | Path) -> Results:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path} does not exist: give the output folder of a `mofo compare` that has measured its base, or of "
-            "`mofo sft`."
+            f"{path} does not exist: give the output folder of a `mofo compare` that has measured its base, of "
+            "`mofo sft`, or of a training that was watched."
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None

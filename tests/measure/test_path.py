@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -138,6 +139,36 @@ def test_blend_shows_the_way_and_writes_it_beside_the_model(tiny_model, tuned, t
     assert [mark["at"] for mark in shown["marks"]] == [0.3, 1]
     assert cli.main(["report", str(output)]) == 0
     assert "Forgetting against learning" in (output / "report.html").read_text()
+
+
+def test_adapter_names_its_base_and_is_measured_as_it_is_written(tiny_model, tiny_data, tmp_path, capsys):
+    torch.manual_seed(0)
+    settings = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "up_proj"], "task_type": "CAUSAL_LM"}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(**settings))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    argv = ["blend", str(tmp_path / "adapter"), "--data", tiny_data, "--scale", "", "--probes", "text", "--json"]
+    assert cli.main([*argv, "--save", "0.5", "--output", str(tmp_path / "half")]) == 0
+    half, whole = json.loads(capsys.readouterr().out)["marks"]
+    for mark, folder in ((half, "half"), (whole, "adapter")):
+        alone = measure_pair(None, str(tmp_path / folder), probes=["text"], data=tiny_data).tuned
+        assert mark["point"]["forgotten"]["text"]["loss"] == pytest.approx(alone.forgotten["text"]["loss"], abs=1e-5)
+        assert mark["point"]["learned"]["task"]["loss"] == pytest.approx(alone.learned["loss"], abs=1e-5)
+
+
+def test_another_base_is_refused(tuned, tiny_data, tokenizer, tmp_path, capsys):
+    other = tmp_path / "other"
+    tiny_llama.make_model(tokenizer, num_hidden_layers=1).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    assert cli.main(["blend", str(other), tuned, "--data", tiny_data]) == 2
+    assert "are not of one architecture" in capsys.readouterr().err
+    assert cli.main(["blend", str(other), tuned, "--save", "0.5", "--output", str(tmp_path / "out")]) == 2
+    assert "so that no share of its change can be saved" in capsys.readouterr().err
+    assert cli.main(["blend", tuned, "--data", tiny_data]) == 2
+    assert "does not say what it was tuned from" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_way_reports_each_stage(tiny_model, tuned, tiny_data):

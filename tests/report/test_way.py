@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_knee_is_judged_by_the_first_probe_that_got_worse():
 
 def test_table_of_a_way_marks_the_knee():
     lines = printed(way_table(way(BENT))).splitlines()
-    rows = {line.split()[0]: line.split() for line in lines if line.strip()[:1].isdigit()}
+    rows = {line.split()[0]: line.split() for line in lines if re.match(r"\s*[\d.]+\s{2,}", line)}
     assert list(rows) == ["0", "0.25", "0.5", "0.75", "1"]
     assert [name for name, row in rows.items() if row[-1] == "knee"] == ["0.5"]
     assert rows["0.75"][1:] == ["−0.900", "±0.010", "+0.200", "±0.010", "0", "±0.020", "90", "%", "50", "%"]
@@ -117,7 +118,7 @@ def test_table_of_a_way_marks_the_knee():
 
 def test_table_of_a_watched_training_has_the_base_and_each_step():
     text = printed(way_table(watched()))
-    assert [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()] == ["0", "50", "100"]
+    assert [line.split()[0] for line in text.splitlines() if re.match(r"\s*[\d.]+\s{2,}", line)] == ["0", "50", "100"]
     assert "kept" not in text
     assert "choice" not in text
     assert way_legend(watched()) == [
@@ -159,6 +160,8 @@ def test_report_draws_page_and_figures(tmp_path, capsys, record, figures, pictur
     assert way_outcome(record) in page
     assert sorted(file.stem for file in (tmp_path / "plots").glob("*.png")) == figures
     assert page.count("<picture>") == pictures
+    assert page.count('<tr><th scope="row">') == (len(record.marks) + 1 if record.marks else 0)
+    assert page.count("<small>knee</small>") == (record.knee is not None)
 
 
 def test_training_that_was_watched_has_both_in_one_report(tmp_path, capsys):

@@ -19,7 +19,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from mofo import MoFO
+from mofo import MoFO, cli
 from mofo.errors import UserError
 from mofo.forgetting import load_forgetting
 from mofo.measure.pair import measure_pair
@@ -291,6 +291,20 @@ def test_callback_works_with_the_trainers_of_trl(tiny_model, sums, tmp_path, kin
     assert set(history(trainer)) == {1, 2}
     assert history(trainer)[2]["forgotten/divergence"] != 0
     assert json.loads((tmp_path / "forgetting.json").read_text())["over"] == "step"
+
+
+def test_report_draws_what_was_written(tiny_model, sums, tmp_path, capsys):
+    trainer = make_trainer(tiny_model, sums, tmp_path, max_steps=2)
+    ForgettingCallback.attach(trainer, ["text"], every=1)
+    trainer.train()
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Result: After step 2, ")
+    assert [line.split()[0] for line in shown.splitlines() if line.strip()[:1].isdigit()] == ["0", "1", "2"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Forgetting along the training: text loss" in page
+    assert "The course of the training: Training loss" in page
 
 
 def test_bad_settings_are_refused():

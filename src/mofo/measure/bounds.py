@@ -150,7 +150,7 @@ def _check_limit(bound: Bound, metric: Metric) -> None:
             f"The bound {bound} is on the wrong side: {metric.label} is better when {better}, so say how far it may "
             f"get worse, such as {bound.name}{example}."
         )
-    if metric.unit == "%" and abs(bound.limit) >= 1:
+    if metric.scale == 100 and abs(bound.limit) >= 1:
         raise UserError(
             f"The bound {bound} is beyond all that {metric.label} can change: it is a share between 0 and 1, of which "
             "two points are 0.02."

@@ -17,12 +17,12 @@ from mofo.forgetting import Forgetting, Mark
 from mofo.report.figures import INK, PAGE, Panel, mark_better, png
 from mofo.report.formatting import NOTHING, joined, number, with_unit
 from mofo.report.render import render
-from mofo.report.section import Plot, Section
-from mofo.report.styles import make_styles
+from mofo.report.section import Cell, Group, Plot, Row, Section, Table
+from mofo.report.styles import BASE, make_styles
 from mofo.results import Metric, Outcome, Point
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as TerminalTable
 
 _OUTCOMES: dict[Outcome | None, str] = {
     "worse": "forgot",
@@ -57,13 +57,13 @@ def way_outcome(record: Forgetting) -> str:
     )
 
 
-def way_table(record: Forgetting) -> Table:
+def way_table(record: Forgetting) -> TerminalTable:
     """Return a row for each measurement, for the terminal."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as TerminalTable
 
     heads, rows = _cells(record)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=_caption(record))
+    table = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, caption=_caption(record))
     for head in heads:
         table.add_column(head, justify="right")
     for row in rows:
@@ -146,7 +146,30 @@ def way_sections(record: Forgetting) -> list[Section]:
     if any(entry.loss is not None for entry in record.training):
         plot = Plot("loss", [Panel("Training loss", _draw_loss(record))])
         sections.append(Section("The course of the training", plot=plot))
+    sections.append(Section("Every measurement", table=_table(record)))
     return sections
+
+
+def _table(record: Forgetting) -> Table:
+    """Return the table of the page; the knee is a note under its share."""
+    heads, rows = _cells(record)
+    if _share_metrics(record):
+        heads, notes = heads[:-1], [row.pop() for row in rows]
+    else:
+        notes = [""] * len(rows)
+    styles = [BASE, *[_STYLE] * (len(rows) - 1)]
+    return Table(
+        corner=heads[0],
+        heads=[Cell(head) for head in heads[1:]],
+        groups=[
+            Group(
+                [
+                    Row(Cell(row[0], note), style, [Cell(text) for text in row[1:]])
+                    for row, note, style in zip(rows, notes, styles, strict=True)
+                ]
+            )
+        ],
+    )
 
 
 def _headlines(record: Forgetting) -> list[Metric]:
