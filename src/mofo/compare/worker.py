@@ -407,6 +407,12 @@ class FineTuning:
         )
         return point, distance
 
+    def _measure_and_keep(self, step: int) -> tuple[Point, FinalDistance]:
+        """Return the point after a step, and keep the model on its way if the recipe wants that."""
+        if self.job.recipe.save == "points" and step != self.last_step:
+            _save_model(self.model, self.job.tokenizer, self.folder.model_at(step))
+        return self.measure(step)
+
     def _weights(self) -> Mapping[str, Tensor]:
         """Return the weights as they are now, under the base's names."""
         given = (part.weights(self.model) for part in self.method.parts)
@@ -420,7 +426,7 @@ class FineTuning:
             points=[stage.before + step for step in recipe.point_steps(stage.steps)],
             before=stage.before,
             last=self.last_step,
-            measure=self.measure,
+            measure=self._measure_and_keep,
             saved=self._drop_earlier_checkpoints,
             writes=is_main(),
         )
