@@ -44,7 +44,7 @@ class Projection(Record):
 
     x: float = Field(description="along the way from the base to the first model")
     y: float = Field(description="perpendicular to it, towards the second model")
-    off: float = Field(description="distance from the plane, in the unit of the axes; what is drawn there is not its own")
+    off: float = Field(description="distance from the plane, in the unit of the axes; the map there is not its own")
     l2: float = Field(description="Euclidean distance of the weights from the base's")
 
     @property
@@ -88,7 +88,7 @@ class Landscape(Record):
     base: str = Field(description="the base, as its user named it")
     data: str | None = Field(default=None, description="held-out data of the task, as its user named them")
     held_out_rows: int = Field(default=0, description="rows of it that were used")
-    settings: dict[str, Any] = Field(description="what else decides the numbers: a digest of the rows, probes, precision")
+    settings: dict[str, Any] = Field(description="what decides the numbers: a digest of the rows, probes, precision")
     unit: float = Field(description="Euclidean length of the way from the base to the first model")
     angle: float = Field(description="degrees between the ways from the base to the first and to the second model")
     at_base: Values = Field(description="numbers of the base")

@@ -171,3 +171,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(folder):
         ends.append(without_time(output.run(run.name).result))
         shutil.rmtree(output.path)
     assert ends[0] == ends[1]
+
+
+def test_save_points_keeps_the_models_on_the_way_and_at_the_end(folder):
+    output, run = folder({"mofo": {"fraction": 0.1}}, save="points", probes=["text"], samples=0)
+    FineTuning(Job(output.path), run.name).train()
+    kept = output.run(run.name)
+    assert [path.name for path in kept.path.glob("checkpoint*")] == ["checkpoint-2"]
+    start, halfway, end = (
+        AutoModelForCausalLM.from_pretrained(path).get_input_embeddings().weight
+        for path in (output.recipe.model, kept.model_at(2), kept.model)
+    )
+    assert not torch.equal(start, halfway)
+    assert not torch.equal(halfway, end)

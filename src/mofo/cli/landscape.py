@@ -47,12 +47,13 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="measure N x N points (default 21); 2N - 1 keeps all points of a map with N",
     )
-    parser.add_argument("--data", metavar="DATA", help="held-out data of the task: file, folder, pattern or hub id")
-    parser.add_argument(
+    measuring = parser.add_argument_group("measuring")
+    measuring.add_argument("--data", metavar="DATA", help="held-out data of the task: file, folder, pattern or hub id")
+    measuring.add_argument(
         "--rows", type=int, default=100, metavar="N", help="use only the first N of its rows (default 100)"
     )
-    add_row_flags(parser)
-    parser.add_argument(
+    add_row_flags(measuring)
+    measuring.add_argument(
         "--probes",
         type=split_commas,
         default=["text"],

@@ -123,8 +123,8 @@ class Training(Settings):
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
     save: Literal["best", "all", "points", "none"] = Field(
         "best",
-        description="tuned models to keep: of each method the one with the lowest held-out loss, all, all with those of "
-        "each measurement on the way (points), or none",
+        description="tuned models to keep: of each method the one with the lowest held-out loss, all, all and those of "
+        "each measurement on their way (points), or none",
     )
 
 

@@ -110,7 +110,7 @@ def measure_landscape(
     with autocast(precision), stage("preparing the probes"):
         states = earlier.states if earlier else {}
         made = make_probes(probes, base=model, tokenizer=tokenizer, states=states)
-    ruler = _Ruler(held_out, made, precision)
+    ruler = Ruler(held_out, made, precision)
     known = {end.model: end.values for end in earlier.ends} if earlier else {}
     at_base = earlier.at_base if earlier else ruler.measure(model)
     plane, ends = _place_all(model, tuned, load, ruler, known)
@@ -131,8 +131,8 @@ def measure_landscape(
         xs=xs,
         ys=ys,
     )
-    if earlier is None:
-        write_jsonl(output / POINTS_NAME, [])
+    points = earlier.points if earlier else []  # written again: a kill may have left half a line, not to be continued
+    write_jsonl(output / POINTS_NAME, [point.model_dump(mode="json") for point in points])
     write_text(output / FILE_NAME, found.model_dump_json(by_alias=True, exclude={"points"}, indent=1) + "\n")
     found = load_landscape(output)
     begun(len(found.missing), len(found.grid))
@@ -154,7 +154,7 @@ def square(places: Sequence[Place], resolution: int) -> tuple[list[float], list[
     return x, y
 
 
-class _Ruler:
+class Ruler:
     """Measures models: the held-out loss, and the probes."""
 
     def __init__(self, held_out: Sequence[Example], probes: Sequence[Probe], precision: str) -> None:
@@ -189,7 +189,7 @@ class _Loader:
 
 
 def _place_all(
-    base: PreTrainedModel, tuned: Sequence[TunedModel], load: _Loader, ruler: _Ruler, known: Mapping[str, Values]
+    base: PreTrainedModel, tuned: Sequence[TunedModel], load: _Loader, ruler: Ruler, known: Mapping[str, Values]
 ) -> tuple[Plane, list[End]]:
     """Return the plane, and each tuned model in it with its numbers; only one of them is loaded at a time."""
 
@@ -217,7 +217,7 @@ def _place_all(
     return plane, ends
 
 
-def _measure_grid(found: Landscape, plane: Plane, model: PreTrainedModel, ruler: _Ruler, file: Path) -> None:
+def _measure_grid(found: Landscape, plane: Plane, model: PreTrainedModel, ruler: Ruler, file: Path) -> None:
     """Measure the points that are missing, and write each as a line when it is known."""
     done = len(found.grid) - len(found.missing)
     for number, (x, y) in enumerate(found.missing, done):

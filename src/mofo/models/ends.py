@@ -41,7 +41,7 @@ def find_tuned(spec: str) -> TunedModel:
     if _is_model(folder / "model"):
         return TunedModel(folder.resolve().name, str(folder / "model"), _checkpoints(folder))
     if (folder / "run.json").is_file():
-        raise UserError(f"The run {spec} kept no model: run its comparison with --save all, or points for its path too.")
+        raise UserError(f"The run {spec} kept no model: run its comparison with --save all or points.")
     if (folder / "runs").is_dir():
         raise UserError(f"{spec} is a whole comparison: give one of its runs, such as {folder / 'runs'}/NAME.")
     return TunedModel(_name(spec), spec, {})  # whoever loads it says what is wrong

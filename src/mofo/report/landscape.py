@@ -45,8 +45,8 @@ def write_landscape_report(folder: Path) -> Path:
     """
     found = load_landscape(folder)
     home = str(Path.home())
-    maps = Plot("landscape", [Panel(metric.label, _draw(found, metric), height=4.4) for metric in _shown(found)])
-    sections = [Section("The plane", plot=maps, caption=_caption(found)), Section("The models", table=_table(found))]
+    plot = Plot("landscape", maps(found))
+    sections = [Section("The plane", plot=plot, caption=_caption(found)), Section("The models", table=_table(found))]
     page = render(
         "landscape.html.jinja",
         title=f"Around {Path(found.base).name}: {_names(found)}",
@@ -59,10 +59,15 @@ def write_landscape_report(folder: Path) -> Path:
         sections=sections,
     )
     try:
-        write_files(folder, {"plots/landscape.png": png(maps.panels), "report.html": page.encode()})
+        write_files(folder, {"plots/landscape.png": png(plot.panels), "report.html": page.encode()})
     except OSError as error:
         raise UserError(f"The report cannot be written to {folder}: {error.strerror}.") from None
     return folder / "report.html"
+
+
+def maps(found: Landscape) -> list[Panel]:
+    """Return a map for each number that stands for its task or probe."""
+    return [Panel(metric.label, _draw(found, metric), height=4.4) for metric in _shown(found)]
 
 
 def models_table(found: Landscape) -> list[list[str]]:
@@ -97,7 +102,8 @@ def _caption(found: Landscape) -> str:
             "A hollow mark is the projection of a model that lies more than a tenth of a unit off the plane: the map "
             "says nothing of it, the table does. "
         )
-    return f"{text}{len(found.points)} of {len(found.grid)} points of the grid are measured; between them colours are interpolated."
+    measured = f"{len(found.points)} of {len(found.grid)} points of the grid are measured"
+    return f"{text}{measured}; between them colours are interpolated."
 
 
 def _table(found: Landscape) -> Table:
