@@ -66,6 +66,12 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
         metavar="FILE",
         help="spread each run over several GPUs by `accelerate launch` with this file (DDP or FSDP2)",
     )
+    parser.add_argument(
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="leave each run after this step; with a later one, or without, the same command goes on from there",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, show what it will take, and stop")
     add_formats(parser)
 
@@ -78,6 +84,8 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
     recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
+    if arguments.until is not None and arguments.until < 1:
+        raise UserError(f"--until is {arguments.until}, expected at least 1.")
     if arguments.dry_run:
         if arguments.launch:
             read_launch(arguments.launch, recipe, arguments.jobs)
@@ -87,7 +95,12 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
 
     try:
         results = compare(
-            recipe, arguments.output, overwrite=arguments.overwrite, jobs=arguments.jobs, launch=arguments.launch
+            recipe,
+            arguments.output,
+            overwrite=arguments.overwrite,
+            jobs=arguments.jobs,
+            launch=arguments.launch,
+            until=arguments.until,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to resume") from None

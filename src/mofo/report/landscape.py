@@ -154,6 +154,7 @@ def _draw_map(axes: Axes, found: Landscape, metric: Metric) -> None:
     heights = np.ma.masked_invalid(heights.clip(low, high))
     space, norm = (np.geomspace, LogNorm(low, high)) if logarithmic else (np.linspace, Normalize(low, high))
     shades = axes.contourf(found.xs, found.ys, heights, levels=space(low, high, LEVELS + 1), norm=norm, cmap=COLOURS)
+    shades.set_rasterized(True)  # as paths they would be most of the page
     lines = space(low, high, CONTOURS + 2)[1:-1]
     axes.contour(found.xs, found.ys, heights, levels=lines, colors=INK, linewidths=0.5, alpha=0.45)
     ticks = space(low, high, 6)
