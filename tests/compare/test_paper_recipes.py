@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mofo.compare.folder import OutputFolder
+from mofo.compare.launch import read_launch
 from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe, override, read_recipe
 from mofo.results import load_results
@@ -62,7 +63,16 @@ def test_recipes_of_the_papers_size_have_its_settings(evidence, tiny_model, file
     assert recipe.rows_per_step == 128
     assert (recipe.epochs, recipe.schedule, recipe.settings["weight_decay"]) == (2, "cosine", 0)
     assert len({run.method_name for run in recipe.runs()}) == 6
-    assert found.runs == len(recipe.runs())
+    assert found.runs == (18 if "metamath" in file else 21)
+
+
+@pytest.mark.parametrize("file", ["harness/metamath.yaml", "llama/pmc.yaml"])
+def test_adamw_and_mofo_of_the_papers_size_can_be_spread_over_eight_gpus(file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    changes = {"methods": ["adamw", "mofo"], "weights": "float32"}
+    launch = EXPERIMENTS.parent / "examples" / "accelerate" / "fsdp2.yaml"
+    found = read_launch(launch, make_recipe(override(read_recipe(EXPERIMENTS / file), changes)), 1)
+    assert (found.processes, found.sharded) == (8, True)
 
 
 def test_landscape_script_maps_every_other_method_against_the_first(evidence, monkeypatch):

@@ -102,7 +102,7 @@ def _caption(found: Landscape) -> str:
             "A hollow mark is the projection of a model that lies more than a tenth of a unit off the plane: the map "
             "says nothing of it, the table does. "
         )
-    measured = f"{len(found.points)} of {len(found.grid)} points of the grid are measured"
+    measured = f"{len(found.grid) - len(found.missing)} of {len(found.grid)} points of the grid are measured"
     return f"{text}{measured}; between them colours are interpolated."
 
 
