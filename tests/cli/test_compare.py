@@ -108,9 +108,11 @@ def test_flags_give_the_values_of_a_recipe(compared):
 def test_other_arguments_are_passed_on(compared, tmp_path):
     assert cli.main(["compare"]) == 0
     assert str(compared[-1][1]) == "mofo-compare"
-    assert compared[-1][2] == {"overwrite": False, "jobs": 1, "launch": None}
-    assert cli.main(["compare", "--output", str(tmp_path / "out"), "--overwrite", "--jobs=2", "--launch", "f"]) == 0
-    assert compared[-1][1:] == (tmp_path / "out", {"overwrite": True, "jobs": 2, "launch": Path("f")})
+    assert compared[-1][2] == {"overwrite": False, "jobs": 1, "launch": None, "until": None}
+    argv = ["compare", "--output", str(tmp_path / "out"), "--overwrite", "--jobs=2", "--launch", "f", "--until", "9"]
+    assert cli.main(argv) == 0
+    given = {"overwrite": True, "jobs": 2, "launch": Path("f"), "until": 9}
+    assert compared[-1][1:] == (tmp_path / "out", given)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def values(tiny_model, tiny_data):
         ({}, 16, 2 * 12 + 3 * 4),
         ({"weights": "bfloat16"}, 12, 2 * 10 + 3 * 2),
         ({"save": "all"}, 16, 2 * 12 + 4 * 4),
+        ({"save": "points"}, 16, 2 * 12 + 4 * 4 * 4),
         ({"save": "none"}, 16, 2 * 12),
     ],
 )

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -189,6 +191,19 @@ def test_recipe_with_one_more_seed_adds_its_run_alone(copy, values, monkeypatch)
     results = jobs.compare(make_recipe(values | more), copy)
     assert started == ["adamw-lr0.01-s1"]
     assert [run.name for run in results.runs] == ["adamw-lr0.01-s0", "mofo-lr0.01-f0.1-s0", "adamw-lr0.01-s1"]
+
+
+def test_runs_are_left_at_a_step_once_and_taken_up_again(copy, values, monkeypatch):
+    started = []
+    start = jobs.start_job
+    monkeypatch.setattr(jobs, "start_job", lambda *a: started.append(a[1]) or start(*a))
+    more = make_recipe(values | {"methods": ["adamw", "mofo", {"adamw": {}, "seeds": [1]}]})
+    said = Console(file=StringIO())
+    results = jobs.compare(more, copy, until=3, console=said)
+    assert (started, results.missing) == (["adamw-lr0.01-s1"], ["adamw-lr0.01-s1"])
+    assert "1 run left at step 3" in said.file.getvalue()
+    results = jobs.compare(more, copy)
+    assert (len(started), results.missing) == (2, [])
 
 
 def test_comparison_resumes_from_its_results_without_rows_and_runs(copy, values, monkeypatch):

@@ -11,6 +11,7 @@ from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe
 from mofo.compare.recorder import Recorder
 from mofo.compare.worker import FineTuning, Job, last_checkpoint, measure_base
+from mofo.files import read_jsonl
 from mofo.methods.parts import PARTS
 from reference.architectures import make_model, save_as_on_the_hub
 
@@ -171,3 +172,36 @@ def test_gradient_checkpointing_gives_the_same_gradients(folder):
         ends.append(without_time(output.run(run.name).result))
         shutil.rmtree(output.path)
     assert ends[0] == ends[1]
+
+
+def test_save_points_keeps_the_models_on_the_way_and_at_the_end(folder):
+    output, run = folder({"mofo": {"fraction": 0.1}}, save="points", probes=["text"], samples=0)
+    FineTuning(Job(output.path), run.name).train()
+    kept = output.run(run.name)
+    assert [path.name for path in kept.path.glob("checkpoint*")] == ["checkpoint-2"]
+    start, halfway, end = (
+        AutoModelForCausalLM.from_pretrained(path).get_input_embeddings().weight
+        for path in (output.recipe.model, kept.model_at(2), kept.model)
+    )
+    assert not torch.equal(start, halfway)
+    assert not torch.equal(halfway, end)
+
+
+@pytest.mark.parametrize(
+    "until", [3, *(pytest.param(step, marks=pytest.mark.full) for step in (1, 2))], ids=["after", "before", "at"]
+)  # a point
+def test_run_that_is_left_at_a_step_goes_on_to_the_same_bits(folder, until):
+    output, run = folder({"mofo": {"fraction": 0.1}}, probes=["text"], samples=0)
+    whole_folder = output.run(run.name)
+    FineTuning(Job(output.path), run.name).train()
+    whole = without_time(whole_folder.result)
+    shutil.rmtree(whole_folder.path)
+    output.run(run.name).write_run(run)
+    for _ in range(2):  # the second time there is nothing to do
+        FineTuning(Job(output.path), run.name).train(until)
+        assert output.run(run.name).result is None
+        assert last_checkpoint(whole_folder.path / "checkpoints" / "1").name == f"checkpoint-{until}"
+    left = [row["seconds"]["training"] for row in read_jsonl(whole_folder.metrics) if "seconds" in row]
+    FineTuning(Job(output.path), run.name).train(until=4)
+    assert without_time(output.run(run.name).result) == whole
+    assert output.run(run.name).result.runs[0].seconds.training > left[-1] > 0

@@ -17,6 +17,7 @@ from mofo.methods.ewc import EWC
 from mofo.methods.hft import HFT
 from mofo.methods.importance import importance
 from mofo.methods.lion import Lion, MoFOLion
+from mofo.methods.mofo import MoFO
 from mofo.methods.pull import L1, L2
 from mofo.methods.replay import Replay
 from mofo.methods.self_distill import SelfDistill
@@ -47,6 +48,24 @@ def log_p(model, ids):
 
 
 # ---- Optimizers
+
+
+@pytest.mark.parametrize(
+    ("blocks", "groups"),
+    [
+        ("tensor", {(1, False)}),
+        ("row", {(1, False), (32, False)}),
+        ("layer", {(1, False), (1, True)}),
+        ("model", {(1, True)}),
+    ],
+)
+def test_mofo_has_the_blocks_that_are_asked_for(model, setup, blocks, groups):
+    optimizer = MoFO(blocks=blocks).build(model, setup)
+    found = {(group["blocks"], group["group_as_block"]) for group in optimizer.param_groups}
+    assert found & groups == groups
+    assert {together for _, together in found} == {together for _, together in groups}
+    move(model, size=0, seed=0)
+    optimizer.step()
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

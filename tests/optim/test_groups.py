@@ -85,3 +85,36 @@ def test_param_groups_errors_name_what_the_model_lacks():
         param_groups(fused, heads_as_blocks=True)
     with pytest.raises(ValueError, match="has no config"):
         param_groups(torch.nn.Linear(2, 2), heads_as_blocks=True)
+
+
+def test_rows_layers_and_the_model_as_blocks():
+    model = llama(tie_word_embeddings=False)
+    groups = by_name(param_groups(model, rows_as_blocks=True))
+    assert groups["model.layers.0.mlp.up_proj.weight"]["blocks"] == 48
+    assert groups["model.norm.weight"]["blocks"] == 1
+
+    layers = param_groups(model, layers_as_blocks=True)
+    groups = by_name(layers)
+    assert groups["model.layers.0.mlp.up_proj.weight"] is groups["model.layers.0.input_layernorm.weight"]
+    assert groups["model.layers.0.mlp.up_proj.weight"] is not groups["model.layers.1.mlp.up_proj.weight"]
+    assert [group["group_as_block"] for group in layers] == [False, True, True]  # embeddings, norm and head first
+    assert groups["model.embed_tokens.weight"] is groups["lm_head.weight"]
+
+    (whole,) = param_groups(model, model_as_block=True)
+    assert whole["group_as_block"]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    MoFO(param_groups(model, fraction=0.1, model_as_block=True), lr=1.0).step()
+    moved = sum(int((p != before[name]).sum()) for name, p in model.named_parameters())
+    assert moved == int(0.1 * sum(p.numel() for p in before.values()))
+
+    split = param_groups(model, model_as_block=True, exempt_norms_and_biases=True)
+    assert sorted(group["fraction"] for group in split) == [0.15, 1.0]
+
+
+def test_cuts_that_exclude_each_other_and_models_without_layers_are_refused():
+    with pytest.raises(ValueError, match="exclude each other"):
+        param_groups(llama(), rows_as_blocks=True, model_as_block=True)
+    with pytest.raises(ValueError, match="no numbered layers"):
+        param_groups(torch.nn.Linear(2, 2), layers_as_blocks=True)

@@ -72,6 +72,12 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
         action="store_true",
         help="prepare the folder, and print a script that has Slurm do the runs, a job each; with --dry-run only print",
     )
+    parser.add_argument(
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="leave each run after this step; with a later one, or without, the same command goes on from there",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, show what it will take, and stop")
     add_formats(parser)
 
@@ -80,8 +86,8 @@ def _array_script(recipe: Recipe, arguments: argparse.Namespace) -> str:
     """Return the script of `--array`."""
     from mofo.compare.array import array_script
 
-    if arguments.launch or arguments.jobs > 1:
-        raise UserError("--array makes a job of Slurm for each run; it does not go with --launch and --jobs.")
+    if arguments.launch or arguments.jobs > 1 or arguments.until:
+        raise UserError("--array makes a job of Slurm for each run; it does not go with --launch, --jobs and --until.")
     return array_script(recipe, arguments.output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
 
 
@@ -93,6 +99,8 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
     recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
+    if arguments.until is not None and arguments.until < 1:
+        raise UserError(f"--until is {arguments.until}, expected at least 1.")
     if arguments.array:
         print(_array_script(recipe, arguments), end="")
         return 0
@@ -105,7 +113,12 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
 
     try:
         results = compare(
-            recipe, arguments.output, overwrite=arguments.overwrite, jobs=arguments.jobs, launch=arguments.launch
+            recipe,
+            arguments.output,
+            overwrite=arguments.overwrite,
+            jobs=arguments.jobs,
+            launch=arguments.launch,
+            until=arguments.until,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to resume") from None

@@ -27,6 +27,13 @@ def show(content: RenderableType) -> None:
     Console(soft_wrap=isinstance(content, str), highlight=False, markup=False).print(content)
 
 
+def show_note(text: str) -> None:
+    """Print a sentence about what goes on, beside the output."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+
+
 @contextmanager
 def measuring_bars() -> Iterator[None]:
     """Draw a bar on the terminal for each probe that is taken inside, with the time that is left."""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mofo.cli.output import add_formats, as_json, as_table, show, show_comparison
+from mofo.errors import UserError
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
     from mofo.forgetting import Forgetting
 
-HELP = "Draw the report of a comparison or a training, without a model"
+HELP = "Draw the report of a comparison, a training or a landscape, without a model"
 EXAMPLES = """\
 examples:
   mofo report mofo-demo
@@ -28,12 +29,8 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "mofo report FOLDER [FOLDER ...] [--json | --csv | --markdown]"
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="output folder of mofo compare, sft, dpo, grpo, blend, or of a training with ForgettingCallback; the last "
-        "is drawn into the comparisons beside it too",
+        help="output folder of mofo compare, sft, dpo, grpo, blend or landscape, or of a training with "
+        "ForgettingCallback, which is drawn into comparisons given with it too",
     )
     add_formats(parser)
 
@@ -41,12 +38,15 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw each report and show its results."""
     from mofo.forgetting import FILE_NAME as FORGETTING
+    from mofo.landscape import FILE_NAME as LANDSCAPE
     from mofo.results import FILE_NAME
     from mofo.training import FILE_NAME as TRAINING
 
     printed = []
     for folder in arguments.folders:
-        if (folder / FILE_NAME).exists():
+        if (folder / LANDSCAPE).exists():
+            printed += _report_landscape(folder, arguments)
+        elif (folder / FILE_NAME).exists():
             printed += _report_comparison(folder, arguments)
         elif (folder / TRAINING).exists():
             printed += _report_training(folder, arguments)
@@ -101,6 +101,21 @@ def _report_way(folder: Path, arguments: argparse.Namespace) -> list[str]:
     for line in [*way_legend(record), *record.notes]:
         show(line)
     show(f"Report: {page}")
+    return []
+
+
+def _report_landscape(folder: Path, arguments: argparse.Namespace) -> list[str]:
+    """Draw the report of a landscape and show it; return its JSON where that is wanted."""
+    from mofo.cli.landscape import show_landscape
+    from mofo.landscape import load_landscape
+    from mofo.report.landscape import write_landscape_report
+
+    if arguments.csv or arguments.markdown:
+        raise UserError(f"{folder} is a landscape, which has no table of runs: leave --csv and --markdown out.")
+    page, found = write_landscape_report(folder), load_landscape(folder)
+    if arguments.json:
+        return [as_json(found)]
+    show_landscape(found, page)
     return []
 
 

@@ -54,7 +54,9 @@ def estimate(recipe: Recipe, steps: Sequence[int], lengths: Sequence[Sequence[in
     parameters = sum(parameter.numel() for parameter in model.parameters())
     width = getattr(torch, recipe.weights).itemsize
     # The best of each method and the one that may take its place.
-    kept = {"none": 0, "all": len(runs), "best": len({run.method_name for run in runs}) + 1}[recipe.save]
+    best = min(len({run.method_name for run in runs}) + 1, len(runs))
+    on_the_way = sum(len(recipe.point_steps(n)) for n in steps)
+    kept = {"none": 0, "all": len(runs), "points": len(runs) * on_the_way, "best": best}[recipe.save]
     return Estimate(
         runs=len(runs),
         steps=sum(steps),
@@ -62,7 +64,7 @@ def estimate(recipe: Recipe, steps: Sequence[int], lengths: Sequence[Sequence[in
         parameters=parameters,
         memory=parameters * (2 * width + MOMENTS),
         host=parameters * width,
-        disk=parameters * (2 * (width + MOMENTS) + min(kept, len(runs)) * width),
+        disk=parameters * (2 * (width + MOMENTS) + kept * width),
     )
 
 

@@ -96,6 +96,10 @@ class RunFolder:
         """The tuned model."""
         return self.path / "model"
 
+    def model_at(self, step: int) -> Path:
+        """Return where the model after a step is kept, if the recipe wants it."""
+        return self.path / f"checkpoint-{step}"
+
     @property
     def result(self) -> RunResult | None:
         """The result; None while there is none."""

@@ -27,6 +27,7 @@ from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
 from mofo.files import sole_owner
 from mofo.report import write_report
+from mofo.report.formatting import plural
 from mofo.results import Results
 
 WORKER = ("-m", "mofo.compare.worker")
@@ -42,6 +43,7 @@ def compare(
     overwrite: bool = False,
     jobs: int = 1,
     launch: Path | None = None,
+    until: int | None = None,
     console: Console | None = None,
 ) -> Results:
     """Fine-tune one base with several methods on the same data in the same order, and measure each.
@@ -55,6 +57,7 @@ def compare(
         overwrite: Replace what an earlier comparison left in the folder.
         jobs: Runs to do at the same time, each in a process of its own; with several GPUs one on each in turn.
         launch: A configuration file of accelerate, by which each run is spread over several GPUs.
+        until: The step after which each run is left; the next call goes on from there. None for their ends.
         console: Where progress is shown; standard error by default.
 
     Returns:
@@ -75,8 +78,11 @@ def compare(
             console.print(launched.description, highlight=False)
         for reason, count in OutputFolder(output).plan.rows.items():
             console.print(f"{count} {reason}", highlight=False)
-        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, console)
+        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, until, console)
         write_report(output)
+        if results.missing and until is not None:
+            left = f"{plural(len(results.missing), 'run')} left at step {until}"
+            console.print(f"{left}: the same command with a later --until, or without, goes on.", highlight=False)
         return results
 
 
@@ -101,14 +107,16 @@ def sole_owner_of(output: Path) -> Iterator[None]:
         yield
 
 
-def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, launch: Launch | None, console: Console) -> Results:
+def _run_jobs(
+    recipe: Recipe, folder: OutputFolder, jobs: int, launch: Launch | None, until: int | None, console: Console
+) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
     with Progress(console, folder) as progress:
         if folder.base is None:
-            _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, None, progress)
+            _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, None, None, progress)
         gather(recipe, folder)
         drop_models(recipe, folder)
-        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, launch, progress)
+        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, launch, until, progress)
     return gather(recipe, folder)
 
 
@@ -128,9 +136,14 @@ def _run_pool(
     folder: OutputFolder,
     jobs: int,
     launch: Launch | None,
+    until: int | None,
     progress: Progress,
 ) -> None:
-    """Do jobs, `jobs` at a time, as long as there are unfinished ones, and gather what each has found."""
+    """Do jobs, `jobs` at a time, as long as there are unfinished ones, and gather what each has found.
+
+    One that ends without being finished was left at a step, and is not done again.
+    """
+    ended: set[str] = set()
     working: dict[str, subprocess.Popen[bytes]] = {}
     waiting = unfinished()
     started = 0
@@ -138,7 +151,7 @@ def _run_pool(
         while waiting or working:
             while waiting and len(working) < jobs:
                 name = waiting.pop(0)
-                working[name] = start_job(folder, name, started, jobs, launch)
+                working[name] = start_job(folder, name, started, jobs, launch, until)
                 progress.start(name)
                 started += 1
             time.sleep(0.2)
@@ -146,11 +159,12 @@ def _run_pool(
                 progress.update(name)
                 if process.poll() is not None:
                     del working[name]
+                    ended.add(name)
                     _check_ended(folder, name, process.returncode)
                     progress.finish(name)
                     gather(recipe, folder)
                     drop_models(recipe, folder)
-                    waiting = [other for other in unfinished() if other not in working]
+                    waiting = [other for other in unfinished() if other not in {*working, *ended}]
     finally:
         for process in working.values():
             process.kill()
@@ -173,7 +187,7 @@ def drop_models(recipe: Recipe, folder: OutputFolder) -> None:
 
 
 def start_job(
-    folder: OutputFolder, name: str, number: int, jobs: int, launch: Launch | None = None
+    folder: OutputFolder, name: str, number: int, jobs: int, launch: Launch | None = None, until: int | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a job's process.
 
@@ -183,6 +197,7 @@ def start_job(
         number: Its place among the jobs, which decides its GPU.
         jobs: How many run at the same time and share the cores.
         launch: How it is spread over several processes; by default it is one.
+        until: The step after which a run is left; by default its last.
     """
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS="ignore")
     environment.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin lose twentyfold on a busy machine
@@ -190,9 +205,10 @@ def start_job(
         environment["CUDA_VISIBLE_DEVICES"] = str(number % torch.cuda.device_count())
     elif jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    python = launch.command(folder.plan) if launch else [sys.executable]
     with folder.log(name).open("wb") as log:
         return subprocess.Popen(
-            [*(launch.command(folder.plan) if launch else [sys.executable]), *WORKER, str(folder.path), name],
+            [*python, *WORKER, str(folder.path), name, *([] if until is None else [str(until)])],
             stdin=subprocess.PIPE,  # closes with this process, and the job ends when it does
             stdout=log,
             stderr=subprocess.STDOUT,

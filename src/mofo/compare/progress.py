@@ -133,7 +133,7 @@ class Progress:
             content = stream.read()
         lines = content[: content.rfind(b"\n") + 1]
         self.read_so_far[name] = start + len(lines)
-        rows = [json.loads(line) for line in lines.splitlines()]
+        rows = [row for row in map(json.loads, lines.splitlines()) if row["kind"] != "pause"]
         return [(Measurement if row["kind"] == "point" else LoggedStep).model_validate(row) for row in rows]
 
     def _line(self, name: str, point: Point) -> str:

@@ -121,8 +121,10 @@ class Training(Settings):
         "float32", description="precision of the weights; bfloat16 takes half the memory and computes in bfloat16"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
-    save: Literal["best", "all", "none"] = Field(
-        "best", description="tuned models to keep: of each method the one with the lowest held-out loss, all or none"
+    save: Literal["best", "all", "points", "none"] = Field(
+        "best",
+        description="tuned models to keep: of each method the one with the lowest held-out loss, all, all and those of "
+        "each measurement on their way (points), or none",
     )
 
 

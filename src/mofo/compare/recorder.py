@@ -23,6 +23,14 @@ class Measurement(Record):
     seconds: Seconds
 
 
+class Pause(Record):
+    """A step after which the run was left, to be taken up again later, with the time that it has taken so far."""
+
+    kind: Literal["pause"] = "pause"
+    step: int
+    seconds: Seconds
+
+
 class LoggedStep(TrainingStep):
     """A training step of a run."""
 
@@ -30,7 +38,9 @@ class LoggedStep(TrainingStep):
 
 
 class Recorder(TrainerCallback):
-    """Writes a `LoggedStep` or `Measurement` a line, and asks for a checkpoint after each point but the run's last.
+    """Writes a `LoggedStep`, `Measurement` or `Pause` a line, and asks for a checkpoint after the last two.
+
+    The run's last point has none.
 
     Steps and seconds count from the run's beginning, earlier tasks and sessions included.
 
@@ -41,6 +51,7 @@ class Recorder(TrainerCallback):
         last: The last step of the run.
         measure: Measures the model as it is after a step; called with the step.
         saved: Called after each checkpoint.
+        until: The step after which to leave the run; None for its end.
         writes: Whether to write; of several processes that train together one does, but all measure.
     """
 
@@ -53,6 +64,7 @@ class Recorder(TrainerCallback):
         last: int,
         measure: Callable[[int], tuple[Point, FinalDistance]],
         saved: Callable[[], None],
+        until: int | None = None,
         writes: bool = True,
     ) -> None:
         self.path = path
@@ -62,8 +74,9 @@ class Recorder(TrainerCallback):
         self.last = last
         self.measure = measure
         self.saved = saved
-        earlier = [Measurement.model_validate(row) for row in read_jsonl(path) if row["kind"] == "point"]
-        so_far = earlier[-1].seconds if earlier else Seconds()
+        self.until = until
+        earlier = [row["seconds"] for row in read_jsonl(path) if "seconds" in row]
+        so_far = Seconds.model_validate(earlier[-1]) if earlier else Seconds()
         self.optimizer = so_far.optimizer or 0.0
         self.training = so_far.training or 0.0
         self.measuring = so_far.measuring or 0.0
@@ -75,23 +88,21 @@ class Recorder(TrainerCallback):
         self.began = self.training_since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure at the points."""
+        """Measure at the points, and leave the run where that is wanted."""
         step = self.before + state.global_step
-        if step not in self.points:
+        leaves = step == self.until and step != self.last
+        if step in self.points:
+            self._measure(step)
+        elif leaves:
+            now = time.perf_counter()
+            self.training += now - self.training_since
+            self.training_since = now
+            self._write(Pause(step=step, seconds=self._seconds()))
+        else:
             return
-        now = time.perf_counter()
-        self.training += now - self.training_since
-        point, distance = self.measure(step)
-        self.training_since = time.perf_counter()
-        self.measuring += self.training_since - now
-        seconds = Seconds(
-            optimizer=round(self.optimizer, 3),
-            training=round(self.training, 3),
-            measuring=round(self.measuring, 3),
-            total=round(self.total_before + self.training_since - self.began, 3),
-        )
-        self._write(Measurement(point=point, distance=distance, seconds=seconds))
         control.should_save = step != self.last
+        if leaves:
+            control.should_training_stop = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Say that there is a checkpoint."""
@@ -108,7 +119,24 @@ class Recorder(TrainerCallback):
             )
             self._write(step)
 
-    def _write(self, row: Measurement | LoggedStep) -> None:
+    def _measure(self, step: int) -> None:
+        now = time.perf_counter()
+        self.training += now - self.training_since
+        point, distance = self.measure(step)
+        self.training_since = time.perf_counter()
+        self.measuring += self.training_since - now
+        self._write(Measurement(point=point, distance=distance, seconds=self._seconds()))
+
+    def _seconds(self) -> Seconds:
+        """Return the time that the run has taken up to the last look at the clock."""
+        return Seconds(
+            optimizer=round(self.optimizer, 3),
+            training=round(self.training, 3),
+            measuring=round(self.measuring, 3),
+            total=round(self.total_before + self.training_since - self.began, 3),
+        )
+
+    def _write(self, row: Measurement | Pause | LoggedStep) -> None:
         if self.writes:
             append_jsonl(self.path, row.model_dump(mode="json"))
 

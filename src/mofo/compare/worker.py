@@ -1,7 +1,8 @@
 """One job in a process of its own: measure the base, or fine-tune once and measure along the way.
 
-`mofo compare` starts `python -m mofo.compare.worker FOLDER JOB` for each job. Everything a job needs lies in the
-folder, and everything it finds out goes there, so that a job that was killed goes on from its last checkpoint.
+`mofo compare` starts `python -m mofo.compare.worker FOLDER JOB [STEP]` for each job. Everything a job needs lies in the
+folder, and everything it finds out goes there, so that a job that was killed goes on from its last checkpoint. With a
+step a run is left there, to go on later.
 """
 
 from __future__ import annotations
@@ -340,14 +341,19 @@ class FineTuning:
             part.next_task(self.model, self.setup)
         self.examples = self._rows()
 
-    def train(self) -> None:
-        """Train, measure and write the result.
+    def train(self, until: int | None = None) -> None:
+        """Train, measure and write the result; or leave the run with a checkpoint, and without a result.
 
-        A run that was stopped goes on from its last whole checkpoint and ends with the same measurements.
+        A run that was left or killed goes on from its last whole checkpoint and ends with the same measurements.
+
+        Args:
+            until: The step after which to leave the run; None for its end.
         """
         begun, checkpoint = self._last_checkpoint()
         start = 0 if checkpoint is None else read_json(checkpoint / "trainer_state.json")["global_step"]
         start += self.stages[begun].before
+        if until is not None and until <= start:
+            return
         if is_main():
             rows = [row for row in read_jsonl(self.folder.metrics) if (row.get("point") or row)["step"] <= start]
             write_jsonl(self.folder.metrics, rows)
@@ -355,8 +361,11 @@ class FineTuning:
         while self.number < begun:
             self.next_stage()
         while True:
-            trainer = self._trainer(carried)
+            trainer = self._trainer(carried, until)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if until is not None and until <= self.stage.before + trainer.state.global_step < self.last_step:
+                trainer.accelerator.end_training()
+                return
             if self.stage is self.stages[-1]:
                 break
             checkpoint = None
@@ -408,12 +417,18 @@ class FineTuning:
         )
         return point, distance
 
+    def _measure_and_keep(self, step: int) -> tuple[Point, FinalDistance]:
+        """Return the point after a step, and keep the model on its way if the recipe wants that."""
+        if self.job.recipe.save == "points" and step != self.last_step:
+            _save_model(self.model, self.job.tokenizer, self.folder.model_at(step))
+        return self.measure(step)
+
     def _weights(self) -> Mapping[str, Tensor]:
         """Return the weights as they are now, under the base's names."""
         given = (part.weights(self.model) for part in self.method.parts)
         return next((weights for weights in given if weights is not None), WholeWeights(self.model))
 
-    def _trainer(self, carried: Mapping[Tensor, Any]) -> MethodTrainer:
+    def _trainer(self, carried: Mapping[Tensor, Any], until: int | None) -> MethodTrainer:
         """Return a trainer of the stage, whose optimizer goes on with the states of an earlier one."""
         recipe, setup, stage = self.job.recipe, self.setup, self.stage
         recorder = Recorder(
@@ -421,8 +436,9 @@ class FineTuning:
             points=[stage.before + step for step in recipe.point_steps(stage.steps)],
             before=stage.before,
             last=self.last_step,
-            measure=self.measure,
+            measure=self._measure_and_keep,
             saved=self._drop_earlier_checkpoints,
+            until=until,
             writes=is_main(),
         )
         arguments = TrainingArguments(
@@ -529,7 +545,14 @@ def _end_with_parent() -> None:
 
 
 def main(folder: str, job_name: str, *words: str) -> int:
-    """Do one job and return the exit code. The last line of the output says what went wrong."""
+    """Do one job and return the exit code. The last line of the output says what went wrong.
+
+    Args:
+        folder: The output folder.
+        job_name: `base`, or the name of a run.
+        words: The step after which to leave the run, or `ALONE`.
+    """
+    until = next((int(word) for word in words if word != ALONE), None)
     if ALONE not in words:
         _end_with_parent()
     quiet()
@@ -540,7 +563,7 @@ def main(folder: str, job_name: str, *words: str) -> int:
         if job_name == BASE_JOB:
             measure_base(job)
         else:
-            FineTuning(job, job_name).train()
+            FineTuning(job, job_name).train(until)
     except UserError as error:
         print(f"{REFUSED}{error}", file=sys.stderr)
         return 2

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from mofo.data.conversation import Turns
-from mofo.data.rows import load_rows
-from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
-from mofo.data.usage import check_positions, truncated, usage
+from mofo.data.tokens import Example
 from mofo.errors import UserError
 from mofo.measure.answers import ask
+from mofo.measure.held_out import read_held_out
 from mofo.measure.kinds import check_probe_specs, make_probes
 from mofo.measure.measured import Measured
 from mofo.measure.metrics import learned_metrics
 from mofo.measure.probe import Options, Probe
 from mofo.measure.progress import stage
 from mofo.measure.scoring import held_out_loss
-from mofo.models.limits import folder_positions
-from mofo.models.load import load_tokenizer, local_folder, resolve_model
+from mofo.models.load import resolve_model
 from mofo.models.pairing import Pair, base_of, load_pair
 from mofo.models.precision import compute_device
 from mofo.models.weights import token_rows
@@ -132,21 +130,15 @@ def prepare(
     examples: list[Example] = []
     reasons: dict[str, int] = {}
     if data:
-        held_out = load_rows(data, split="test", limit=rows, columns=columns)
-        folder = local_folder(base)
-        whole = encode_rows(
-            held_out,
-            load_tokenizer(folder, trust_remote_code=trust_remote_code),
-            WHOLE,
+        examples, reasons = read_held_out(
+            data,
+            base,
+            rows=rows,
+            max_length=max_length,
+            columns=columns,
             turns=turns,
-            place=find_row({data: held_out}),
+            trust_remote_code=trust_remote_code,
         )
-        used = usage(whole, max_length)
-        if not used.usable:
-            raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
-        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
-        reasons = used.by_reason("held-out")
-        examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
     with stage("loading the models"):
         pair = load_pair(base, tuned, trust_remote_code=trust_remote_code)
         if any(max(example["input_ids"]) >= token_rows(pair.base) for example in examples):

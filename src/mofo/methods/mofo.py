@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+CUTS = {"head": "heads_as_blocks", "row": "rows_as_blocks", "layer": "layers_as_blocks", "model": "model_as_block"}
+"""By what entries compete within, the argument of `mofo.param_groups` that says so."""
+
+
 class MoFO(OptimizerPart):
     """Adam that updates, at every step and in every tensor, only the entries with the largest momentum."""
 
@@ -26,16 +30,22 @@ class MoFO(OptimizerPart):
         "what ranks the entries",
         variants={"gradient": "gradient", "momentum_over_rms": "m/√v", "random": "random"},
     )
+    blocks: Literal["tensor", "head", "row", "layer", "model"] = setting(
+        "tensor",
+        "within what entries compete: each tensor, each attention head, each row, the tensors of each layer, or all",
+        variants={"head": "by head", "row": "by row", "layer": "by layer", "model": "one block"},
+    )
     rounding: Literal["nearest", "stochastic"] = setting(
         "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
     )
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
-        """Return MoFO with every tensor as a block."""
+        """Return MoFO with the blocks that are wanted."""
         import mofo
 
-        groups = mofo.param_groups(model, fraction=self.fraction, weight_decay=self.weight_decay)
+        cut = {} if self.blocks == "tensor" else {CUTS[self.blocks]: True}
+        groups = mofo.param_groups(model, fraction=self.fraction, weight_decay=self.weight_decay, **cut)
         return mofo.MoFO(
             groups, lr=self.learning_rate, score=self.score, rounding=self.rounding, state_dtype=self.state_dtype
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -104,6 +105,34 @@ def _check_same_architecture(base: str, tuned: str, *, trust_remote_code: bool) 
         f"{kinds[0]} and {kinds[1]} are not of one architecture: {len(different)} of their parameters differ in name "
         f"or shape, such as {different[0]}; give a base and a model that was tuned from it."
     )
+
+
+def check_same_shapes(base: str, others: Sequence[str], *, trust_remote_code: bool = False) -> None:
+    """Refuse models whose parameters differ from a base's in name or shape, without loading any.
+
+    Args:
+        base: The base, as for `mofo.models.load.load_model`.
+        others: Models, likewise; of adapters their base is looked at.
+        trust_remote_code: Whether code that comes with a model may run.
+
+    Raises:
+        UserError: A model cannot be found, or differs.
+    """
+    expected = _shapes(empty_model(base, trust_remote_code=trust_remote_code))
+    for spec in others:
+        found = _shapes(empty_model(spec, base=base, trust_remote_code=trust_remote_code))
+        different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        if different:
+            shapes = " and ".join(str(shapes.get(different[0], "missing")) for shapes in (expected, found))
+            raise UserError(
+                f"{spec} does not have the parameters of {base}: {len(different)} differ in name or shape, such as "
+                f"{different[0]} ({shapes}); give models that were tuned from this base."
+            )
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter by name."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _shapes_but_vocabulary(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:

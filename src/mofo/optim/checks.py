@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from mofo.optim.distributed.flat_params import OnFlat
+from mofo.optim.dtensor import is_dtensor
 from mofo.optim.rule.blocks import block_size
 from mofo.optim.rule.types import Decay, Rounding, Score
 from mofo.optim.state.int8 import StateDtype, check_torchao, quantisation_block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -53,12 +54,35 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(options["blocks"], int) or isinstance(options["blocks"], bool):
         raise TypeError(f"blocks must be an integer, got {options['blocks']!r}")
     _check_number("blocks", options["blocks"], "at least 1", lambda x: x >= 1)
+    if not isinstance(options["group_as_block"], bool):
+        raise TypeError(f"group_as_block must be True or False, got {options['group_as_block']!r}")
+    if options["group_as_block"]:
+        _check_group_as_block(options)
     for name, choices in CHOICES.items():
         if options[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {options[name]!r}")
     if options["state_dtype"] == "int8":
         check_torchao()
     _check_back_end(options)
+
+
+def check_together(params: Sequence[Tensor]) -> None:
+    """Check that the parameters of a group can be one block.
+
+    Raises:
+        NotImplementedError: one of them is spread over processes, or they are on several devices.
+    """
+    if any(is_dtensor(param) for param in params):
+        raise NotImplementedError(
+            "group_as_block=True selects from several tensors at once, which parameters that are spread over processes "
+            "(DTensor) do not support: leave it out, or train in one process"
+        )
+    devices = sorted({str(param.device) for param in params})
+    if len(devices) > 1:
+        raise NotImplementedError(
+            f"group_as_block=True needs the parameters of a group on one device, got {', '.join(devices)}: make a "
+            "group for each"
+        )
 
 
 def check_param(param: Tensor, blocks: int, state_dtype: StateDtype) -> None:
@@ -110,6 +134,20 @@ def check_grad(grad: Tensor) -> None:
     """
     if grad.layout is not torch.strided:
         raise RuntimeError(f"MoFO does not support sparse gradients ({grad.layout}): use sparse=False in the embedding")
+
+
+def _check_group_as_block(options: Mapping[str, Any]) -> None:
+    if options["blocks"] != 1:
+        raise ValueError(
+            f"group_as_block=True makes one block of the group, and blocks={options['blocks']} cuts its tensors: give "
+            "one of them"
+        )
+    for name, value in (("fused", True), ("capturable", True), ("state_dtype", "int8"), ("on_flat", "per_piece")):
+        if options[name] == value:
+            raise NotImplementedError(
+                f"group_as_block=True is computed in plain torch on whole tensors with float32 moments and does not "
+                f"support {name}={value!r}: leave one of them out"
+            )
 
 
 def _check_back_end(options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def param_groups(
     decay_norms_and_biases: bool = True,
     heads_as_blocks: bool = False,
     experts_as_blocks: bool = False,
+    rows_as_blocks: bool = False,
+    layers_as_blocks: bool = False,
+    model_as_block: bool = False,
 ) -> list[dict[str, Any]]:
     """Make parameter groups for `mofo.MoFO` from a model: by default every tensor is a block (Algorithm 1).
 
@@ -44,21 +48,34 @@ def param_groups(
             attention there are fewer for key and value). The output projection has its heads along the second
             dimension and stays one block.
         experts_as_blocks: each expert of a 3-D tensor (experts, …, …) is a block.
+        rows_as_blocks: each row of a matrix, and each matrix of a 3-D tensor, is a block.
+        layers_as_blocks: all tensors of a decoder layer are one block together; those outside of the layers are blocks
+            of their own.
+        model_as_block: all tensors are one block together.
 
     Returns:
-        Groups with `params` (name, tensor), `fraction`, `weight_decay` and `blocks`.
+        Groups with `params` (name, tensor), `fraction`, `weight_decay`, `blocks` and `group_as_block`.
 
     Raises:
-        ValueError: no parameter is trainable, the model has no separate attention projections or no 3-D experts,
-            or its configuration does not fit their shapes.
+        ValueError: no parameter is trainable, the model has no separate attention projections, no 3-D experts or no
+            numbered layers, its configuration does not fit their shapes, or blocks are cut in ways that exclude each
+            other.
     """
+    _check_cuts(rows_as_blocks, layers_as_blocks, model_as_block, heads_as_blocks or experts_as_blocks)
     blocks: dict[str, int] = {}
     if heads_as_blocks:
         blocks |= _heads(model)
     if experts_as_blocks:
         blocks |= _experts(model)
+    if rows_as_blocks:
+        blocks |= {name: len(param) for name, param in model.named_parameters() if param.dim() > 1}
+    together: dict[str, str] = {}  # by the name of a parameter, what it is one block with
+    if layers_as_blocks:
+        together |= _layers(model)
+    if model_as_block:
+        together |= {name: "model" for name, _ in model.named_parameters()}
 
-    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
@@ -67,12 +84,31 @@ def param_groups(
             1.0 if norm_or_bias and exempt_norms_and_biases else fraction,
             0.0 if norm_or_bias and not decay_norms_and_biases else weight_decay,
             blocks.get(name, 1),
+            name in together,
         )
-        named = dict(zip(("fraction", "weight_decay", "blocks"), options, strict=True))
-        groups.setdefault(options, {"params": [], **named})["params"].append((name, param))
+        named = dict(zip(("fraction", "weight_decay", "blocks", "group_as_block"), options, strict=True))
+        key = (*options, together.get(name))
+        groups.setdefault(key, {"params": [], **named})["params"].append((name, param))
     if not groups:
         raise ValueError("the model has no trainable parameter: set requires_grad on those to be tuned")
     return list(groups.values())
+
+
+def _check_cuts(rows: bool, layers: bool, model: bool, parts: bool) -> None:
+    if sum((rows, layers, model, parts)) > 1:
+        raise ValueError(
+            "rows_as_blocks, layers_as_blocks, model_as_block, and heads_as_blocks and experts_as_blocks exclude each "
+            "other: give one of them"
+        )
+
+
+def _layers(model: nn.Module) -> dict[str, str]:
+    """Return the number of the decoder layer of each parameter that is in one, by its name."""
+    numbers = {name: re.search(r"(?:^|\.)(\d+)\.", name) for name, _ in model.named_parameters()}
+    found = {name: number[1] for name, number in numbers.items() if number}
+    if not found:
+        raise ValueError("layers_as_blocks: the model has no numbered layers in the names of its parameters")
+    return found
 
 
 def _heads(model: nn.Module) -> dict[str, int]:

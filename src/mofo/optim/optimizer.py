@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch.optim import Optimizer
 
-from mofo.optim.checks import check_grad, check_options, check_param, check_rounding
+from mofo.optim.checks import check_grad, check_options, check_param, check_rounding, check_together
 from mofo.optim.distributed.flat_params import check_flat
 from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.grad_scaler import GradScale
@@ -54,6 +54,8 @@ class MoFO(Optimizer):
         weight_decay: decoupled weight decay λ: θ ← (1 − η·λ)·θ.
         blocks: number of equal contiguous pieces into which a tensor is cut along its first dimension. Entries compete
             within their piece. It must divide the first dimension.
+        group_as_block: all tensors of a parameter group are one block together, in their order. Tensors without a
+            gradient take no part. In plain torch; not for sharded parameters, 8-bit moments and `fused=True`.
         score: what ranks the entries of a block: `"momentum"` |m| (the paper's method), `"gradient"` |g|,
             `"momentum_over_rms"` |m̂|/√v̂, or `"random"` (each parameter draws from a seed that is kept in its state and
             set at its first step from `torch.initial_seed()`; torch's generators are not advanced).
@@ -92,8 +94,8 @@ class MoFO(Optimizer):
         TypeError: an argument or a parameter is of a type that is not supported.
         ValueError: an argument is outside its range or NaN, or `blocks` does not divide a parameter.
         RuntimeError: arguments exclude each other, a parameter is an expanded tensor, or `fused=True` cannot serve.
-        NotImplementedError: `differentiable` is True, `capturable` where Triton cannot serve, or a parameter is flat,
-            or spread over processes as something else than shards or replicas.
+        NotImplementedError: `differentiable` is True, `capturable` where Triton cannot serve, `group_as_block` where it
+            cannot serve, or a parameter is flat, or spread over processes as something else than shards or replicas.
         ImportError: `state_dtype="int8"` without torchao.
 
     Example:
@@ -110,6 +112,7 @@ class MoFO(Optimizer):
         weight_decay: float = 0.0,
         *,
         blocks: int = 1,
+        group_as_block: bool = False,
         score: Score = "momentum",
         decay: Decay = "selected",
         maximize: bool = False,
@@ -128,6 +131,7 @@ class MoFO(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "blocks": blocks,
+            "group_as_block": group_as_block,
             "score": score,
             "decay": decay,
             "maximize": maximize,
@@ -154,6 +158,8 @@ class MoFO(Optimizer):
         added = self.param_groups[-1]
         try:
             check_options(added)
+            if added["group_as_block"]:
+                check_together(added["params"])
             shapes = {param.shape for param in added["params"]}
             for param in added["params"]:
                 if not param.requires_grad:  # one that is thawed later is checked at its first step
@@ -263,6 +269,8 @@ class MoFO(Optimizer):
         """Check options, parameters and gradients, which may have changed since they were added."""
         for group in self.param_groups:
             check_options(group)
+            if group["group_as_block"]:
+                check_together(group["params"])
             for param in group["params"]:
                 if param.grad is not None:
                     check_flat(param, group, self._shapes)
@@ -275,7 +283,8 @@ class MoFO(Optimizer):
     def _tasks(self) -> Iterator[Task]:
         """Yield the parameters that have a gradient, each with its state."""
         position = 0  # of a parameter in the optimizer
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
+            together = number if group["group_as_block"] and group["fraction"] < 1 else None
             rule, execution, state_dtype = Rule.of(group), Execution.of(group), group["state_dtype"]
             on_device = bool(execution.capturable or execution.fused or self.defaults["fused"])
             for param in group["params"]:
@@ -284,7 +293,8 @@ class MoFO(Optimizer):
                     state["step"] = step_on_device(state["step"], param, on_device)
                     exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
                     operands = Operands(param, param.grad, exp_avg, exp_avg_sq, state["step"], state.get("seed", 0))
-                    yield Task(operands, rule, execution, has_int8_moments(param, exp_avg, state_dtype))
+                    int8 = has_int8_moments(param, exp_avg, state_dtype)
+                    yield Task(operands, rule, execution, int8, together)
                 position += 1
 
     def _state_of(self, param: Tensor, rule: Rule, state_dtype: StateDtype, position: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from mofo.optim.kernels.cpu.step import NativeStep
 from mofo.optim.kernels.plain.adamw import AdamWStep
 from mofo.optim.kernels.plain.foreach import ForeachStep
 from mofo.optim.kernels.plain.reference import ReferenceStep
+from mofo.optim.kernels.plain.together import TogetherStep
 from mofo.optim.kernels.triton.step import TritonStep
 from mofo.optim.state.int8 import float32_moments
 
@@ -29,6 +30,7 @@ class Task(NamedTuple):
     rule: Rule
     execution: Execution
     int8: bool  # its moments are in 8 bits; in all processes alike
+    together: int | None  # number of the group with which it is one block; None if it is blocks of its own
 
 
 def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
@@ -54,11 +56,17 @@ def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Wor
 def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
     local = LocalStep(scale, workspaces)
     sharded = ShardedStep(scale, local.add)
-    for operands, rule, execution, _ in tasks:
-        kernels = sharded if sharded.serves(operands, rule, execution) else local
-        kernels.add(operands, rule, execution)
+    grouped = TogetherStep(scale)
+    for operands, rule, execution, _, together in tasks:
+        if together is not None:
+            grouped.add(operands, rule, together)
+        elif sharded.serves(operands, rule, execution):
+            sharded.add(operands, rule, execution)
+        else:
+            local.add(operands, rule, execution)
     sharded.run()
     local.run()
+    grouped.run()
 
 
 class LocalStep:

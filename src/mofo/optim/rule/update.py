@@ -40,10 +40,7 @@ def update(operands: Operands, rule: Rule) -> None:
     t = int(operands.step)
     grad = update_moments(operands, rule)
     selected = select(operands, rule, grad, t)
-    dither = None
-    if rounds_at_random(rule.rounding, operands.param):
-        dither = Dither(_indices(operands.param), rounding_key(operands.seed, t))
-    move(operands, rule, selected, t, dither)
+    move(operands, rule, selected, t, dither_of(operands, rule, t))
 
 
 def update_moments(operands: Operands, rule: Rule) -> Tensor:
@@ -68,13 +65,25 @@ def select(operands: Operands, rule: Rule, grad: Tensor, t: int) -> Tensor:
         grad: g as it entered the moments.
         t: number of this step, from 1.
     """
-    param, _, exp_avg, exp_avg_sq, _, seed = operands
+    param = operands.param
     n, k = rule.sizes(param)
     if k == n:
         return torch.ones_like(param, dtype=torch.bool)
+    return select_top_k(as_blocks(rank(operands, rule, grad, t), rule.blocks), k).view(param.shape)
+
+
+def rank(operands: Operands, rule: Rule, grad: Tensor, t: int) -> Tensor:
+    """Return the scores of all entries, by which those of a block are ranked; shape and arguments as `select`."""
+    param, _, exp_avg, exp_avg_sq, _, seed = operands
     noises = noise(_indices(param), noise_key(seed, t), exp_avg.dtype) if rule.score == "random" else None
-    ranking = scores(rule.score, grad, exp_avg, exp_avg_sq, noises)
-    return select_top_k(as_blocks(ranking, rule.blocks), k).view(param.shape)
+    return scores(rule.score, grad, exp_avg, exp_avg_sq, noises)
+
+
+def dither_of(operands: Operands, rule: Rule, t: int) -> Dither | None:
+    """Return what decides how new values are rounded at random in step t; None where they are not."""
+    if not rounds_at_random(rule.rounding, operands.param):
+        return None
+    return Dither(_indices(operands.param), rounding_key(operands.seed, t))
 
 
 def move(operands: Operands, rule: Rule, selected: Tensor, t: int, dither: Dither | None) -> None:

@@ -1,0 +1,122 @@
+"""The recipes of the paper's figures and tables: checked with a tiny model and rows of their form, without training."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mofo.compare.folder import OutputFolder
+from mofo.compare.launch import read_launch
+from mofo.compare.prepare import prepare
+from mofo.compare.recipe import make_recipe, override, read_recipe
+from mofo.results import load_results
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture
+def evidence(tmp_path, monkeypatch):
+    """Writes rows of the form of `experiments/evidence/prepare.py`, and makes the folder above the current one."""
+    folder = tmp_path / "runs" / "evidence-data"
+    folder.mkdir(parents=True)
+    for name, count in (("math-train", 40), ("math-held-out", 10), ("math-other-prompts", 4)):
+        rows = [{"question": f"{name}: what is {n} plus 1?", "answer": f"It is {n + 1}."} for n in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = [{"question": "1?", "choices": ["one", "two"], "answer": 0, "subject": "ARC-Easy"}]
+    (folder / "arc_easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    (folder / "wikitext2.txt").write_text("A text of some words. " * 20)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dry_run(file, tiny_model, tmp_path, **changes):
+    values = override(read_recipe(EXPERIMENTS / file), {"model": tiny_model, "precision": "auto", **changes})
+    recipe = make_recipe(values)
+    return recipe, prepare(recipe, OutputFolder(tmp_path / "out"), overwrite=False, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "runs", "steps"),
+    [
+        ("landscape/recipe.yaml", 5, 32),
+        ("fraction/recipe.yaml", (6 + 1) * 3 * 3, 32),
+        ("score/recipe.yaml", 4 * 3 * 3, 32),
+        ("blocks/recipe.yaml", 5 * 3 * 3, 32),
+        ("regime/recipe.yaml", 2 * 5 * 3, 600),
+    ],
+)
+def test_recipe_reads_what_prepare_writes_and_makes_its_plan(evidence, tiny_model, file, runs, steps):
+    recipe, found = dry_run(file, tiny_model, evidence)
+    assert (found.runs, found.steps) == (runs, steps)
+    assert not (evidence / "out").exists()
+    assert recipe.rows_per_step == (128 if steps == 600 else 5)
+
+
+@pytest.mark.parametrize("file", ["harness/metamath.yaml", "llama/pmc.yaml"])
+def test_recipes_of_the_papers_size_have_its_settings(evidence, tiny_model, file, tmp_path):
+    given = read_recipe(EXPERIMENTS / file)
+    rows = [dict.fromkeys(given["columns"].values(), f"row {n}") for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data": str(tmp_path / "rows.jsonl"), "held_out_rows": 2, "end_probes": ["choice"], "learned": None}
+    recipe, found = dry_run(file, tiny_model, tmp_path, **changes)
+    assert recipe.rows_per_step == 128
+    assert (recipe.epochs, recipe.schedule, recipe.settings["weight_decay"]) == (2, "cosine", 0)
+    assert len({run.method_name for run in recipe.runs()}) == 6
+    assert found.runs == (18 if "metamath" in file else 21)
+
+
+@pytest.mark.parametrize("file", ["harness/metamath.yaml", "llama/pmc.yaml"])
+def test_adamw_and_mofo_of_the_papers_size_can_be_spread_over_eight_gpus(file, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    changes = {"methods": ["adamw", "mofo"], "weights": "float32"}
+    launch = EXPERIMENTS.parent / "examples" / "accelerate" / "fsdp2.yaml"
+    found = read_launch(launch, make_recipe(override(read_recipe(EXPERIMENTS / file), changes)), 1)
+    assert (found.processes, found.sharded) == (8, True)
+
+
+def test_landscape_script_maps_every_other_method_against_the_first(evidence, monkeypatch):
+    experiment = runpy.run_path(str(EXPERIMENTS / "landscape" / "run.py"))
+    called = []
+    monkeypatch.setattr("mofo.cli.main", lambda words: called.append(words) or 0)
+    assert experiment["main"]() == 0
+    compared, *maps = called
+    assert compared[0] == "compare"
+    assert [Path(words[-1]).name for words in maps] == ["lion", "mofo", "adamw+hft", "adamw+lora"]
+    for words in maps:
+        assert words[2] == "runs/landscape/runs/adamw-lr0.0001-s0"
+        assert len({word for word in words if word.startswith("runs/landscape/runs/")}) == 5
+
+
+def test_front_of_the_methods_figure_has_what_no_other_beats():
+    front = runpy.run_path(str(EXPERIMENTS / "methods" / "figures.py"))["front"]
+    assert front([(1, 3), (2, 2), (3, 1), (3, 3), (2, 2), (1, 4)]) == [True, True, True, False, True, False]
+
+
+def test_methods_figures_are_drawn_from_committed_results(tmp_path):
+    experiment = runpy.run_path(str(EXPERIMENTS / "methods" / "figures.py"))
+    results = load_results(EXPERIMENTS / "gsm8k" / "results")
+    (tmp_path / "results.json").write_text(results.model_dump_json(by_alias=True))
+    experiment["main"].__globals__["DRAWS"] = 20
+    experiment["main"](tmp_path)
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert set(found["distance"]) == {"text loss", "choice accuracy", "wikitext2 loss", "divergence"}
+    for rho in found["distance"].values():
+        assert rho["low"] <= rho["high"]
+        assert rho["runs"] == len(results.runs)
+    assert any(end["on front"] for end in found["front"]["divergence"])
+    for name in ("distance", "front"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_filter_figure_counts_what_moved(evidence, tiny_model, tmp_path):
+    experiment = runpy.run_path(str(EXPERIMENTS / "filter" / "run.py"))
+    data = "runs/evidence-data/math-train.jsonl"
+    results = experiment["run"](tiny_model, data, "model.layers.1.mlp.down_proj.weight", 3)
+    shares = [step["moved so far"] for step in results["steps"]]
+    assert shares == sorted(shares)
+    assert shares[0] == results["steps"][0]["moved"] == int(0.15 * 32 * 64) / (32 * 64)
+    assert results["steps"][0]["moved in the step before too"] == 0
+    assert shares[-1] <= 3 * shares[0]
+    experiment["draw"](results, tmp_path / "filter.png")
+    assert (tmp_path / "filter.png").read_bytes().startswith(b"\x89PNG")
