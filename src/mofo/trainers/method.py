@@ -10,6 +10,7 @@ from mofo.errors import UserError
 from mofo.methods.hooks import MethodHooks
 from mofo.methods.method import Entry, Method, expand
 from mofo.methods.part import OptimizerPart, Part, Setup
+from mofo.trainers.reported import ReportedCallback
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,7 +105,10 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
     hooked.trained = model
     for part in method.extras:
         part.prepare(model, hooked.setup)
-        for callback in part.callbacks(hooked.setup):
+    for callback in [callback for part in method.parts for callback in part.callbacks(hooked.setup)]:
+        if isinstance(callback, ReportedCallback):
+            callback.put_first(trainer)
+        else:
             trainer.add_callback(callback)
     trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
 

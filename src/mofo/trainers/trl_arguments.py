@@ -38,6 +38,9 @@ OTHER_NAMES = {
 OPTIONS = ("fraction", "score", "decay", "state_dtype")
 """Flags of MoFO that are arguments of the optimizer."""
 
+SCHEDULE = ("fraction_schedule", "fraction_end", "momentum_share")
+"""Flags of the schedule of the fraction, which are settings of the part `mofo` of a method."""
+
 DESCRIPTION = """\
 Fine-tune a model as `trl sft` does, with MoFO as the optimizer.
 
@@ -71,6 +74,20 @@ class MoFOArguments:
             "help": "share of the entries of each parameter tensor that are updated at a step, in (0, 1]: those with "
             "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW",
         },
+    )
+    fraction_schedule: Literal["constant", "linear", "cosine", "share"] = field(
+        default="constant",
+        metadata={
+            "help": "course of the fraction: linear or cosine from --fraction to --fraction_end, or share: whatever "
+            "fraction holds --momentum_share"
+        },
+    )
+    fraction_end: float = field(
+        default=0.05, metadata={"metavar": "X", "help": "fraction of the last step, for linear and cosine"}
+    )
+    momentum_share: float = field(
+        default=0.5,
+        metadata={"metavar": "X", "help": "share of the momentum's L1 norm that the selected entries hold, for share"},
     )
     score: Score = field(
         default="momentum",
@@ -132,8 +149,11 @@ class MoFOArguments:
                 )
         settings = {name.strip(): value.strip() for name, _, value in words}
         check_settings(settings)
-        method = single_method(self.method, settings)
-        changed = [name for name in OPTIONS if getattr(self, name) != getattr(type(self), name)]
+        changed = [name for name in (*OPTIONS, *SCHEDULE) if getattr(self, name) != getattr(type(self), name)]
+        given = {f"mofo.{name}": getattr(self, name) for name in SCHEDULE if name in changed}
+        method = single_method(self.method, settings | given)
+        if self.fraction_schedule == "share" and self.score != "momentum":
+            raise UserError(f"--fraction_schedule share is a share of the momentum: leave out --score {self.score}.")
         if method.optimizer.name != "mofo" and changed:
             raise UserError(f"--{changed[0]} is a flag of MoFO, and --method {self.method} does not train with it.")
         return method
