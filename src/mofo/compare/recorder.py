@@ -32,6 +32,8 @@ class LoggedStep(TrainingStep):
 class Recorder(TrainerCallback):
     """Writes a `LoggedStep` or `Measurement` a line, and asks for a checkpoint after each point but the run's last.
 
+    It comes after the callbacks of the method's parts, which may end the training or change its end.
+
     Steps and seconds count from the run's beginning, earlier tasks and sessions included.
 
     Args:
@@ -39,7 +41,8 @@ class Recorder(TrainerCallback):
         points: The steps after which to measure.
         before: Steps of the run before the trainer's first.
         last: The last step of the run.
-        measure: Measures the model as it is after a step; called with the step.
+        measure: Measures the model as it is after a step; called with the step, and whether the method ended the run
+            with it.
         saved: Called after each checkpoint.
         writes: Whether to write; of several processes that train together one does, but all measure.
     """
@@ -51,7 +54,7 @@ class Recorder(TrainerCallback):
         points: list[int],
         before: int,
         last: int,
-        measure: Callable[[int], tuple[Point, FinalDistance]],
+        measure: Callable[[int, bool], tuple[Point, FinalDistance]],
         saved: Callable[[], None],
         writes: bool = True,
     ) -> None:
@@ -75,13 +78,14 @@ class Recorder(TrainerCallback):
         self.began = self.training_since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure at the points."""
+        """Measure at the points, and where the method ends the run."""
         step = self.before + state.global_step
-        if step not in self.points:
+        ended = control.should_training_stop and state.global_step < state.max_steps
+        if step not in self.points and not ended:
             return
         now = time.perf_counter()
         self.training += now - self.training_since
-        point, distance = self.measure(step)
+        point, distance = self.measure(step, ended)
         self.training_since = time.perf_counter()
         self.measuring += self.training_since - now
         seconds = Seconds(
@@ -91,7 +95,7 @@ class Recorder(TrainerCallback):
             total=round(self.total_before + self.training_since - self.began, 3),
         )
         self._write(Measurement(point=point, distance=distance, seconds=seconds))
-        control.should_save = step != self.last
+        control.should_save = step != self.last and not ended
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Say that there is a checkpoint."""

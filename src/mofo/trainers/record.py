@@ -87,6 +87,8 @@ def made_by(args: Arguments, method: Method, optimizer_settings: dict[str, Any])
     given = dataclasses.asdict(args.script) | dataclasses.asdict(args.model) | args.training.to_dict()
     given |= {"eos_token": args.training.eos_token, "pad_token": args.training.pad_token}  # not secrets
     given = {name: value for name, value in given.items() if not name.startswith(("optim", "adam_"))}  # in settings
+    if args.mofo.budget:
+        given |= {name: getattr(args.mofo, name) for name in ("budget", "budget_way", "budget_every")}
     given |= {"model_name_or_path": args.base, "dataset_name": args.data}
     return Made(args.base, args.data, method, settings, json.loads(json.dumps(given, default=str)))
 

@@ -23,9 +23,12 @@ from mofo.models.hub import ask_only_if_reachable
 from mofo.models.load import local_folder, resolve_model
 from mofo.optim.rule.types import Score
 from mofo.optim.state.int8 import StateDtype
+from mofo.trainers.budget import Way, parse_budget
 from mofo.trainers.checkpoints import last_checkpoint
+from mofo.trainers.forgetting import ForgettingCallback
 from mofo.trainers.method import single_method
 from mofo.trainers.trl_rows import trl_file
+from mofo.trainers.watch import EVERY
 
 OTHER_NAMES = {
     "--model": "--model_name_or_path",
@@ -41,6 +44,9 @@ OPTIONS = ("fraction", "score", "decay", "state_dtype")
 SCHEDULE = ("fraction_schedule", "fraction_end", "momentum_share")
 """Flags of the schedule of the fraction, which are settings of the part `mofo` of a method."""
 
+BUDGET = ("budget_way", "budget_every")
+"""Flags that need a budget."""
+
 DESCRIPTION = """\
 Fine-tune a model as `trl sft` does, with MoFO as the optimizer.
 
@@ -53,7 +59,7 @@ CPU, in float32.
 EPILOG = """\
 examples:
   mofo sft --model_name_or_path smollm2-135m --dataset_name data.jsonl \\
-           --learning_rate 1e-4 --output_dir tuned
+           --learning_rate 1e-4 --output_dir tuned --budget divergence=0.05
   mofo sft --config sft.yaml --num_processes 2 --accelerate_config fsdp2
 
 Flags of `accelerate launch` are passed on to it. --accelerate_config takes a
@@ -117,6 +123,24 @@ class MoFOArguments:
             "help": "settings of the extras, separated by commas, such as self-distill.weight=0.3",
         },
     )
+    budget: str = field(
+        default="",
+        metadata={
+            "metavar": "PROBE=X,...",
+            "help": "by how much probes may get worse until the end, such as divergence=0.05 nats per token; the last "
+            "weights are pulled back towards the base as far as that needs",
+        },
+    )
+    budget_way: Way = field(
+        default="pull",
+        metadata={
+            "help": "how the budget is held: pull back at the end, stop, slow down as it is used up, or two of them; "
+            "those with pull guarantee it"
+        },
+    )
+    budget_every: int = field(
+        default=EVERY, metadata={"metavar": "N", "help": "steps between two measurements of the budget"}
+    )
     columns: str | None = field(
         default=None,
         metadata={
@@ -158,6 +182,19 @@ class MoFOArguments:
             raise UserError(f"--{changed[0]} is a flag of MoFO, and --method {self.method} does not train with it.")
         return method
 
+    def forgetting(self) -> ForgettingCallback | None:
+        """Return the callback that holds the budget; None without one.
+
+        Raises:
+            UserError: The budget cannot be used.
+        """
+        if not self.budget:
+            changed = [name for name in BUDGET if getattr(self, name) != getattr(type(self), name)]
+            if changed:
+                raise UserError(f"--{changed[0]} is given without --budget, such as --budget divergence=0.05.")
+            return None
+        return ForgettingCallback([], self.budget_every, budget=parse_budget(self.budget), way=self.budget_way)
+
 
 class Arguments(NamedTuple):
     """One parsed command line.
@@ -198,6 +235,7 @@ def parse(argv: list[str]) -> Arguments:
     if args.training.optim_args or args.training.optim_target_modules:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
     args.mofo.chosen_method()
+    args.mofo.forgetting()
     settings = args.mofo.optimizer_settings(args.training)
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)

@@ -19,6 +19,8 @@ from mofo.errors import UserError, first_line
 from mofo.models.hub import is_reachable
 from mofo.models.quiet import hide_loading_bars, silence_datasets
 from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
+from mofo.trainers.forgetting import ForgettingCallback
+from mofo.trainers.keeper import kept_sentence
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
 from mofo.trainers.trl_arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
@@ -55,7 +57,8 @@ def train(argv: list[str]) -> None:
     if args.training.include_num_input_tokens_seen == "no":
         args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
     settings = args.mofo.optimizer_settings(args.training)
-    with method_in_sft_trainers(made_by(args, method, settings), settings) as trainers:
+    forgetting = args.mofo.forgetting()
+    with method_in_sft_trainers(made_by(args, method, settings), settings, forgetting) as trainers:
         try:
             trl_sft(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
@@ -70,6 +73,8 @@ def train(argv: list[str]) -> None:
         group = wrapped.param_groups[0]
         options = ", ".join(f"{name} {group[name]}" for name in OPTIONS if name in group)
         print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
+        if forgetting is not None and forgetting.kept is not None:
+            print(kept_sentence(forgetting.kept))
         if (step := diverged_at(trainer.state.log_history)) is not None:
             print(
                 f"mofo sft: the training diverged: at step {step} its loss was not finite; lower --learning_rate.",
@@ -78,7 +83,9 @@ def train(argv: list[str]) -> None:
 
 
 @contextmanager
-def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[list[SFTTrainer]]:
+def method_in_sft_trainers(
+    made: Made, settings: dict[str, Any], forgetting: ForgettingCallback | None = None
+) -> Iterator[list[SFTTrainer]]:
     """Let each trainer that is made meanwhile train by a method and record it; yield those trainers.
 
     trl's script has no place to pass it from outside. The alternatives are worse: a copy of the script ages with each
@@ -88,6 +95,7 @@ def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[lis
     Args:
         made: The method, and what else the record names.
         settings: Arguments of MoFO, if that is the method's optimizer.
+        forgetting: What holds a budget, if there is one.
     """
     method = made.method
     with_mofo = method.optimizer.name == "mofo"
@@ -98,6 +106,8 @@ def method_in_sft_trainers(made: Made, settings: dict[str, Any]) -> Iterator[lis
         construct(trainer, *args, **kwargs, optimizer_cls_and_kwargs=(MoFO, settings) if with_mofo else None)
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
+        if forgetting is not None:
+            forgetting.put_first(trainer)
         if with_mofo:
             use_extras(trainer, method)
             MoFOCallback.attach(trainer)
