@@ -8,7 +8,7 @@ import sys
 from typing import Protocol
 
 from mofo import __version__
-from mofo.cli import apply, compare, data, demo, diff, env, measure, methods, probes, report, sft, undo
+from mofo.cli import apply, compare, data, demo, diff, env, measure, methods, probes, report, sft, tune, undo
 from mofo.cli.parser import Parser
 from mofo.errors import UserError, closest, first_line
 from mofo.models.quiet import VERBOSE, is_verbose, quiet
@@ -36,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     data,
     sft,
     compare,
+    tune,
     measure,
     report,
     diff,

@@ -43,6 +43,8 @@ def compare(
     jobs: int = 1,
     launch: Path | None = None,
     console: Console | None = None,
+    base: Path | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Results:
     """Fine-tune one base with several methods on the same data in the same order, and measure each.
 
@@ -56,6 +58,9 @@ def compare(
         jobs: Runs to do at the same time, each in a process of its own; with several GPUs one on each in turn.
         launch: A configuration file of accelerate, by which each run is spread over several GPUs.
         console: Where progress is shown; standard error by default.
+        base: The folder of another comparison with the same model, held-out rows and probes, whose measurement of the
+            base is taken.
+        is_over: Asked before each run; none begins once it returns True.
 
     Returns:
         The content of `results.json`.
@@ -66,7 +71,7 @@ def compare(
     """
     launched = read_launch(launch, recipe, jobs) if launch else None
     check_folder(output)
-    with _sole_owner(output):
+    with sole_owner_of(output):
         console = console or Console(stderr=True)
         found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
         if found is not None:
@@ -75,13 +80,15 @@ def compare(
             console.print(launched.description, highlight=False)
         for reason, count in OutputFolder(output).plan.rows.items():
             console.print(f"{count} {reason}", highlight=False)
-        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, console)
+        if base is not None:
+            OutputFolder(output).take_base(OutputFolder(base))
+        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, console, is_over)
         write_report(output)
         return results
 
 
 @contextmanager
-def _sole_owner(output: Path) -> Iterator[None]:
+def sole_owner_of(output: Path) -> Iterator[None]:
     """Keep other processes from working on an output folder.
 
     Raises:
@@ -101,14 +108,23 @@ def _sole_owner(output: Path) -> Iterator[None]:
         yield
 
 
-def _run_jobs(recipe: Recipe, folder: OutputFolder, jobs: int, launch: Launch | None, console: Console) -> Results:
+def _run_jobs(
+    recipe: Recipe,
+    folder: OutputFolder,
+    jobs: int,
+    launch: Launch | None,
+    console: Console,
+    is_over: Callable[[], bool],
+) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
     with Progress(console, folder) as progress:
         if folder.base is None:
             _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, None, progress)
         gather(recipe, folder)
         drop_models(recipe, folder)
-        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, launch, progress)
+        _run_pool(
+            lambda: [] if is_over() else _unfinished(recipe, folder, progress), recipe, folder, jobs, launch, progress
+        )
     return gather(recipe, folder)
 
 

@@ -59,6 +59,16 @@ def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
     method, *others = expand(entry, settings)
     if others:
         raise UserError(f"{entry} stands for {len(others) + 1} methods, expected one: give each setting one value.")
+    check_any_trainer(method)
+    return method
+
+
+def check_any_trainer(method: Method) -> None:
+    """Check that a method goes with any trainer.
+
+    Raises:
+        UserError: It has a part that only a comparison can use.
+    """
     for part in method.extras:
         if part.remembers_tasks:
             raise UserError(
@@ -71,7 +81,6 @@ def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
                 f"{part.name} is for mofo compare alone: it brings rows or a model of its own, which a trainer that "
                 "has been made does not take."
             )
-    return method
 
 
 def use_extras(trainer: Trainer, method: Method) -> None:
