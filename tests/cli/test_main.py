@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from mofo import __version__, cli
-from mofo.cli import compare, data, demo, env, measure, methods, probes, report
+from mofo.cli import compare, data, demo, env, measure, methods, probes, report, tune
 from mofo.cli.parser import Parser
 
-COMMANDS = ("demo", "data", "sft", "compare", "measure", "report", "methods", "probes", "env")
+COMMANDS = ("demo", "data", "sft", "compare", "tune", "measure", "report", "methods", "probes", "env")
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",
 }  # fmt: skip
@@ -52,7 +52,7 @@ def test_help_fits_80_columns(capsys, monkeypatch, command):
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [compare, data, demo, env, measure, methods, probes, report])
+@pytest.mark.parametrize("command", [compare, data, demo, env, measure, methods, probes, report, tune])
 def test_examples_are_commands(command):
     parser = Parser(prog="mofo")
     command.add_arguments(parser)

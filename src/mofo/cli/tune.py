@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mofo.cli.parser import Parser
 
 HELP = "Find method, learning rate and fraction for your data within a time limit"
+RECIPE = Path(__file__).parents[1] / "compare" / "search.yaml"
 EXAMPLES = """\
 examples:
   mofo tune --data my.jsonl --budget divergence=0.05 --time 30m
@@ -26,8 +27,7 @@ budget, so that they can be ranked by what they learned. --steps or --epochs is 
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags of a search, and those of a recipe with the search's own defaults."""
-    from mofo.compare.recipe import make_recipe
-    from mofo.compare.search import DEFAULTS
+    from mofo.compare.recipe import make_recipe, read_recipe
 
     parser.usage = "mofo tune --data DATA --budget PROBE=X [--time TIME] [settings]"
     parser.epilog = EXAMPLES
@@ -44,20 +44,20 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the search in that folder")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default 1)")
-    add_recipe_flags(parser, make_recipe(DEFAULTS))
+    add_recipe_flags(parser, make_recipe(read_recipe(RECIPE)))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, and show what was found."""
-    from mofo.compare.recipe import override
-    from mofo.compare.search import DEFAULTS, parse_time, search
+    from mofo.compare.recipe import override, read_recipe
+    from mofo.compare.search import parse_time, search
     from mofo.report import Comparison, legend, summary_table
     from mofo.trainers.budget import parse_budget
 
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
     budget, seconds = parse_budget(arguments.budget), parse_time(arguments.time)
-    values = override(DEFAULTS, recipe_values(arguments))
+    values = override(read_recipe(RECIPE), recipe_values(arguments))
     try:
         found = search(
             values,

@@ -50,14 +50,6 @@ TIMED_STEPS = 4
 USABLE = 0.9
 """Share of the time that is planned for; what runs take varies."""
 
-DEFAULTS: dict[str, Any] = {
-    "methods": ["adamw", "mofo"],
-    "settings": {"learning_rate": [5e-5, 1e-4, 2e-4, 4e-4], "fraction": [0.05, 0.15, 0.5]},
-    "held_out_rows": 50,
-    "probes": ["divergence"],
-}
-"""What is searched where nothing else is asked for, on the cheapest probe."""
-
 FLAGS = ("fraction", "fraction_schedule", "fraction_end", "momentum_share", "score", "state_dtype")
 """Settings of MoFO that are flags of `mofo sft`."""
 
@@ -197,7 +189,7 @@ def plan_rounds(candidates: int, full_steps: int, seconds: float, per_step: floa
     for count in range(candidates, 1, -1):
         counts = [count]
         while counts[-1] > 2:
-            counts.append(math.ceil(counts[-1] / KEPT))
+            counts.append(max(2, math.ceil(counts[-1] / KEPT)))
         share = USABLE * seconds / len(counts)
         longest = max(shortest, full_steps // KEPT ** (len(counts) - 1))
         steps = min(longest, *(int((share / n - overhead) / per_step) // KEPT**i for i, n in enumerate(counts)))

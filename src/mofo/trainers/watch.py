@@ -201,13 +201,14 @@ class Watch:
     def _start_record(self, model: PreTrainedModel, step: int) -> None:
         """Begin the record, with what was measured up to a step before."""
         earlier = load_forgetting(self._folder) if step else None
+        kept = earlier.kept if earlier else None
         self._record = Forgetting(
             over="step",
             model=Path(model.config.name_or_path or "").name or type(model).__name__,
             metrics=[metric for probe in self._probes for metric in probe.metrics],
             base=self._base.point(None),
             marks=[mark for mark in earlier.marks if mark.at <= step] if earlier else [],
-            kept=earlier.kept if earlier else None,
+            kept=kept if kept and kept.step <= step else None,  # else of an end that this training goes to again
         )
 
     def _numbers(self, model: PreTrainedModel) -> Measured:
