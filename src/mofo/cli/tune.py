@@ -18,10 +18,11 @@ RECIPE = Path(__file__).parents[1] / "compare" / "search.yaml"
 EXAMPLES = """\
 examples:
   mofo tune --data my.jsonl --budget divergence=0.05 --time 30m
-  mofo tune --data my.jsonl --budget text=0.02 --time 2h --methods adamw,mofo,mofo+self-distill --jobs 2
+  mofo tune --data my.jsonl --budget text=0.02 --methods mofo,mofo+self-distill
 
-Many short runs first, the best third of them three times as long, until two are left; all are pulled back to the
-budget, so that they can be ranked by what they learned. --steps or --epochs is the length of the full run.
+Many short runs first, the best third of them three times as long, until two are
+left; all are pulled back to the budget, so that what they learned ranks them.
+--steps or --epochs is the length of the full run.
 """
 
 
