@@ -18,6 +18,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,15 +221,19 @@ def full_command(recipe: Recipe, method: Method, budget: Mapping[str, float]) ->
     optimizer = method.optimizer
     mofo = {name: value for name, value in optimizer if name in FLAGS} if optimizer.name == "mofo" else {}
     fields = {part.name: type(part).model_fields for part in method.parts}
+    own = {*mofo, "learning_rate", "weight_decay"}
     others = [
         f"{part.name}.{name}={value}"
-        for part in method.extras
+        for part in method.parts
         for name, value in part
-        if value != fields[part.name][name].default
+        if value != fields[part.name][name].default and not (part is optimizer and name in own)
     ]
     flags: dict[str, Any] = {
         "model_name_or_path": recipe.model,
         "dataset_name": recipe.data,
+        **(
+            {"columns": ",".join(f"{name}={field}" for name, field in recipe.columns.items())} if recipe.columns else {}
+        ),
         "method": "+".join(part.name for part in method.parts),
         "learning_rate": f"{optimizer.learning_rate:g}",
         **{name: value for name, value in mofo.items() if value != fields["mofo"][name].default or name == "fraction"},
@@ -299,7 +304,7 @@ def _play(
         takes = (state.overhead or 0.0) + planned.steps * (state.seconds_per_step or 0.0)
         folder = output / f"round-{number}"
         results = compare(
-            round_recipe, folder, jobs=jobs, console=console, base=base, is_over=lambda takes=takes: left() < takes
+            round_recipe, folder, jobs=jobs, console=console, base=base, is_over=partial(_is_short, left, takes)
         )
         losses = end_losses(round_recipe, OutputFolder(folder))
         rounds.append(Round(candidates=len(losses), steps=planned.steps))
@@ -317,6 +322,10 @@ def _play(
     if found is None:
         raise UserError("The time was over before two candidates had ended: give more with --time, and --overwrite.")
     return found
+
+
+def _is_short(left: Callable[[], float], takes: float) -> bool:
+    return left() < takes
 
 
 def _round_recipe(recipe: Recipe, methods: Sequence[Method], budget: Mapping[str, float], steps: int) -> Recipe:

@@ -12,7 +12,7 @@ from mofo.errors import UserError
 from mofo.forgetting import Kept
 from mofo.results import TrainingStep
 from mofo.trainers.budget import Budget, Way
-from mofo.trainers.keeper import USED, Keeper
+from mofo.trainers.keeper import USED, USED_BEFORE, Keeper
 from mofo.trainers.reported import ReportedCallback
 from mofo.trainers.watch import EVERY, PROBES, Watch
 
@@ -143,9 +143,11 @@ class ForgettingCallback(ReportedCallback):
             self._keeper.after_step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure the model where a measurement is due, have the trainer log it, and hold the budget at the end."""
+        """Measure the model where a measurement is due; end the training if nothing may move any more, and hold it."""
         if self._watch.is_due(state.global_step, state.max_steps):
             self._measure(kwargs["model"], state, control)
+        if self._keeper is not None and self._keeper.has_ended:
+            control.should_training_stop = True
         if control.should_training_stop or state.global_step >= state.max_steps:
             self._hold(kwargs["model"], state, control)
 
@@ -175,12 +177,11 @@ class ForgettingCallback(ReportedCallback):
             self._watch.write(_training(state))
 
     def _measure(self, model: PreTrainedModel, state: TrainerState, control: TrainerControl) -> None:
-        """Measure the model, have the trainer log it, and end the training if nothing may move any more."""
+        """Measure the model, and have the trainer log it."""
         self.values = self._watch.measure(model, state.global_step)
         control.should_log = True
         if self._keeper is not None:
             self.values = self._keeper.measured(self.values)
-            control.should_training_stop |= self._keeper.has_ended
 
     def _hold(self, model: PreTrainedModel, state: TrainerState, control: TrainerControl) -> None:
         """Measure the end of a training, if that has not been done, and hold the budget there."""
@@ -193,8 +194,9 @@ class ForgettingCallback(ReportedCallback):
 
 
 def _used_so_far(state: TrainerState) -> float:
-    """Return the share of a budget that was used when it was last measured, by the log that checkpoints hold."""
-    return next((float(entry[USED]) for entry in reversed(state.log_history) if USED in entry), 0.0)
+    """Return the share of a budget that the training had used so far, by the log that checkpoints hold."""
+    last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if USED in entry), {})
+    return float(last.get(USED_BEFORE, last.get(USED, 0.0)))
 
 
 def _training(state: TrainerState) -> list[TrainingStep]:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 USED = "budget/used"
 """What the share of the budget that is used is called in a training log."""
 
+USED_BEFORE = "budget/used_before"
+"""What that was before the end was pulled back."""
+
 KEPT = "budget/kept"
 """What the share of the change that was kept is called there."""
 
@@ -132,7 +135,7 @@ class Keeper:
 
         earlier = self.watch.kept
         if earlier is not None and earlier.step == step:  # resumed from the checkpoint of the last step
-            return earlier, {**self.watch.changes(found[1.0]), USED: used(1.0), KEPT: earlier.share}
+            return earlier, {}
         share = 1.0
         if self.budget.pulls and not used(1.0) <= 1:
             line = Line(model, self._origin)
@@ -156,7 +159,8 @@ class Keeper:
         )
         self.watch.note(step, found[share])
         self.watch.note_kept(kept)
-        return kept, {**self.watch.changes(found[share]), USED: used(share), KEPT: share}
+        now = {USED: used(share), USED_BEFORE: used(1.0), KEPT: share}
+        return kept, {**self.watch.changes(found[share]), **now}
 
 
 def kept_sentence(kept: Kept) -> str:
