@@ -194,7 +194,7 @@ def test_proposed_command_is_one_that_mofo_sft_takes(values, tmp_path, monkeypat
     ("candidates", "full", "seconds", "rounds"),
     [
         (9, 900, 1e6, [(9, 100), (3, 300), (2, 900)]),  # time is plenty: the last round is the full run
-        (9, 900, 1000, [(9, 23), (3, 69), (2, 207)]),
+        (9, 900, 1000, [(9, 21), (3, 63), (2, 189)]),
         (9, 900, 100, [(2, 35)]),
         (2, 5, 1000, [(2, 5)]),
     ],

@@ -134,6 +134,7 @@ def search(
         def note(**changes: Any) -> Search:
             found = state.model_copy(update={"spent": clock() - began, **changes})
             write_json(output / FILE_NAME, found.model_dump(mode="json"))
+            return found
 
         try:
             if not state.rounds:
@@ -174,7 +175,7 @@ def candidates_of(recipe: Recipe, budget: Mapping[str, float]) -> list[Method]:
 
 
 def plan_rounds(candidates: int, full_steps: int, seconds: float, per_step: float, overhead: float) -> list[Round]:
-    """Return the rounds that fit into a time; each gets the same share of it.
+    """Return the rounds that fit into a time, as long as they can be.
 
     Args:
         candidates: How many there are; where the time does not suffice, fewer are tried.
@@ -191,9 +192,9 @@ def plan_rounds(candidates: int, full_steps: int, seconds: float, per_step: floa
         counts = [count]
         while counts[-1] > 2:
             counts.append(max(2, math.ceil(counts[-1] / KEPT)))
-        share = USABLE * seconds / len(counts)
         longest = max(shortest, full_steps // KEPT ** (len(counts) - 1))
-        steps = min(longest, *(int((share / n - overhead) / per_step) // KEPT**i for i, n in enumerate(counts)))
+        weight = sum(n * KEPT**i for i, n in enumerate(counts))  # steps of all rounds by those of the first
+        steps = min(longest, int((USABLE * seconds - sum(counts) * overhead) / (weight * per_step)))
         if steps >= shortest:
             return [Round(candidates=n, steps=min(full_steps, steps * KEPT**i)) for i, n in enumerate(counts)]
     needed = 2 * (overhead + shortest * per_step) / USABLE
