@@ -15,6 +15,7 @@ import math
 import random
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FILE_NAME = "tune.json"
+
+TIMING = "timing"
+"""Folder of the run that is timed before the first round."""
 
 KEPT = 3
 """One of so many candidates goes on to the next round, with as many times the steps."""
@@ -268,6 +272,8 @@ def _begin(wanted: Search, output: Path, overwrite: bool) -> Search:
         if found.model_dump(include=same) != wanted.model_dump(include=same):
             raise UserError(f"{output} has a search of something else: give --overwrite, or choose another --output.")
         return found
+    for round_folder in (output / TIMING, *output.glob("round-*")):
+        shutil.rmtree(round_folder, ignore_errors=True)
     write_json(file, wanted.model_dump(mode="json"))
     return wanted
 
@@ -277,8 +283,8 @@ def _timed(
 ) -> tuple[float, float]:
     """Return the seconds of a step and of all else of a run, by a short one."""
     short = _round_recipe(recipe, [method], budget, TIMED_STEPS)
-    results = compare(short, output / "timing", console=console)
-    folder, (run,) = OutputFolder(output / "timing"), results.runs
+    results = compare(short, output / TIMING, console=console)
+    folder, (run,) = OutputFolder(output / TIMING), results.runs
     assert run.seconds is not None
     assert run.seconds.training is not None
     ended, began = ((folder.path / name).stat().st_mtime for name in (f"runs/{run.name}/result.json", "base.json"))
@@ -297,7 +303,7 @@ def _play(
 ) -> Found:
     """Do the rounds as far as the time allows, and return what they found."""
     found: Found | None = None
-    base, rounds = output / "timing", []
+    base, rounds = output / TIMING, []
     kept = list(candidates[: state.rounds[0].candidates])
     for number, planned in enumerate(state.rounds, 1):
         kept = kept[: planned.candidates]
