@@ -115,7 +115,7 @@ def test_best_thirds_go_on_with_three_times_the_steps(values, tmp_path, played):
     assert [len(names) for names in by_folder.values()] == [2, 9, 3, 2], "the base is measured once"
     assert all("+budget-" in name for name in by_folder["round-1"])
     assert set(by_folder["round-3"]) == {
-        f"{name}-budget.b0.05-budget.every90-s0" for name in ("mofo+budget-lr0.0002-f0.3", "mofo+budget-lr0.0002-f0.1")
+        f"{name}-budget.b0.05-budget.every90-s0" for name in ("mofo+budget-lr0.0002-f0.3", "mofo+budget-lr0.0001-f0.3")
     }
     for number in (1, 2, 3):
         recipe = OutputFolder(tmp_path / "out" / f"round-{number}").recipe
