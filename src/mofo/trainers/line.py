@@ -62,7 +62,7 @@ def check_line(model: nn.Module) -> None:
     variants = any(layer.lora_variant for layer in model.modules() if isinstance(layer, LoraLayer))
     other = next((name for name, _ in _trained(model) if not _is_factor(name, "A") and not _is_factor(name, "B")), None)
     if variants or other:
-        what = f"{other} is trained" if other else "a variant such as DoRA is trained"
+        what = "a variant such as DoRA is trained" if variants else f"{other} is trained"
         raise UserError(
             "Pulling back to the base is known for full fine-tuning and for plain LoRA, whose change is proportional "
             f"to B, and here {what}: hold the budget by stop or slow."
