@@ -24,6 +24,18 @@ class Mark(Record):
     point: Point = Field(description="what was measured, with errors of the changes from the base")
 
 
+class Kept(Record):
+    """How a training was held within a budget of forgetting."""
+
+    bounds: dict[str, float] = Field(description="by how much each probe was allowed to get worse, in its unit")
+    way: str = Field(description="what was done to hold that: `pull`, `stop`, `slow`, `stop-pull` or `slow-pull`")
+    step: int = Field(description="the last step of the training")
+    planned_steps: int = Field(description="the step that was to be the last")
+    share: float = Field(description="share of the change from the base that the weights were pulled back to; 1: all")
+    used_before: Number = Field(description="share of the budget that was used before that; `null` if not finite")
+    used: Number = Field(description="share of the budget that is used in the end; above 1 is over it")
+
+
 class Forgetting(Record):
     """The whole file."""
 
@@ -35,6 +47,7 @@ class Forgetting(Record):
     marks: list[Mark] = Field(default=[], description="the measurements in order")
     training: list[TrainingStep] = Field(default=[], description="the training log")
     knee: float | None = Field(default=None, description="the share at the knee of the way; `null` if it has none")
+    kept: Kept | None = Field(default=None, description="how a budget was held; `null` if there was none")
     seconds: Number = Field(default=None, description="what all measurements took; `null` if it was not taken")
     total_seconds: Number = Field(default=None, description="what the training took with them")
     notes: list[str] = Field(default=[], description="what a reader must know of how it was measured, a sentence each")
@@ -54,7 +67,7 @@ class Forgetting(Record):
         """The first headline of the probes that gets worse beyond chance; None if none does."""
         return self._first("forgotten", "worse")
 
-    def kept(self, metric: Metric, mark: Mark) -> float | None:
+    def share_at(self, metric: Metric, mark: Mark) -> float | None:
         """Return the share of a metric's change from the base to the end that is there at a mark."""
         assert self.end is not None, "a mark is there"
         change, whole = metric.change(self.base, mark.point), metric.change(self.base, self.end)
@@ -82,7 +95,7 @@ def find_knee(record: Forgetting) -> float | None:
         return None
     heights = {}
     for mark in record.marks[:-1]:
-        learned, forgotten = record.kept(learning, mark), record.kept(forgetting, mark)
+        learned, forgotten = record.share_at(learning, mark), record.share_at(forgetting, mark)
         if learned is not None and forgotten is not None:
             heights[mark.at] = learned - forgotten
     knee = max(heights, key=lambda at: heights[at], default=None)

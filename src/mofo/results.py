@@ -270,6 +270,9 @@ class Run(Record):
     settings: dict[str, Scalar] = Field(description="its settings by their keys in `settings`")
     seed: int = Field(description="seed of the order of the data and of everything else that is drawn")
     points: list[Point] = Field(description="measurements in order of steps; the last is the end of training")
+    ended_at: int | None = Field(
+        default=None, description="the step at which the method ended it before its plan did; else `null`"
+    )
     training: list[TrainingStep] = Field(default=[], description="the training log")
     distance: FinalDistance | None = Field(default=None, description="distance from the base at the end of training")
     samples: list[str] = Field(default=[], description="its answers to the prompts of the file's `samples`")

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from mofo import __version__, cli
-from mofo.cli import blend, compare, data, demo, env, gate, measure, methods, probes, report
+from mofo.cli import blend, compare, data, demo, env, gate, landscape, measure, methods, probes, report, tune
 from mofo.cli.parser import Parser
 
 COMMANDS = (
-    "demo", "data", "sft", "compare", "measure", "gate", "blend", "report", "diff", "apply", "undo", "methods",
-    "probes", "env",
+    "demo", "data", "sft", "dpo", "grpo", "compare", "tune", "measure", "gate", "blend", "landscape", "report", "diff",
+    "apply", "undo", "methods", "probes", "env",
 )  # fmt: skip
 HEAVY = {
     "torch", "transformers", "trl", "datasets", "accelerate", "pydantic", "rich", "yaml", "numpy", "matplotlib",
@@ -55,7 +55,9 @@ def test_help_fits_80_columns(capsys, monkeypatch, command):
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("command", [blend, compare, data, demo, env, gate, measure, methods, probes, report])
+@pytest.mark.parametrize(
+    "command", [blend, compare, data, demo, env, gate, landscape, measure, methods, probes, report, tune]
+)
 def test_examples_are_commands(command):
     parser = Parser(prog="mofo")
     command.add_arguments(parser)

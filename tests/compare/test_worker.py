@@ -36,10 +36,11 @@ METHODS = {
     "soft-masking": {"soft-masking": {"texts": 3, "tokens": 8}},
     "token-mask": {"token-mask": {"perplexity": 300}},
     "dft": {"dft": {}},
+    "budget": {"mofo": {"fraction_schedule": "cosine"}, "budget": {"bound": 0.003, "way": "slow-pull", "every": 1}},
 }
 """A method for each part, in which its settings are small."""
 
-ALWAYS = ("mofo", "self-distill", "replay", "lora", "blend")
+ALWAYS = ("mofo", "self-distill", "replay", "lora", "blend", "budget")
 """Parts with a hook each; the others are of the full matrix."""
 
 

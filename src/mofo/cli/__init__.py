@@ -25,6 +25,7 @@ from mofo.cli import (
     probes,
     report,
     sft,
+    tune,
     undo,
 )
 from mofo.cli.parser import Parser
@@ -56,6 +57,7 @@ COMMANDS: tuple[Command, ...] = (
     dpo,
     grpo,
     compare,
+    tune,
     measure,
     gate,
     blend,

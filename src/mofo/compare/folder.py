@@ -183,6 +183,12 @@ class OutputFolder:
         """Write the base's measurement."""
         write_json(self.path / "base.json", base.model_dump(mode="json"))
 
+    def take_base(self, other: OutputFolder) -> None:
+        """Take the measurement of the base from the folder of another comparison, if this one has none."""
+        if self.base is None and other.base is not None:
+            self.write_probe_states(other.probe_states or {})
+            self.write_base(other.base)
+
     @property
     def shared(self) -> Path:
         """What the parts of all runs share, such as text that the base wrote."""

@@ -45,6 +45,8 @@ def compare(
     launch: Path | None = None,
     until: int | None = None,
     console: Console | None = None,
+    base: Path | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Results:
     """Fine-tune one base with several methods on the same data in the same order, and measure each.
 
@@ -59,6 +61,9 @@ def compare(
         launch: A configuration file of accelerate, by which each run is spread over several GPUs.
         until: The step after which each run is left; the next call goes on from there. None for their ends.
         console: Where progress is shown; standard error by default.
+        base: The folder of another comparison with the same model, held-out rows and probes, whose measurement of the
+            base is taken.
+        is_over: Asked before each run; none begins once it returns True.
 
     Returns:
         The content of `results.json`.
@@ -78,7 +83,9 @@ def compare(
             console.print(launched.description, highlight=False)
         for reason, count in OutputFolder(output).plan.rows.items():
             console.print(f"{count} {reason}", highlight=False)
-        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, until, console)
+        if base is not None:
+            OutputFolder(output).take_base(OutputFolder(base))
+        results = _run_jobs(recipe, OutputFolder(output), jobs, launched, until, console, is_over)
         write_report(output)
         if results.missing and until is not None:
             left = f"{plural(len(results.missing), 'run')} left at step {until}"
@@ -108,7 +115,13 @@ def sole_owner_of(output: Path) -> Iterator[None]:
 
 
 def _run_jobs(
-    recipe: Recipe, folder: OutputFolder, jobs: int, launch: Launch | None, until: int | None, console: Console
+    recipe: Recipe,
+    folder: OutputFolder,
+    jobs: int,
+    launch: Launch | None,
+    until: int | None,
+    console: Console,
+    is_over: Callable[[], bool],
 ) -> Results:
     """Do what is not done yet: the base first, because its probes serve all runs, then the runs."""
     with Progress(console, folder) as progress:
@@ -116,7 +129,11 @@ def _run_jobs(
             _run_pool(lambda: [BASE_JOB] if folder.base is None else [], recipe, folder, 1, None, None, progress)
         gather(recipe, folder)
         drop_models(recipe, folder)
-        _run_pool(lambda: _unfinished(recipe, folder, progress), recipe, folder, jobs, launch, until, progress)
+
+        def unfinished() -> list[str]:
+            return [] if is_over() else _unfinished(recipe, folder, progress)
+
+        _run_pool(unfinished, recipe, folder, jobs, launch, until, progress)
     return gather(recipe, folder)
 
 

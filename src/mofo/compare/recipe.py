@@ -306,6 +306,9 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
                 f"{needy.name} keeps what earlier tasks taught, and {run.name} has none: give the recipe several tasks "
                 "in sequence, or leave the part out."
             )
+        single = next((part for part in run.method.parts if part.single_task), None)
+        if single and len(recipe.sequence) > 1:
+            raise UserError(f"{single.name} is for one task, and the recipe has several: leave the part out.")
     return recipe
 
 

@@ -42,6 +42,8 @@ class Recorder(TrainerCallback):
 
     The run's last point has none.
 
+    It comes after the callbacks of the method's parts, which may end the training or change its end.
+
     Steps and seconds count from the run's beginning, earlier tasks and sessions included.
 
     Args:
@@ -49,7 +51,8 @@ class Recorder(TrainerCallback):
         points: The steps after which to measure.
         before: Steps of the run before the trainer's first.
         last: The last step of the run.
-        measure: Measures the model as it is after a step; called with the step.
+        measure: Measures the model as it is after a step; called with the step, and whether the method ended the run
+            with it.
         saved: Called after each checkpoint.
         until: The step after which to leave the run; None for its end.
         writes: Whether to write; of several processes that train together one does, but all measure.
@@ -62,7 +65,7 @@ class Recorder(TrainerCallback):
         points: list[int],
         before: int,
         last: int,
-        measure: Callable[[int], tuple[Point, FinalDistance]],
+        measure: Callable[[int, bool], tuple[Point, FinalDistance]],
         saved: Callable[[], None],
         until: int | None = None,
         writes: bool = True,
@@ -88,11 +91,12 @@ class Recorder(TrainerCallback):
         self.began = self.training_since = time.perf_counter()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure at the points, and leave the run where that is wanted."""
+        """Measure at the points and where the method ends the run, and leave the run where that is wanted."""
         step = self.before + state.global_step
-        leaves = step == self.until and step != self.last
-        if step in self.points:
-            self._measure(step)
+        ended = control.should_training_stop and state.global_step < state.max_steps
+        leaves = step == self.until and step != self.last and not ended
+        if step in self.points or ended:
+            self._measure(step, ended)
         elif leaves:
             now = time.perf_counter()
             self.training += now - self.training_since
@@ -100,7 +104,7 @@ class Recorder(TrainerCallback):
             self._write(Pause(step=step, seconds=self._seconds()))
         else:
             return
-        control.should_save = step != self.last
+        control.should_save = step != self.last and not ended
         if leaves:
             control.should_training_stop = True
 
@@ -119,10 +123,10 @@ class Recorder(TrainerCallback):
             )
             self._write(step)
 
-    def _measure(self, step: int) -> None:
+    def _measure(self, step: int, ended: bool) -> None:
         now = time.perf_counter()
         self.training += now - self.training_since
-        point, distance = self.measure(step)
+        point, distance = self.measure(step, ended)
         self.training_since = time.perf_counter()
         self.measuring += self.training_since - now
         self._write(Measurement(point=point, distance=distance, seconds=self._seconds()))

@@ -378,7 +378,8 @@ class FineTuning:
             _save_model(self.model, self.job.tokenizer, self.folder.model)
         samples = self.job.write_samples(self.model)
         if is_main():
-            self.folder.write_result(RunResult(runs=[self._result(samples), *self._variants()]))
+            run = self._result(samples)
+            self.folder.write_result(RunResult(runs=[run, *self._variants(run.points[-1].step)]))
         trainer.accelerator.end_training()
         if is_main():
             self.folder.drop_checkpoints()
@@ -399,12 +400,17 @@ class FineTuning:
         for number in range(self.number):
             shutil.rmtree(self._checkpoints(number), ignore_errors=True)
 
-    def measure(self, step: int) -> tuple[Point, FinalDistance]:
-        """Return the point after a step, and the distance in full. Questions are answered where a task ends."""
+    def measure(self, step: int, ended: bool = False) -> tuple[Point, FinalDistance]:
+        """Return the point after a step, and the distance in full. Questions are answered where a task ends.
+
+        Args:
+            step: The step, counted from the run's beginning.
+            ended: Whether the method ended the run with it.
+        """
         distance = weight_distance(self.setup.base, self._weights())
-        last = step == self.last_step
+        last = ended or step == self.last_step
         seen = self.examples[: (step - self.stage.before) * self.setup.batch]
-        measured = self.job.measure(self.model, self.folder.path, answers=step == self.stage.end, in_full=last)
+        measured = self.job.measure(self.model, self.folder.path, answers=last or step == self.stage.end, in_full=last)
         found = measured.point(self.job.base)
         point = found.model_copy(
             update={
@@ -417,11 +423,11 @@ class FineTuning:
         )
         return point, distance
 
-    def _measure_and_keep(self, step: int) -> tuple[Point, FinalDistance]:
+    def _measure_and_keep(self, step: int, ended: bool) -> tuple[Point, FinalDistance]:
         """Return the point after a step, and keep the model on its way if the recipe wants that."""
-        if self.job.recipe.save == "points" and step != self.last_step:
+        if self.job.recipe.save == "points" and step != self.last_step and not ended:
             _save_model(self.model, self.job.tokenizer, self.folder.model_at(step))
-        return self.measure(step)
+        return self.measure(step, ended)
 
     def _weights(self) -> Mapping[str, Tensor]:
         """Return the weights as they are now, under the base's names."""
@@ -472,7 +478,7 @@ class FineTuning:
             train_dataset=Dataset.from_list(
                 [{"input_ids": e["input_ids"], "labels": e["labels"]} for e in self.examples]
             ),
-            callbacks=[recorder, *(callback for part in self.method.parts for callback in part.callbacks(setup))],
+            callbacks=[*(callback for part in self.method.parts for callback in part.callbacks(setup)), recorder],
         )
 
     def _result(self, samples: list[str]) -> Run:
@@ -486,6 +492,7 @@ class FineTuning:
             settings=self.method.settings,
             seed=self.run.seed,
             points=[measurement.point for measurement in measured],
+            ended_at=end if (end := measured[-1].point.step) < self.last_step else None,
             training=[TrainingStep.model_validate(step.model_dump(exclude={"kind"})) for step in logged],
             distance=measured[-1].distance,
             samples=samples,
@@ -493,12 +500,12 @@ class FineTuning:
             peak_memory_bytes=peak_memory(self.job.device),
         )
 
-    def _variants(self) -> Iterator[Run]:
-        """Yield a run for each variant that the parts make of the trained model."""
+    def _variants(self, end: int) -> Iterator[Run]:
+        """Yield a run for each variant that the parts make of the model that was trained up to a step."""
         for part in self.method.parts:
             for values in part.after_training(self.model, self.setup):
                 settings: dict[str, Scalar] = {f"{part.name}.{name}": value for name, value in values.items()}
-                point, distance = self.measure(self.last_step)
+                point, distance = self.measure(end, ended=True)
                 yield Run(
                     name="-".join([self.run.name, *(f"{key}{value:g}" for key, value in settings.items())]),
                     method=self.run.method_name,

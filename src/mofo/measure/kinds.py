@@ -83,6 +83,15 @@ def make_probes(
     return [spec.kind.make(spec.name, spec.argument, origin, known.get(spec.name)) for spec in _parse(specs)]
 
 
+def named_kinds(specs: Sequence[str]) -> dict[str, tuple[str, type[Probe]]]:
+    """Return for each probe that is asked for, by its name, how it was asked for and its kind.
+
+    Raises:
+        UserError: A kind is unknown, or two probes would have the same name.
+    """
+    return {parsed.name: (spec, parsed.kind) for spec, parsed in zip(specs, _parse(specs), strict=True)}
+
+
 def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
     """Return what `make_probes` needs to make the same probes again, as JSON values by the names of the probes."""
     states = {probe.name: probe.state() for probe in probes}

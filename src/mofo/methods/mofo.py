@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import model_validator
+
 from mofo.methods.part import OptimizerPart, Setup, setting
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
 
 CUTS = {"head": "heads_as_blocks", "row": "rows_as_blocks", "layer": "layers_as_blocks", "model": "model_as_block"}
@@ -25,6 +27,15 @@ class MoFO(OptimizerPart):
     across_processes = True
 
     fraction: float = setting(0.15, "share of the entries of a tensor that move at a step", short="f", gt=0, le=1)
+    fraction_schedule: Literal["constant", "linear", "cosine", "share"] = setting(
+        "constant",
+        "course of the fraction: linear or cosine to fraction_end, or whatever holds momentum_share",
+        variants={"linear": "fraction linear", "cosine": "fraction cosine", "share": "fraction by share"},
+    )
+    fraction_end: float = setting(0.05, "fraction of the last step, for linear and cosine", gt=0, le=1)
+    momentum_share: float = setting(
+        0.5, "share of the momentum's L1 norm that the selected entries hold, for share", gt=0, lt=1
+    )
     score: Literal["momentum", "gradient", "momentum_over_rms", "random"] = setting(
         "momentum",
         "what ranks the entries",
@@ -39,6 +50,20 @@ class MoFO(OptimizerPart):
         "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
     )
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
+
+    @model_validator(mode="after")
+    def _share_is_of_momentum(self) -> MoFO:
+        if self.fraction_schedule == "share" and self.score != "momentum":
+            raise ValueError(f"fraction_schedule is share, which needs score momentum, and score is {self.score}")
+        return self
+
+    def callbacks(self, setup: Setup) -> list[TrainerCallback]:
+        """Return the schedule of the fraction, where it has one."""
+        from mofo.trainers.fraction import FractionCallback
+
+        if self.fraction_schedule == "constant":
+            return []
+        return [FractionCallback(self.fraction_schedule, end=self.fraction_end, share=self.momentum_share)]
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return MoFO with the blocks that are wanted."""

@@ -117,6 +117,7 @@ class Part(Settings):
         cost: What it takes beyond plain training with AdamW, in memory and time.
         compares_with_base: Whether its hooks read `Setup.base`.
         remembers_tasks: Whether it does nothing but keep what earlier tasks of a sequence taught.
+        single_task: Whether it makes no sense in a sequence of tasks.
         across_processes: Whether it does the same where rows, or parameters too, are spread over several processes.
     """
 
@@ -126,6 +127,7 @@ class Part(Settings):
     cost: ClassVar[str] = ""
     compares_with_base: ClassVar[bool] = False
     remembers_tasks: ClassVar[bool] = False
+    single_task: ClassVar[bool] = False
     across_processes: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
@@ -166,7 +168,7 @@ class Part(Settings):
         """Change the gradients of an optimizer step in place, before they are clipped; steps count from 0."""
 
     def callbacks(self, setup: Setup) -> list[TrainerCallback]:
-        """Return callbacks for the trainer, such as schedules."""
+        """Return callbacks for the trainer, such as schedules; after a step they come before its measurement."""
         return []
 
     def weights(self, model: PreTrainedModel) -> Mapping[str, Tensor] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mofo.methods.adamw import AdamW
 from mofo.methods.adapters import OFT, DoRA, LoRA
 from mofo.methods.blend import Blend
+from mofo.methods.budget import Budget
 from mofo.methods.ewc import EWC
 from mofo.methods.gem import GEM
 from mofo.methods.hft import HFT
@@ -22,5 +23,5 @@ PARTS: tuple[type[Part], ...] = (
     AdamW, MoFO, Lion, MoFOLion, SGD,
     SelfDistill, Replay, GEM, Anchor, L2, L1, EWC,
     LoRA, DoRA, OFT, HFT, CoFiTune, SoftMasking,
-    TokenMask, DFT, Blend,
+    TokenMask, DFT, Blend, Budget,
 )  # fmt: skip

@@ -233,7 +233,11 @@ class Comparison:
 
     def ends(self, configuration: Configuration) -> list[Point]:
         """Return the points at the last step; runs that have not come so far yet are left out."""
-        return [run.points[-1] for run in configuration.runs if run.points[-1].step == self.last_step]
+        return [run.points[-1] for run in configuration.runs if self.has_ended(run)]
+
+    def has_ended(self, run: Run) -> bool:
+        """Return whether a run's last point is its end: it is at the last step, or its method ended it before."""
+        return run.ended_at is not None or run.points[-1].step == self.last_step
 
     def at_end(self, configuration: Configuration, metric: Metric) -> Pooled | None:
         """Return what tables show of a metric at the last step; None if a run that came so far lacks it or diverged."""

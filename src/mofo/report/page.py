@@ -67,7 +67,7 @@ def _title(comparison: Comparison) -> str:
 def _progress(comparison: Comparison) -> str:
     """Return how much of an unfinished comparison is there."""
     last = comparison.last_step
-    done = sum(run.points[-1].step == last for run in comparison.runs)
+    done = sum(comparison.has_ended(run) for run in comparison.runs)
     missing = [method for method in comparison.planned_methods if method not in comparison.methods]
     parts = [f"{plural(done, 'run')} at step {last}"]
     if under_way := sum(run.method in comparison.planned_methods for run in comparison.results.runs) - done:

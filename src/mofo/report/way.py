@@ -221,7 +221,7 @@ def _share_metrics(record: Forgetting) -> list[Metric]:
 
 
 def _share(record: Forgetting, metric: Metric, mark: Mark) -> str:
-    share = record.kept(metric, mark)
+    share = record.share_at(metric, mark)
     return NOTHING if share is None else f"{share:.0%}".replace("%", " %").replace("-", "−")
 
 

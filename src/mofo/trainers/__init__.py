@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mofo.trainers.callback import MoFOCallback
     from mofo.trainers.forgetting import ForgettingCallback
+    from mofo.trainers.fraction import FractionCallback
     from mofo.trainers.method import use_method
 
-__all__ = ["ForgettingCallback", "MoFOCallback", "use_method"]
+__all__ = ["ForgettingCallback", "FractionCallback", "MoFOCallback", "use_method"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from mofo.trainers.forgetting import ForgettingCallback
 
         return ForgettingCallback
+    if name == "FractionCallback":
+        from mofo.trainers.fraction import FractionCallback
+
+        return FractionCallback
     if name == "MoFOCallback":
         from mofo.trainers.callback import MoFOCallback
 

@@ -10,6 +10,7 @@ from mofo.errors import UserError
 from mofo.methods.hooks import MethodHooks
 from mofo.methods.method import Entry, Method, expand
 from mofo.methods.part import OptimizerPart, Part, Setup
+from mofo.trainers.reported import ReportedCallback
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +59,16 @@ def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
     method, *others = expand(entry, settings)
     if others:
         raise UserError(f"{entry} stands for {len(others) + 1} methods, expected one: give each setting one value.")
+    check_any_trainer(method)
+    return method
+
+
+def check_any_trainer(method: Method) -> None:
+    """Check that a method goes with any trainer.
+
+    Raises:
+        UserError: It has a part that only a comparison can use.
+    """
     for part in method.extras:
         if part.remembers_tasks:
             raise UserError(
@@ -70,7 +81,6 @@ def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
                 f"{part.name} is for mofo compare alone: it brings rows or a model of its own, which a trainer that "
                 "has been made does not take."
             )
-    return method
 
 
 def use_extras(trainer: Trainer, method: Method) -> None:
@@ -104,7 +114,10 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
     hooked.trained = model
     for part in method.extras:
         part.prepare(model, hooked.setup)
-        for callback in part.callbacks(hooked.setup):
+    for callback in [callback for part in method.parts for callback in part.callbacks(hooked.setup)]:
+        if isinstance(callback, ReportedCallback):
+            callback.put_first(trainer)
+        else:
             trainer.add_callback(callback)
     trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
 

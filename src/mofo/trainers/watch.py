@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from mofo import __version__
 from mofo.errors import UserError
 from mofo.files import cache_folder, read_json, write_json
-from mofo.forgetting import Forgetting, Mark, find_forgetting, write_forgetting
+from mofo.forgetting import Forgetting, Kept, Mark, find_forgetting, write_forgetting
 from mofo.measure.kinds import check_probe_specs, make_probes, probe_states
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
@@ -35,7 +35,7 @@ from mofo.trainers.sample import sum_over_processes
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mofo.results import Metric, TrainingStep
+    from mofo.results import Metric, Point, TrainingStep
 
 PROBES = ("divergence", "text")
 """What is measured where nothing else is asked for: both need no data, and a pass over 6000 tokens together."""
@@ -83,6 +83,7 @@ class Watch:
         resumable: bool,
         precision: str,
         computing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        at_base: Callable[[], AbstractContextManager[object]] | None = None,
     ) -> None:
         """Measure the base, or read what was measured of it.
 
@@ -94,19 +95,21 @@ class Watch:
             resumable: Whether there will be checkpoints, so that what was computed from the base must be kept.
             precision: The trainer's own name of the precision that it computes in.
             computing: Context in which the model computes, such as autocast.
+            at_base: Context in which the model is its base, where the caller has its weights: then nothing needs to be
+                kept for a resumed training.
         """
         self._folder, self._computing = folder, computing
         self._started = time.monotonic()
         self._seconds = 0.0
         self._record = None
+        has_base = has_adapters(model) or at_base is not None
         with self._measuring(model):
-            if step and not has_adapters(model):
+            if step and not has_base:
                 self._resume(model, tokenizer, step)
                 return
-            key = self._key(model, tokenizer, precision)
-            with adapters_off(model):
-                self._begin(model, tokenizer, step, key)
-            if resumable and not has_adapters(model):
+            with at_base() if at_base else adapters_off(model):
+                self._begin(model, tokenizer, step, self._key(model, tokenizer, precision))
+            if resumable and not has_base:
                 self._keep()
 
     def is_due(self, step: int, last: int | None = None) -> bool:
@@ -117,20 +120,57 @@ class Watch:
         """Return whether a step has been measured."""
         return self._record is not None and any(mark.at == step for mark in self._record.marks)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can measure: the base of a resumed training may be gone."""
+        return self._record is not None
+
+    def point(self, step: int) -> Point:
+        """Return what was measured after a step, which has been."""
+        return next(mark.point for mark in self._noted.marks if mark.at == step)
+
     def measure(self, model: PreTrainedModel, step: int) -> dict[str, float]:
-        """Measure the model after a step.
+        """Measure the model after a step, and note it.
 
         Returns:
-            Changes from the base to be logged, positive is worse: `forgotten/PROBE`, and `forgotten/PROBE_NAME` for
-            those numbers of a probe that do not stand for it.
+            As `changes`.
         """
-        assert self._record is not None, "measured before it began"
+        point = self.look(model)
+        self.note(step, point)
+        return self.changes(point)
+
+    def look(self, model: PreTrainedModel) -> Point:
+        """Measure the model as it is."""
         with self._measuring(model):
-            point = self._numbers(model).point(self._base)
-        marks = [*self._record.marks, Mark(at=step, point=point.model_copy(update={"step": step}))]
-        self._record = self._record.model_copy(update={"marks": marks})
-        changes = {log_name(metric): metric.change(self._record.base, point) for metric in self._record.metrics}
+            return self._numbers(model).point(self._base)
+
+    def note(self, step: int, point: Point) -> None:
+        """Note a measurement after a step, in place of an earlier one."""
+        others = [mark for mark in self._noted.marks if mark.at != step]
+        marks = [*others, Mark(at=step, point=point.model_copy(update={"step": step}))]
+        self._record = self._noted.model_copy(update={"marks": marks})
+
+    @property
+    def kept(self) -> Kept | None:
+        """How a budget was held at the end; None before."""
+        return self._noted.kept
+
+    def note_kept(self, kept: Kept) -> None:
+        """Note how a budget was held at the end."""
+        self._record = self._noted.model_copy(update={"kept": kept})
+
+    def changes(self, point: Point) -> dict[str, float]:
+        """Return changes from the base to be logged, positive is worse.
+
+        They are `forgotten/PROBE`, and `forgotten/PROBE_NAME` for those numbers of a probe that do not stand for it.
+        """
+        changes = {log_name(metric): metric.change(self._noted.base, point) for metric in self._noted.metrics}
         return {name: change for name, change in changes.items() if change is not None}
+
+    @property
+    def _noted(self) -> Forgetting:
+        assert self._record is not None, "measured before it began"
+        return self._record
 
     def write(self, training: Sequence[TrainingStep] = ()) -> None:
         """Write `forgetting.json`; call it in one process."""
@@ -161,12 +201,14 @@ class Watch:
     def _start_record(self, model: PreTrainedModel, step: int) -> None:
         """Begin the record, with what was measured up to a step before."""
         earlier = find_forgetting(self._folder) if step else None
+        kept = earlier.kept if earlier else None
         self._record = Forgetting(
             over="step",
             model=Path(model.config.name_or_path or "").name or type(model).__name__,
             metrics=[metric for probe in self._probes for metric in probe.metrics],
             base=self._base.point(None),
             marks=[mark for mark in earlier.marks if mark.at <= step] if earlier else [],
+            kept=kept if kept and kept.step <= step else None,  # else of an end that this training goes to again
         )
 
     def _numbers(self, model: PreTrainedModel) -> Measured:

@@ -25,10 +25,12 @@ from mofo.models.hub import ask_only_if_reachable
 from mofo.models.load import local_folder, resolve_model
 from mofo.optim.rule.types import Score
 from mofo.optim.state.int8 import StateDtype
+from mofo.trainers.budget import Way, parse_budget
 from mofo.trainers.checkpoints import last_checkpoint
+from mofo.trainers.forgetting import ForgettingCallback
 from mofo.trainers.method import single_method
 from mofo.trainers.trl.objective import Objective
-from mofo.trainers.watch import EVERY, Watch
+from mofo.trainers.watch import EVERY
 
 OTHER_NAMES = {
     "--model": "--model_name_or_path",
@@ -40,6 +42,9 @@ OTHER_NAMES = {
 
 OPTIONS = ("fraction", "score", "decay", "state_dtype")
 """Flags of MoFO that are arguments of the optimizer."""
+
+SCHEDULE = ("fraction_schedule", "fraction_end", "momentum_share")
+"""Flags of the schedule of the fraction, which are settings of the part `mofo` of a method."""
 
 DESCRIPTION = """\
 {what}
@@ -72,6 +77,20 @@ class MoFOArguments:
             "help": "share of the entries of each parameter tensor that are updated at a step, in (0, 1]: those with "
             "the largest momentum; the paper recommends 0.05 to 0.2, and 1 is AdamW",
         },
+    )
+    fraction_schedule: Literal["constant", "linear", "cosine", "share"] = field(
+        default="constant",
+        metadata={
+            "help": "course of the fraction: linear or cosine from --fraction to --fraction_end, or share: whatever "
+            "fraction holds --momentum_share"
+        },
+    )
+    fraction_end: float = field(
+        default=0.05, metadata={"metavar": "X", "help": "fraction of the last step, for linear and cosine"}
+    )
+    momentum_share: float = field(
+        default=0.5,
+        metadata={"metavar": "X", "help": "share of the momentum's L1 norm that the selected entries hold, for share"},
     )
     score: Score = field(
         default="momentum",
@@ -110,7 +129,22 @@ class MoFOArguments:
         },
     )
     probe_steps: int = field(
-        default=EVERY, metadata={"metavar": "N", "help": "steps between two measurements of --probes"}
+        default=EVERY, metadata={"metavar": "N", "help": "steps between two measurements of --probes and --budget"}
+    )
+    budget: str = field(
+        default="",
+        metadata={
+            "metavar": "PROBE=X,...",
+            "help": "by how much probes may get worse until the end, such as divergence=0.05 nats per token; the last "
+            "weights are pulled back towards the base as far as that needs",
+        },
+    )
+    budget_way: Way = field(
+        default="pull",
+        metadata={
+            "help": "how the budget is held: pull back at the end, stop, slow down as it is used up, or two of them; "
+            "those with pull guarantee it"
+        },
     )
     columns: str | None = field(
         default=None,
@@ -120,11 +154,6 @@ class MoFOArguments:
             "question=Prompt,answer=Reply",
         },
     )
-
-    @property
-    def probe_specs(self) -> list[str]:
-        """The probes; none by default."""
-        return [name.strip() for name in self.probes.split(",") if name.strip()]
 
     def optimizer_settings(self, training: TrainingArguments) -> dict[str, Any]:
         """Return MoFO's arguments except weight decay, which the trainer sets per group: none for norms and biases."""
@@ -149,11 +178,30 @@ class MoFOArguments:
                 )
         settings = {name.strip(): value.strip() for name, _, value in words}
         check_settings(settings)
-        method = single_method(self.method, settings)
-        changed = [name for name in OPTIONS if getattr(self, name) != getattr(type(self), name)]
+        changed = [name for name in (*OPTIONS, *SCHEDULE) if getattr(self, name) != getattr(type(self), name)]
+        given = {f"mofo.{name}": getattr(self, name) for name in SCHEDULE if name in changed}
+        method = single_method(self.method, settings | given)
+        if self.fraction_schedule == "share" and self.score != "momentum":
+            raise UserError(f"--fraction_schedule share is a share of the momentum: leave out --score {self.score}.")
         if method.optimizer.name != "mofo" and changed:
             raise UserError(f"--{changed[0]} is a flag of MoFO, and --method {self.method} does not train with it.")
         return method
+
+    def forgetting(self) -> ForgettingCallback | None:
+        """Return the callback that measures what is forgotten and holds the budget; None where neither is wanted.
+
+        Raises:
+            UserError: A probe or the budget cannot be used, or what goes with them is given without them.
+        """
+        specs = [name.strip() for name in self.probes.split(",") if name.strip()]
+        if self.budget_way != type(self).budget_way and not self.budget:
+            raise UserError("--budget_way is given without --budget, such as --budget divergence=0.05.")
+        if not specs and not self.budget:
+            if self.probe_steps != type(self).probe_steps:
+                raise UserError("--probe_steps is given without --probes and --budget: there is nothing to measure.")
+            return None
+        budget = parse_budget(self.budget) if self.budget else None
+        return ForgettingCallback(specs, self.probe_steps, budget=budget, way=self.budget_way)
 
 
 class Arguments(NamedTuple):
@@ -198,13 +246,12 @@ def parse(objective: Objective, argv: list[str]) -> Arguments:
     if args.training.optim_args or args.training.optim_target_modules:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
     _check_method(args.mofo.chosen_method(), objective)
+    args.mofo.forgetting()
     settings = args.mofo.optimizer_settings(args.training)
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
-    if args.mofo.probe_specs:
-        Watch(args.mofo.probe_specs, args.mofo.probe_steps)
     if Path(str(args.training.output_dir)).is_file():
         raise UserError(f"--output_dir {args.training.output_dir} is a file: give a folder, which need not exist.")
     _find_checkpoint(args.training)

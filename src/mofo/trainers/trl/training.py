@@ -18,13 +18,14 @@ from mofo.models.hub import is_reachable
 from mofo.models.quiet import hide_loading_bars, silence_datasets
 from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
 from mofo.trainers.forgetting import ForgettingCallback
+from mofo.trainers.keeper import kept_sentence
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
 from mofo.trainers.trl.arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
 from mofo.trainers.trl.objective import find_objective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from accelerate import FullyShardedDataParallelPlugin
     from transformers import Trainer, TrainingArguments
@@ -55,8 +56,8 @@ def train(name: str, argv: list[str]) -> None:
     if args.training.include_num_input_tokens_seen == "no" and objective.counts_tokens:
         args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
     settings = args.mofo.optimizer_settings(args.training)
-    watch = [ForgettingCallback(args.mofo.probe_specs, args.mofo.probe_steps)] if args.mofo.probe_specs else []
-    with method_in_trainers(objective, made_by(args, method, settings), settings, watch) as trainers:
+    forgetting = args.mofo.forgetting()
+    with method_in_trainers(objective, made_by(args, method, settings), settings, forgetting) as trainers:
         try:
             objective.script(args.script, args.training, args.model, args.mixture)
         except OSError as error:  # also what transformers, datasets and the Hub raise for what they cannot find
@@ -71,6 +72,8 @@ def train(name: str, argv: list[str]) -> None:
         group = wrapped.param_groups[0]
         options = ", ".join(f"{name} {group[name]}" for name in OPTIONS if name in group)
         print(f"Trained with {method.info.label}{': ' if options else ''}{options}.")
+        if forgetting is not None and forgetting.kept is not None:
+            print(kept_sentence(forgetting.kept))
         if (step := diverged_at(trainer.state.log_history)) is not None:
             said = f"the training diverged: at step {step} its loss was not finite; lower --learning_rate."
             print(f"{objective.command}: {said}", file=sys.stderr)
@@ -78,7 +81,7 @@ def train(name: str, argv: list[str]) -> None:
 
 @contextmanager
 def method_in_trainers(
-    objective: Objective, made: Made, settings: dict[str, Any], watch: Sequence[ForgettingCallback] = ()
+    objective: Objective, made: Made, settings: dict[str, Any], forgetting: ForgettingCallback | None = None
 ) -> Iterator[list[Trainer]]:
     """Let each trainer that is made meanwhile train by a method and record it; yield those trainers.
 
@@ -90,7 +93,7 @@ def method_in_trainers(
         objective: Its trainers are the ones.
         made: The method, and what else the record names.
         settings: Arguments of MoFO, if that is the method's optimizer.
-        watch: Callbacks that measure what is forgotten.
+        forgetting: What measures forgetting and holds a budget, if that is wanted.
     """
     method = made.method
     with_mofo = method.optimizer.name == "mofo"
@@ -103,13 +106,13 @@ def method_in_trainers(
             trainer.optimizer_cls_and_kwargs = (MoFO, settings)  # which not all constructors take
         if trainer.is_fsdp_enabled:
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
+        if forgetting is not None:
+            forgetting.put_first(trainer)
         if with_mofo:
             use_extras(trainer, method)
             MoFOCallback.attach(trainer)
         else:
             use_method(trainer, method.to_dict())
-        for callback in watch:
-            callback.put_first(trainer)
         trainer.add_callback(LastStepIsLogged)
         trainer.made = made
         trainer.__class__ = type(type(trainer).__name__, (RecordsTraining, type(trainer)), {})
