@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     model_folder = local_folder(recipe.model)
     _check_trainable(recipe.model, model_folder)
     plan, lengths = _plan(recipe, model_folder, data)
-    found = estimate(recipe, [task.steps for task in plan.tasks], lengths)
+    found = estimate(recipe, plan.precision, [task.steps for task in plan.tasks], lengths)
     _check_disk(found, output)
     if dry_run:
         return found

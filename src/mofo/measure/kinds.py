@@ -83,6 +83,11 @@ def make_probes(
     return [spec.kind.make(spec.name, spec.argument, origin, known.get(spec.name)) for spec in _parse(specs)]
 
 
+def kept_positions(specs: Sequence[str]) -> int:
+    """Return at how many positions the base's logits are kept by the probes that a recipe asks for."""
+    return sum(spec.kind.kept_positions for spec in _parse(specs))
+
+
 def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
     """Return what `make_probes` needs to make the same probes again, as JSON values by the names of the probes."""
     states = {probe.name: probe.state() for probe in probes}

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
     from mofo.data.forms import Row
 
+TEXTS = 16
+"""Texts that are written freely."""
+
+TEXT_TOKENS = 128
+"""Tokens of each."""
+
 ANSWERS = 16
 """The most prompts that are answered."""
 
@@ -30,7 +36,12 @@ TEMPERATURE = 0.7
 
 
 def write_texts(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, texts: int = 16, tokens: int = 128, seed: int = 0
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    texts: int = TEXTS,
+    tokens: int = TEXT_TOKENS,
+    seed: int = 0,
 ) -> list[list[int]]:
     """Sample texts from the base at temperature 1, from the start of a text, all in one batch.
 
