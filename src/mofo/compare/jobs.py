@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 from rich.console import Console
@@ -20,12 +19,12 @@ from mofo.compare.estimate import estimate_table
 from mofo.compare.folder import BASE_JOB, REFUSED, OutputFolder
 from mofo.compare.gather import gather
 from mofo.compare.launch import Launch, read_launch
-from mofo.compare.prepare import check_folder, prepare
+from mofo.compare.prepare import prepare
 from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
 from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
-from mofo.files import sole_owner
+from mofo.files import check_folder, sole_owner
 from mofo.report import write_report
 from mofo.results import Results
 
@@ -65,7 +64,7 @@ def compare(
         RuntimeError: A run failed; its log is named.
     """
     launched = read_launch(launch, recipe, jobs) if launch else None
-    check_folder(output)
+    check_folder(output, "--output")
     with _sole_owner(output):
         console = console or Console(stderr=True)
         found = prepare(recipe, OutputFolder(output), overwrite=overwrite)
@@ -90,8 +89,6 @@ def _sole_owner(output: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(sole_owner(output.with_name(f".{output.name}.lock")))
-            with TemporaryFile(dir=output if output.is_dir() else output.parent):
-                pass
         except TimeoutError:
             raise UserError(
                 f"Another process is working on {output}: wait for it, or choose another --output."

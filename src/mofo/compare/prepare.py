@@ -19,7 +19,7 @@ from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import WHOLE, encode_rows, find_row
 from mofo.data.usage import check_positions, usage
 from mofo.errors import UserError
-from mofo.files import new_folder, write_jsonl, write_text
+from mofo.files import check_folder, new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
 from mofo.models.limits import folder_positions
 from mofo.models.load import load_tokenizer, local_folder
@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     Raises:
         UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
     """
-    check_folder(folder.path)
+    check_folder(folder.path, "--output")
     check_probe_specs((*recipe.probes, *recipe.end_probes), recipe.options)
     if recipe.learned:
         check_probe_specs([recipe.learned], recipe.options)
@@ -77,17 +77,6 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
         made.write_plan(plan)
         _write_recipe(recipe, made)
     return found
-
-
-def check_folder(output: Path) -> None:
-    """Refuse an output folder where there is a file, at its place or above it.
-
-    Raises:
-        UserError: There is one.
-    """
-    file = next((path for path in (output, *output.absolute().parents) if path.exists() and not path.is_dir()), None)
-    if file is not None:
-        raise UserError(f"{file} is a file: choose another --output, a folder that need not exist.")
 
 
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:

@@ -13,6 +13,7 @@ from mofo.data.rows import load_rows
 from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
 from mofo.data.usage import check_positions, truncated, usage
 from mofo.errors import UserError
+from mofo.files import check_folder
 from mofo.measure.answers import ask
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
@@ -106,6 +107,8 @@ def measure_pair(
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes, options)
+    if answers is not None:
+        check_folder(answers, "--save-answers")
     base = base_of(base, tuned)
     for spec in (base, tuned):
         resolve_model(spec)  # a wrong path is noticed before data are read
