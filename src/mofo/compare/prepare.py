@@ -17,11 +17,11 @@ from mofo.compare.tasks import TaskSettings
 from mofo.data.forms import Row
 from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import WHOLE, encode_rows, find_row
-from mofo.data.usage import check_positions, usage
+from mofo.data.usage import check_limits, usage
 from mofo.errors import UserError
 from mofo.files import check_folder, new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
-from mofo.models.limits import folder_positions
+from mofo.models.limits import folder_limits
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
 from mofo.models.quantised import quantisation
@@ -153,7 +153,7 @@ def _rows_needed(task: TaskSettings, batch: int) -> int:
 def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Plan, list[list[int]]]:
     """Return the plan, and the tokens of each row of each task that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
-    positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
+    limits = folder_limits(model_folder, trust_remote_code=recipe.trust_remote_code)
     tasks: list[TaskPlan] = []
     reasons: dict[str, int] = {}
     lengths: list[list[int]] = []
@@ -169,7 +169,7 @@ def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Pl
                     f"No {kind} row{where} has a completion within max_length = {recipe.max_length} tokens: raise "
                     "--max-length."
                 )
-            check_positions(used.longest, positions, recipe.model)
+            check_limits(examples, used.longest, limits, recipe.model)
             reasons |= {f"{reason}{where}": count for reason, count in used.by_reason(kind).items()}
             if recipe.answers and not all(example["prompt_ids"] for example in examples):
                 raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")

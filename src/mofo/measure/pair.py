@@ -11,7 +11,7 @@ from pydantic import Field
 from mofo.data.conversation import Turns
 from mofo.data.rows import load_rows
 from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
-from mofo.data.usage import check_positions, truncated, usage
+from mofo.data.usage import check_limits, truncated, usage
 from mofo.errors import UserError
 from mofo.files import check_folder
 from mofo.measure.answers import ask
@@ -22,7 +22,7 @@ from mofo.measure.metrics import learned_metrics
 from mofo.measure.probe import Options, Probe
 from mofo.measure.progress import stage
 from mofo.measure.scoring import held_out_loss
-from mofo.models.limits import folder_positions
+from mofo.models.limits import folder_limits
 from mofo.models.load import load_tokenizer, local_folder, resolve_model
 from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
@@ -127,7 +127,7 @@ def measure_pair(
         used = usage(whole, max_length)
         if not used.usable:
             raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
-        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
+        check_limits(whole, used.longest, folder_limits(folder, trust_remote_code=trust_remote_code), base)
         reasons = used.by_reason("held-out")
         examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
     with stage("loading the models"):

@@ -1,10 +1,10 @@
-"""How long a text a model can read."""
+"""What a model can read: how long a text, and which tokens."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,8 +19,20 @@ def position_limit(config: PreTrainedConfig) -> int:
     return limit or sys.maxsize
 
 
-def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | None:
-    """Return `position_limit` of a model that is not loaded; None if it has no limit, or its configuration is not read.
+class Limits(NamedTuple):
+    """What a model that is not loaded can take; None where it has no limit, or its configuration is not read.
+
+    Attributes:
+        positions: The most tokens of a text.
+        tokens: Rows of its vocabulary: the ids that it knows lie below.
+    """
+
+    positions: int | None
+    tokens: int | None
+
+
+def folder_limits(folder: Path, *, trust_remote_code: bool = False) -> Limits:
+    """Return the limits of a model that is not loaded.
 
     Args:
         folder: The model's folder.
@@ -29,7 +41,8 @@ def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | 
     from transformers import AutoConfig
 
     try:
-        limit = position_limit(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError):  # loading the model will say what is wrong
-        return None
-    return None if limit == sys.maxsize else limit
+        return Limits(None, None)
+    positions = position_limit(config)
+    return Limits(None if positions == sys.maxsize else positions, getattr(config.get_text_config(), "vocab_size", None))

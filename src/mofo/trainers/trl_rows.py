@@ -14,9 +14,10 @@ from filelock import FileLock
 from mofo.data.conversation import render_conversation, token_ids
 from mofo.data.forms import Messages, Row
 from mofo.data.tokens import IGNORED, WHOLE, Labelled, encode, find_row
-from mofo.data.usage import usage
+from mofo.data.usage import check_limits, usage
 from mofo.errors import UserError, first_line
 from mofo.files import cache_folder, read_json, write_json
+from mofo.models.limits import Limits, folder_limits
 from mofo.models.load import load_tokenizer
 from mofo.models.quiet import silence_datasets
 
@@ -48,6 +49,7 @@ def trl_file(rows: list[Row], source: str, training: SFTConfig, model: Path) -> 
         UserError: The tokenizer cannot write a row; it is named.
     """
     tokenizer = _tokenizer(training, model)
+    limits = folder_limits(model, trust_remote_code=training.trust_remote_code)
     made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
     settings = [
         str(tokenizer.chat_template),
@@ -57,13 +59,14 @@ def trl_file(rows: list[Row], source: str, training: SFTConfig, model: Path) -> 
         training.packing,
         training.completion_only_loss,
         tokenizer("")["input_ids"],
+        limits,
     ]
     digest = hashlib.sha256(json.dumps([made, settings]).encode()).hexdigest()
     file = cache_folder() / "data" / f"{digest[:16]}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
-            write_json(_counts_file(file), _check(rows, made, source, tokenizer, training))
+            write_json(_counts_file(file), _check(rows, made, source, tokenizer, training, limits))
             _write(_as_tokens(made, tokenizer, training) if _doubles(made, tokenizer) else made, file)
     return file
 
@@ -109,9 +112,14 @@ def _for_trl(row: Row, *, has_template: bool) -> Row:
 
 
 def _check(
-    rows: list[Row], made: list[Row], source: str, tokenizer: PreTrainedTokenizerBase, training: SFTConfig
+    rows: list[Row],
+    made: list[Row],
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    training: SFTConfig,
+    limits: Limits,
 ) -> dict[str, int]:
-    """Check that the tokenizer writes every row; return how many are cut or left out, by reason."""
+    """Check that the tokenizer writes every row and the model reads it; return how many are cut or left out, by reason."""
     place = find_row({source: rows})
     examples: list[Labelled] = []
     for row, written in zip(rows, made, strict=True):
@@ -123,9 +131,11 @@ def _check(
             raise UserError(f"{place(row)}: {error}") from error
         except Exception as error:  # as in mofo.data.tokens.encode_rows
             raise UserError(f"{place(row)} cannot be made into tokens: {first_line(error)}.") from error
+    used = usage(examples, training.max_length or WHOLE)
+    longest = training.max_length if training.packing else used.longest
+    check_limits(examples, longest or used.longest, limits, "the model")
     if training.max_length is None or training.packing:
         return {}
-    used = usage(examples, training.max_length)
     if not used.usable:
         raise UserError(f"No row of {source} has a completion within {training.max_length} tokens: raise --max_length.")
     return used.by_reason("training")
