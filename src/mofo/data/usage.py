@@ -87,6 +87,6 @@ def check_limits(examples: Sequence[Labelled], longest: int, limits: Limits, mod
     largest = max((max(example["input_ids"], default=0) for example in examples), default=0)
     if limits.tokens is not None and largest >= limits.tokens:
         raise UserError(
-            f"The rows have a token {largest}, and {model} knows {limits.tokens}, from 0 on: its tokenizer is larger than "
-            "its vocabulary; resize the model's token embeddings, or give it the tokenizer that it was trained with."
+            f"The rows have a token {largest}, and {model} knows {limits.tokens}, from 0 on: its tokenizer is larger "
+            "than its vocabulary; resize the model's token embeddings, or take the tokenizer that it was trained with."
         )

@@ -45,4 +45,5 @@ def folder_limits(folder: Path, *, trust_remote_code: bool = False) -> Limits:
     except (OSError, ValueError, KeyError):  # loading the model will say what is wrong
         return Limits(None, None)
     positions = position_limit(config)
-    return Limits(None if positions == sys.maxsize else positions, getattr(config.get_text_config(), "vocab_size", None))
+    tokens: int | None = getattr(config.get_text_config(), "vocab_size", None)
+    return Limits(None if positions == sys.maxsize else positions, tokens)

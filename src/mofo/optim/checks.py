@@ -98,8 +98,8 @@ def check_state(param: Tensor, state: Mapping[str, Any]) -> None:
     moment = state.get("exp_avg")
     if moment is not None and moment.shape != param.shape:
         raise ValueError(
-            f"a parameter has the shape {tuple(param.shape)} and its moments {tuple(moment.shape)}: it was resized after "
-            "its first step; construct the optimizer afterwards"
+            f"a parameter has the shape {tuple(param.shape)} and its moments {tuple(moment.shape)}: it was resized "
+            "after its first step; construct the optimizer afterwards"
         )
 
 

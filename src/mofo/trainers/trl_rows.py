@@ -119,7 +119,7 @@ def _check(
     training: SFTConfig,
     limits: Limits,
 ) -> dict[str, int]:
-    """Check that the tokenizer writes every row and the model reads it; return how many are cut or left out, by reason."""
+    """Check that the tokenizer writes and the model reads every row; return how many are not used as they are."""
     place = find_row({source: rows})
     examples: list[Labelled] = []
     for row, written in zip(rows, made, strict=True):
