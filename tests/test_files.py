@@ -212,12 +212,12 @@ def test_sole_owner_of_a_place_that_cannot_be_written(tmp_path):
         pass
 
 
-def test_check_folder_makes_nothing_and_refuses_where_nothing_can_be_made(tmp_path):
-    files.check_folder(tmp_path / "new" / "folder", "--output")
+def test_check_place_makes_nothing_and_refuses_where_nothing_can_be_made(tmp_path):
+    files.check_place(tmp_path / "new" / "folder", "--output")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     for place in ("file", "file/below/it"):
         with pytest.raises(UserError, match=r"file is a file: choose another --output"):
-            files.check_folder(tmp_path / place, "--output")
+            files.check_place(tmp_path / place, "--output")
     with pytest.raises(UserError, match=r"/proc/new cannot be written \(.+\): choose another --output"):
-        files.check_folder(Path("/proc/new"), "--output")
+        files.check_place(Path("/proc/new"), "--output")

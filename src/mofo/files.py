@@ -153,7 +153,7 @@ def sole_owner(path: Path) -> Iterator[None]:
         raise TimeoutError(f"{path} is held by another process") from None
 
 
-def check_folder(folder: Path, flag: str) -> None:
+def check_place(folder: Path, flag: str) -> None:
     """Check, without making it, that a folder can be made or written.
 
     Args:

@@ -1,9 +1,8 @@
 import pytest
 
 from mofo.data.tokens import IGNORED
-from mofo.data.usage import check_limits, truncated, usage
+from mofo.data.usage import check_positions, check_tokens, truncated, usage
 from mofo.errors import UserError
-from mofo.models.limits import Limits
 
 
 def example(prompt, completion):
@@ -27,13 +26,14 @@ def test_truncated_keeps_tokens_and_labels_in_step():
 
 
 def test_rows_longer_than_the_model_takes_are_refused():
-    check_limits([], 128, Limits(128, None), "m")
-    check_limits([], 10**6, Limits(None, None), "m")
+    check_positions(128, 128, "m")
+    check_positions(10**6, None, "m")
     with pytest.raises(UserError, match="longest row has 129 tokens, and m takes at most 128: give --max-length 128"):
-        check_limits([], 129, Limits(128, None), "m")
+        check_positions(129, 128, "m")
 
 
 def test_rows_with_tokens_that_the_model_does_not_know_are_refused():
-    check_limits([example(2, 3)], 5, Limits(None, 5), "m")
+    check_tokens([example(2, 3)], 5, "m")
+    check_tokens([example(2, 3)], None, "m")
     with pytest.raises(UserError, match="have a token 4, and m knows 4, from 0 on: its tokenizer is larger"):
-        check_limits([example(1, 1), example(2, 3)], 5, Limits(None, 4), "m")
+        check_tokens([example(1, 1), example(2, 3)], 4, "m")

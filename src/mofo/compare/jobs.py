@@ -19,12 +19,12 @@ from mofo.compare.estimate import estimate_table
 from mofo.compare.folder import BASE_JOB, REFUSED, OutputFolder
 from mofo.compare.gather import gather
 from mofo.compare.launch import Launch, read_launch
-from mofo.compare.prepare import prepare
+from mofo.compare.prepare import check_folder, prepare
 from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
 from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
-from mofo.files import check_folder, sole_owner
+from mofo.files import sole_owner
 from mofo.report import write_report
 from mofo.results import Results
 
@@ -64,7 +64,7 @@ def compare(
         RuntimeError: A run failed; its log is named.
     """
     launched = read_launch(launch, recipe, jobs) if launch else None
-    check_folder(output, "--output")
+    check_folder(output)
     with _sole_owner(output):
         console = console or Console(stderr=True)
         found = prepare(recipe, OutputFolder(output), overwrite=overwrite)

@@ -17,11 +17,11 @@ from mofo.compare.tasks import TaskSettings
 from mofo.data.forms import Row
 from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import WHOLE, encode_rows, find_row
-from mofo.data.usage import check_limits, usage
+from mofo.data.usage import check_positions, check_tokens, usage
 from mofo.errors import UserError
-from mofo.files import check_folder, new_folder, write_jsonl, write_text
+from mofo.files import check_place, new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
-from mofo.models.limits import folder_limits
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
 from mofo.models.quantised import quantisation
@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     Raises:
         UserError: The recipe's input cannot be used, the disk is too full, or the folder holds something else.
     """
-    check_folder(folder.path, "--output")
+    check_folder(folder.path)
     check_probe_specs((*recipe.probes, *recipe.end_probes), recipe.options)
     if recipe.learned:
         check_probe_specs([recipe.learned], recipe.options)
@@ -77,6 +77,15 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
         made.write_plan(plan)
         _write_recipe(recipe, made)
     return found
+
+
+def check_folder(output: Path) -> None:
+    """Refuse an output folder that cannot be made or written.
+
+    Raises:
+        UserError: There is a file at its place or above it, or nothing can be written there.
+    """
+    check_place(output, "--output")
 
 
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:
@@ -153,7 +162,8 @@ def _rows_needed(task: TaskSettings, batch: int) -> int:
 def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Plan, list[list[int]]]:
     """Return the plan, and the tokens of each row of each task that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
-    limits = folder_limits(model_folder, trust_remote_code=recipe.trust_remote_code)
+    positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
+    known = folder_tokens(model_folder, trust_remote_code=recipe.trust_remote_code)
     tasks: list[TaskPlan] = []
     reasons: dict[str, int] = {}
     lengths: list[list[int]] = []
@@ -169,7 +179,8 @@ def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Pl
                     f"No {kind} row{where} has a completion within max_length = {recipe.max_length} tokens: raise "
                     "--max-length."
                 )
-            check_limits(examples, used.longest, limits, recipe.model)
+            check_positions(used.longest, positions, recipe.model)
+            check_tokens(examples, known, recipe.model)
             reasons |= {f"{reason}{where}": count for reason, count in used.by_reason(kind).items()}
             if recipe.answers and not all(example["prompt_ids"] for example in examples):
                 raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mofo.data.tokens import IGNORED, Example, Labelled
 from mofo.errors import UserError
-
-if TYPE_CHECKING:
-    from mofo.models.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -67,26 +63,38 @@ def truncated(example: Example, max_length: int) -> Example:
     return {**example, "input_ids": ids, "labels": labels}
 
 
-def check_limits(examples: Sequence[Labelled], longest: int, limits: Limits, model: str) -> None:
-    """Refuse rows that a model cannot read: longer than its positions, or with tokens that it does not know.
+def check_positions(longest: int, positions: int | None, model: str) -> None:
+    """Refuse rows that are longer than what a model can take.
 
     Args:
-        examples: The rows.
         longest: Tokens of the longest row, after it was cut.
-        limits: What the model takes.
+        positions: The most that the model takes; None if it has no limit.
         model: The model's name, for the message.
 
     Raises:
-        UserError: A row is too long, or has an unknown token.
+        UserError: They are longer.
     """
-    if limits.positions is not None and longest > limits.positions:
+    if positions is not None and longest > positions:
         raise UserError(
-            f"The longest row has {longest} tokens, and {model} takes at most {limits.positions}: "
-            f"give --max-length {limits.positions}."
+            f"The longest row has {longest} tokens, and {model} takes at most {positions}: "
+            f"give --max-length {positions}."
         )
+
+
+def check_tokens(examples: Sequence[Labelled], tokens: int | None, model: str) -> None:
+    """Refuse rows with tokens that a model does not know, as of a tokenizer that was given more than the model.
+
+    Args:
+        examples: The rows.
+        tokens: How many the model knows; None if that is not known.
+        model: The model's name, for the message.
+
+    Raises:
+        UserError: A row has such a token.
+    """
     largest = max((max(example["input_ids"], default=0) for example in examples), default=0)
-    if limits.tokens is not None and largest >= limits.tokens:
+    if tokens is not None and largest >= tokens:
         raise UserError(
-            f"The rows have a token {largest}, and {model} knows {limits.tokens}, from 0 on: its tokenizer is larger "
-            "than its vocabulary; resize the model's token embeddings, or take the tokenizer that it was trained with."
+            f"The rows have a token {largest}, and {model} knows {tokens}, from 0 on: its tokenizer is larger than its "
+            "vocabulary; resize the model's token embeddings, or take the tokenizer that it was trained with."
         )

@@ -11,9 +11,9 @@ from pydantic import Field
 from mofo.data.conversation import Turns
 from mofo.data.rows import load_rows
 from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
-from mofo.data.usage import check_limits, truncated, usage
+from mofo.data.usage import check_positions, check_tokens, truncated, usage
 from mofo.errors import UserError
-from mofo.files import check_folder
+from mofo.files import check_place
 from mofo.measure.answers import ask
 from mofo.measure.distance import weight_distance
 from mofo.measure.kinds import check_probe_specs, make_probes
@@ -22,7 +22,7 @@ from mofo.measure.metrics import learned_metrics
 from mofo.measure.probe import Options, Probe
 from mofo.measure.progress import stage
 from mofo.measure.scoring import held_out_loss
-from mofo.models.limits import folder_limits
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.models.load import load_tokenizer, local_folder, resolve_model
 from mofo.models.pairing import base_of, load_pair
 from mofo.models.precision import autocast, choose_precision, compute_device
@@ -108,7 +108,7 @@ def measure_pair(
         raise UserError(f"--rows is {rows}, expected at least 1.")
     check_probe_specs(probes, options)
     if answers is not None:
-        check_folder(answers, "--save-answers")
+        check_place(answers, "--save-answers")
     base = base_of(base, tuned)
     for spec in (base, tuned):
         resolve_model(spec)  # a wrong path is noticed before data are read
@@ -127,7 +127,8 @@ def measure_pair(
         used = usage(whole, max_length)
         if not used.usable:
             raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
-        check_limits(whole, used.longest, folder_limits(folder, trust_remote_code=trust_remote_code), base)
+        check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
+        check_tokens(whole, folder_tokens(folder, trust_remote_code=trust_remote_code), base)
         reasons = used.by_reason("held-out")
         examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
     with stage("loading the models"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,31 +19,35 @@ def position_limit(config: PreTrainedConfig) -> int:
     return limit or sys.maxsize
 
 
-class Limits(NamedTuple):
-    """What a model that is not loaded can take; None where it has no limit, or its configuration is not read.
-
-    Attributes:
-        positions: The most tokens of a text.
-        tokens: Rows of its vocabulary: the ids that it knows lie below.
-    """
-
-    positions: int | None
-    tokens: int | None
-
-
-def folder_limits(folder: Path, *, trust_remote_code: bool = False) -> Limits:
-    """Return the limits of a model that is not loaded.
+def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | None:
+    """Return `position_limit` of a model that is not loaded; None if it has no limit, or its configuration is not read.
 
     Args:
         folder: The model's folder.
         trust_remote_code: Whether code that comes with the model may run.
     """
+    config = _config(folder, trust_remote_code=trust_remote_code)
+    limit = sys.maxsize if config is None else position_limit(config)
+    return None if limit == sys.maxsize else limit
+
+
+def folder_tokens(folder: Path, *, trust_remote_code: bool = False) -> int | None:
+    """Return how many tokens a model knows that is not loaded, from 0 on; None if its configuration does not say it.
+
+    Args:
+        folder: The model's folder.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+    config = _config(folder, trust_remote_code=trust_remote_code)
+    return None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+
+
+def _config(folder: Path, *, trust_remote_code: bool) -> PreTrainedConfig | None:
+    """Return a folder's configuration; None if it cannot be read, of which loading the model will say why."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError):  # loading the model will say what is wrong
-        return Limits(None, None)
-    positions = position_limit(config)
-    tokens: int | None = getattr(config.get_text_config(), "vocab_size", None)
-    return Limits(None if positions == sys.maxsize else positions, tokens)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return None
+    return config

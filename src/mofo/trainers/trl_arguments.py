@@ -18,7 +18,7 @@ from mofo.data.forms import parse_columns
 from mofo.data.rows import GENERATED, load_rows
 from mofo.data.sources import is_local
 from mofo.errors import UserError, closest
-from mofo.files import check_folder
+from mofo.files import check_place
 from mofo.methods.method import Method, check_settings
 from mofo.models.hub import ask_only_if_reachable
 from mofo.models.load import local_folder, resolve_model
@@ -184,7 +184,7 @@ def parse(argv: list[str]) -> Arguments:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
-    check_folder(Path(str(args.training.output_dir)), "--output_dir")
+    check_place(Path(str(args.training.output_dir)), "--output_dir")
     _find_checkpoint(args.training)
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")

@@ -14,10 +14,10 @@ from filelock import FileLock
 from mofo.data.conversation import render_conversation, token_ids
 from mofo.data.forms import Messages, Row
 from mofo.data.tokens import IGNORED, WHOLE, Labelled, encode, find_row
-from mofo.data.usage import check_limits, usage
+from mofo.data.usage import check_positions, check_tokens, usage
 from mofo.errors import UserError, first_line
 from mofo.files import cache_folder, read_json, write_json
-from mofo.models.limits import Limits, folder_limits
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.models.load import load_tokenizer
 from mofo.models.quiet import silence_datasets
 
@@ -49,7 +49,8 @@ def trl_file(rows: list[Row], source: str, training: SFTConfig, model: Path) -> 
         UserError: The tokenizer cannot write a row; it is named.
     """
     tokenizer = _tokenizer(training, model)
-    limits = folder_limits(model, trust_remote_code=training.trust_remote_code)
+    trusted = training.trust_remote_code
+    limits = (folder_positions(model, trust_remote_code=trusted), folder_tokens(model, trust_remote_code=trusted))
     made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
     settings = [
         str(tokenizer.chat_template),
@@ -117,7 +118,7 @@ def _check(
     source: str,
     tokenizer: PreTrainedTokenizerBase,
     training: SFTConfig,
-    limits: Limits,
+    limits: tuple[int | None, int | None],
 ) -> dict[str, int]:
     """Check that the tokenizer writes and the model reads every row; return how many are not used as they are."""
     place = find_row({source: rows})
@@ -133,7 +134,8 @@ def _check(
             raise UserError(f"{place(row)} cannot be made into tokens: {first_line(error)}.") from error
     used = usage(examples, training.max_length or WHOLE)
     longest = training.max_length if training.packing else used.longest
-    check_limits(examples, longest or used.longest, limits, "the model")
+    check_positions(longest or used.longest, limits[0], "the model")
+    check_tokens(examples, limits[1], "the model")
     if training.max_length is None or training.packing:
         return {}
     if not used.usable:
