@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.ready-demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(wildcard src/mofo/optim/kernels/cpu/*.cpp src/mofo/optim/kernels/cpu/*.h)
 
@@ -13,7 +14,8 @@ export MOFO_REQUIRE_NATIVE ?= $(if $(shell command -v $(CXX) 2>/dev/null),1,0)
 
 .PHONY: demo test test-fast test-full sanitize lint docs bench bench-gpu wheel clean
 
-demo: $(READY)
+# what developers need besides is left out, unless it is there
+demo: $(if $(wildcard $(READY)),$(READY),$(DEMO))
 	$(BIN)/mofo demo --output mofo-demo --jobs 2
 
 # threads that wait for others sleep: several processes at once on few cores lose twentyfold where they spin
@@ -75,11 +77,13 @@ endif
 
 # Without build isolation the tools keep their place, so that only the C++ that changed is compiled again. setuptools
 # is for DeepSpeed, which comes as source; it is installed without its C++. `PIP="uv pip"` is faster.
-$(READY): pyproject.toml constraints.txt $(NATIVE)
+$(READY): EXTRAS := train,eval,dev
+$(DEMO): EXTRAS := train
+$(READY) $(DEMO): pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt pip setuptools scikit-build-core cmake ninja
-	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[train,eval,dev]"
-	touch $(READY)
+	DS_BUILD_OPS=0 $(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mofo import files
+from mofo.errors import UserError
 
 
 def contents(folder):
@@ -209,3 +210,14 @@ def test_sole_owner_of_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"), files.sole_owner(tmp_path / "file" / ".lock"):
         pass
+
+
+def test_check_place_makes_nothing_and_refuses_where_nothing_can_be_made(tmp_path):
+    files.check_place(tmp_path / "new" / "folder", "--output")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below/it"):
+        with pytest.raises(UserError, match=r"file is a file: choose another --output"):
+            files.check_place(tmp_path / place, "--output")
+    with pytest.raises(UserError, match=r"/proc/new cannot be written \(.+\): choose another --output"):
+        files.check_place(Path("/proc/new"), "--output")

@@ -9,7 +9,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
+
+from mofo.errors import UserError
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -148,6 +151,26 @@ def sole_owner(path: Path) -> Iterator[None]:
                     path.unlink()
     except Timeout:
         raise TimeoutError(f"{path} is held by another process") from None
+
+
+def check_place(folder: Path, flag: str) -> None:
+    """Check, without making it, that a folder can be made or written.
+
+    Args:
+        folder: The folder.
+        flag: The flag that names it, for the message.
+
+    Raises:
+        UserError: There is a file at its place or above it, or nothing can be written there.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file: choose another {flag}, a folder that need not exist.")
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {flag}.") from None
 
 
 def sha256(path: Path) -> str:

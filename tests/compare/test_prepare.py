@@ -85,6 +85,18 @@ def test_rows_longer_than_the_models_positions_are_refused(prepared, tmp_path):
     assert prepared(rows, max_length=256).plan.rows["training rows cut at max_length"] == 3
 
 
+def test_tokens_that_the_model_does_not_know_are_refused(prepared, tmp_path):
+    tokenizer = make_tokenizer()
+    make_model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = str(tmp_path / "model")
+    assert prepared(questions(5), model=model).plan.training_rows == 3, "no row has the new token"
+    rows = [{"text": f"a <new> thing, number {n}"} for n in range(5)]
+    with pytest.raises(UserError, match=r"have a token 270, and .*model knows 270, from 0 on"):
+        prepared(rows, model=model)
+
+
 def test_tokenizer_without_end_and_padding_is_prepared(prepared, tmp_path):
     tokenizer = make_tokenizer()
     make_model(tokenizer).save_pretrained(tmp_path / "model")

@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from mofo.trainers.trl_arguments import parse
 
 from mofo import cli
 from mofo.compare import jobs
@@ -16,6 +15,8 @@ from mofo.errors import UserError
 from mofo.files import read_json
 from mofo.measure.metrics import learned_metrics
 from mofo.results import Metric, Point, Run, Seconds
+from mofo.trainers.trl.arguments import parse
+from mofo.trainers.trl.sft import OBJECTIVE as SFT
 
 BUDGET = {"divergence": 0.05}
 GRID = {"learning_rate": [1e-4, 2e-4, 4e-4], "fraction": [0.1, 0.3]}
@@ -181,7 +182,7 @@ def test_proposed_command_is_one_that_mofo_sft_takes(values, tmp_path, monkeypat
     recipe = make_recipe(values | {"methods": [entry], "settings": {"learning_rate": 3e-4, "weight_decay": 0.1}})
     words = shlex.split(full_command(recipe, recipe.runs()[0].method, BUDGET))
     assert words[:2] == ["mofo", "sft"]
-    args = parse(words[2:])
+    args = parse(SFT, words[2:])
     assert not args.unknown_in_argv
     assert (args.training.learning_rate, args.training.weight_decay, args.training.max_steps) == (3e-4, 0.1, 90)
     assert (args.mofo.fraction, args.mofo.fraction_schedule, args.mofo.budget) == (0.3, "cosine", "divergence=0.05")

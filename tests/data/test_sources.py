@@ -103,6 +103,23 @@ def test_very_long_cells_and_quoted_commas_are_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("head", "names"),
+    [
+        ('"Frage, kurz";"Antwort"', ["Frage, kurz", "Antwort"]),
+        ("question\tanswer, short", ["question", "answer, short"]),
+        ("question;answer;note, if any", ["question", "answer", "note, if any"]),
+        ('"a;b","c;d"', ["a;b", "c;d"]),
+        ("text", ["text"]),
+    ],
+)
+def test_separator_is_that_of_the_head_outside_of_quotation_marks(tmp_path, head, names):
+    cells = [f"cell {i}" for i in range(len(names))]
+    separator = "\t" if "\t" in head else "," if head.startswith('"a') else ";"
+    (tmp_path / "rows.csv").write_text(f"{head}\n{separator.join(cells)}\n")
+    assert list(read_file(tmp_path / "rows.csv")) == [dict(zip(names, cells, strict=True))]
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("question,answer\na,b\nwhat, then,c\n", "line 3 has 3 cells, expected 2: put quotation marks"),

@@ -1,7 +1,7 @@
 import pytest
 
 from mofo.data.tokens import IGNORED
-from mofo.data.usage import check_positions, truncated, usage
+from mofo.data.usage import check_positions, check_tokens, truncated, usage
 from mofo.errors import UserError
 
 
@@ -30,3 +30,10 @@ def test_rows_longer_than_the_model_takes_are_refused():
     check_positions(10**6, None, "m")
     with pytest.raises(UserError, match="longest row has 129 tokens, and m takes at most 128: give --max-length 128"):
         check_positions(129, 128, "m")
+
+
+def test_rows_with_tokens_that_the_model_does_not_know_are_refused():
+    check_tokens([example(2, 3)], 5, "m")
+    check_tokens([example(2, 3)], None, "m")
+    with pytest.raises(UserError, match="have a token 4, and m knows 4, from 0 on: its tokenizer is larger"):
+        check_tokens([example(1, 1), example(2, 3)], 4, "m")

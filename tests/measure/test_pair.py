@@ -157,6 +157,7 @@ def test_measure_pair_refuses_before_it_loads_anything(folders, monkeypatch):
         {"data": "none.jsonl"},
         {"tuned": str(folders / "none")},
         {"base": None},
+        {"answers": folders / "sums.jsonl" / "read"},
     ):
         options = {"base": base, "tuned": tuned, "probes": ["text"], "data": str(folders / "sums.jsonl")} | changed
         with pytest.raises(UserError):

@@ -38,12 +38,12 @@ def move(model):
     params=[name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.full) for name in ARCHITECTURES],
 )
 def case(request, tmp_path_factory):
-    """The name, the model and a folder with `hub`, the model as the hub has it, and `saved`, a moved copy."""
+    """The name, the model and a folder with `hub`, the model as the hub has it, and `saved`, a moved copy in shards."""
     folder = tmp_path_factory.mktemp("architecture")
     model = make_model(request.param)
     (folder / "hub").mkdir()
     save_as_on_the_hub(model, request.param, folder / "hub")
-    move(model).save_pretrained(folder / "saved")
+    move(model).save_pretrained(folder / "saved", max_shard_size="20KB")
     for layout in ("hub", "saved"):
         tiny_llama.make_tokenizer().save_pretrained(folder / layout)
     return request.param, model, folder
@@ -63,6 +63,7 @@ def naive_log_probabilities(model, ids):
 
 def test_load_model_and_distance_of_both_layouts(case):
     _, model, folder = case
+    assert len(list((folder / "saved").glob("model-*-of-*.safetensors"))) > 1
     pair = load_pair(str(folder / "hub"), str(folder / "saved"))
     expected = weights_of(model)
     loaded = weights_of(pair.base)

@@ -158,6 +158,44 @@ def test_parameters_of_the_same_shape_may_be_exchanged_left_out_and_added():
     assert all(optimizer.state[param]["step"] == 1 for group in optimizer.param_groups for param in group["params"])
 
 
+def resize(layer):
+    """Put a larger table in the place of an embedding's, as for tokens that were added."""
+    layer.weight.data = torch.cat([layer.weight.data, torch.zeros(2, 4)])
+    layer.weight.grad = torch.rand(12, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_matrix_that_was_resized_before_the_first_step_is_no_flat_piece(back_end):
+    layers = [nn.Embedding(10, 4), nn.Embedding(10, 4)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    whole = MoFO(layers[0].parameters(), lr=0.1, fraction=1, weight_decay=0.01, **back_end)
+    adamw = torch.optim.AdamW(layers[1].parameters(), lr=0.1, weight_decay=0.01, **back_end)
+    for layer, optimizer in zip(layers, (whole, adamw), strict=True):
+        resize(layer)
+        optimizer.step()
+    assert torch.equal(layers[0].weight, layers[1].weight)
+
+    layer = nn.Embedding(10, 4)
+    optimizer = MoFO(layer.parameters(), fraction=0.25, **back_end)
+    resize(layer)
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    assert int((layer.weight != before).sum()) == 12
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_matrix_that_was_resized_after_a_step_is_refused_and_not_written(back_end):
+    layer = nn.Embedding(10, 4)
+    optimizer = MoFO(layer.parameters(), **back_end)
+    layer.weight.grad = torch.ones(10, 4)
+    optimizer.step()
+    resize(layer)
+    before = layer.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"shape \(12, 4\) and its moments \(10, 4\): it was resized after its first"):
+        optimizer.step()
+    assert torch.equal(layer.weight, before)
+
+
 def step_after_fully_shard():
     """The step of an optimizer whose parameters were exchanged for sharded ones after its construction."""
     from torch.distributed.fsdp import fully_shard

@@ -28,6 +28,7 @@ def a_param(shape=(4, 3), **kwargs):
         ({"betas": (1.0, 0.9)}, ValueError, r"betas\[0\]"),
         ({"betas": (0.9, NAN)}, ValueError, r"betas\[1\]"),
         ({"betas": 0.9}, TypeError, "betas must be two numbers"),
+        ({"betas": (torch.tensor(0.9), 0.99)}, TypeError, r"betas\[0\] must be a number, in \[0, 1\); got tensor"),
         ({"eps": -1e-8}, ValueError, "eps"),
         ({"eps": NAN}, ValueError, "eps"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay"),

@@ -143,7 +143,48 @@ def gemma3_of_the_hub(state):
     return renamed
 
 
+def with_experts_apart(gate="gate_proj", up="up_proj", down="down_proj", **renamed):
+    """Experts as the hub has them: matrices of their own, which loading joins; `renamed` are parts of names."""
+
+    def layout(state):
+        apart = {}
+        for name, tensor in state.items():
+            for now, before in renamed.items():
+                name = name.replace(f".{now}.", f".{before}.")
+            experts, _, kind = name.rpartition(".experts.")
+            for number, matrix in enumerate(tensor if experts else ()):
+                place = f"{experts}.experts.{number}"
+                if kind == "gate_up_proj":
+                    apart[f"{place}.{gate}.weight"], apart[f"{place}.{up}.weight"] = (
+                        half.clone() for half in matrix.chunk(2)
+                    )
+                else:
+                    apart[f"{place}.{down}.weight"] = matrix.clone()
+            if not experts:
+                apart[name] = tensor
+        return apart
+
+    return layout
+
+
+def granite_of_the_hub(state):
+    renamed = {
+        "experts.gate_up_proj": "input_linear.weight",
+        "experts.down_proj": "output_linear.weight",
+        "router.weight": "router.layer.weight",
+    }
+    for now, before in renamed.items():
+        state = {name.replace(f"block_sparse_moe.{now}", f"block_sparse_moe.{before}"): t for name, t in state.items()}
+    return state
+
+
 OF_THE_HUB = {
+    "qwen3_moe": with_experts_apart(),
+    "mixtral": with_experts_apart("w1", "w3", "w2", mlp="block_sparse_moe"),
+    "granitemoehybrid": granite_of_the_hub,
+    "deepseek_v3": with_experts_apart(),
+    "qwen3_next": with_experts_apart(),
+    "jamba": with_experts_apart(),
     "gpt2": gpt2_of_the_hub,
     "gpt_neox": pythia_of_the_hub,
     "gemma3": gemma3_of_the_hub,
@@ -156,7 +197,8 @@ OF_THE_HUB = {
 def save_as_on_the_hub(model, name, folder):
     """Write weights as `.bin` in two files with an index, under the names that the hub's files have."""
     model.config.save_pretrained(folder)
-    state = {key: tensor.detach().clone() for key, tensor in model.named_parameters()}
+    tied = {key for key, _ in model.named_parameters(remove_duplicate=False)} - dict(model.named_parameters()).keys()
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items() if key not in tied}
     state = OF_THE_HUB.get(name, dict)(state)
     keys = list(state)
     files = {

@@ -174,6 +174,12 @@ def test_limits_say_what_seeds_show():
     assert "1 to 2 seeds per configuration" in limits.section(Comparison(results)).items[0]
 
 
+def test_limits_name_numbers_of_configurations_where_they_differ():
+    favours = "favours methods with more of them (AdamW 4, MoFO 8)"
+    assert any(favours in item for item in limits.section(make_comparison(fractions=(0.05, 0.15))).items)
+    assert not any("favours" in item for item in limits.section(make_comparison()).items)
+
+
 def test_limits_count_rows_that_were_not_used_as_they_are():
     comparison = make_comparison()
     assert not any("rows" in item for item in limits.section(comparison).items)

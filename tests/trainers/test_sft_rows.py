@@ -82,7 +82,7 @@ def test_tools_and_their_arguments_stay_as_they_are(read, model):
     ]
     tools = [{"type": "function", "function": {"name": "add"}}]
     rows = [{"messages": called, "tools": tools}, {"messages": [USER, REPLY]}]
-    found = read(*rows, model_name_or_path=model(chat_template=template))
+    found = read(*rows, model_name_or_path=model(chat_template=template), max_length=256)
     assert found == [rows[0], {"messages": [USER, REPLY], "tools": None}]
 
 
@@ -151,6 +151,15 @@ def test_rows_that_are_cut_are_counted_before_training(settings, monkeypatch, ca
         )
     with pytest.raises(UserError, match="has a completion within 3 tokens: raise --max_length"):
         parse(SFT, flags(settings, dataset_name=tmp_path / "rows.jsonl", max_length=3))
+
+
+@pytest.mark.parametrize("changed", [{}, {"packing": True}])
+def test_rows_longer_than_the_models_positions_are_refused(settings, tmp_path, changed):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * 300}) + "\n")
+    argv = flags(settings, dataset_name=tmp_path / "rows.jsonl", **changed)
+    with pytest.raises(UserError, match=r"takes at most 256: give --max-length 256"):
+        parse(argv)
+    parse([*argv, "--max-length", "256"])
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,16 @@ def test_bad_row_is_named_by_its_number(settings, tmp_path):
         parse(SFT, flags(settings, dataset_name=tmp_path / "rows.jsonl"))
 
 
-def test_output_folder_that_is_a_file_is_refused(settings, tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/tuned"])
+def test_output_folder_that_is_a_file_is_refused(settings, tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--output_dir .*file is a file: give a folder"):
-        parse(SFT, flags(settings, output_dir=tmp_path / "file"))
+    with pytest.raises(UserError, match=r"file is a file: choose another --output_dir"):
+        parse(SFT, flags(settings, output_dir=tmp_path / name))
+
+
+def test_output_folder_that_cannot_be_written_is_refused(settings):
+    with pytest.raises(UserError, match=r"/proc/tuned cannot be written \(.+\): choose another --output_dir"):
+        parse(SFT, flags(settings, output_dir="/proc/tuned"))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])

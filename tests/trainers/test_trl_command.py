@@ -65,6 +65,7 @@ def test_launch_is_as_trls(settings, launched, tmp_path):
         ({"eval_strategy": "epoch"}, "--test_split_size"),
         ({"config": "missing.yaml"}, "missing.yaml"),
         ({"accelerate_config": "missing"}, "Accelerate config missing"),
+        ({"num_processes": "two"}, r"--num_processes.*: invalid int value: 'two' \(`accelerate launch --help`"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_launched(settings, launched, changed, message):

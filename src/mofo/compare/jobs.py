@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 from rich.console import Console
@@ -103,8 +102,6 @@ def sole_owner_of(output: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(sole_owner(output.with_name(f".{output.name}.lock")))
-            with TemporaryFile(dir=output if output.is_dir() else output.parent):
-                pass
         except TimeoutError:
             raise UserError(
                 f"Another process is working on {output}: wait for it, or choose another --output."

@@ -17,11 +17,11 @@ from mofo.compare.tasks import TaskSettings
 from mofo.data.forms import Row
 from mofo.data.rows import GENERATED, drop_held_out, load_rows, split_rows
 from mofo.data.tokens import WHOLE, encode_rows, find_row
-from mofo.data.usage import check_positions, usage
+from mofo.data.usage import check_positions, check_tokens, usage
 from mofo.errors import UserError
-from mofo.files import new_folder, write_jsonl, write_text
+from mofo.files import check_place, new_folder, write_jsonl, write_text
 from mofo.measure import check_probe_specs
-from mofo.models.limits import folder_positions
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.models.precision import choose_precision
 from mofo.models.quantised import quantisation
@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
     model_folder = local_folder(recipe.model)
     _check_trainable(recipe.model, model_folder)
     plan, lengths = _plan(recipe, model_folder, data)
-    found = estimate(recipe, [task.steps for task in plan.tasks], lengths)
+    found = estimate(recipe, plan.precision, [task.steps for task in plan.tasks], lengths)
     _check_disk(found, output)
     if dry_run:
         return found
@@ -80,14 +80,12 @@ def prepare(recipe: Recipe, folder: OutputFolder, *, overwrite: bool, dry_run: b
 
 
 def check_folder(output: Path) -> None:
-    """Refuse an output folder where there is a file, at its place or above it.
+    """Refuse an output folder that cannot be made or written.
 
     Raises:
-        UserError: There is one.
+        UserError: There is a file at its place or above it, or nothing can be written there.
     """
-    file = next((path for path in (output, *output.absolute().parents) if path.exists() and not path.is_dir()), None)
-    if file is not None:
-        raise UserError(f"{file} is a file: choose another --output, a folder that need not exist.")
+    check_place(output, "--output")
 
 
 def _resume(recipe: Recipe, folder: OutputFolder) -> None:
@@ -165,6 +163,7 @@ def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Pl
     """Return the plan, and the tokens of each row of each task that can be trained on."""
     tokenizer = load_tokenizer(model_folder, trust_remote_code=recipe.trust_remote_code)
     positions = folder_positions(model_folder, trust_remote_code=recipe.trust_remote_code)
+    known = folder_tokens(model_folder, trust_remote_code=recipe.trust_remote_code)
     tasks: list[TaskPlan] = []
     reasons: dict[str, int] = {}
     lengths: list[list[int]] = []
@@ -181,6 +180,7 @@ def _plan(recipe: Recipe, model_folder: Path, data: Sequence[_Data]) -> tuple[Pl
                     "--max-length."
                 )
             check_positions(used.longest, positions, recipe.model)
+            check_tokens(examples, known, recipe.model)
             reasons |= {f"{reason}{where}": count for reason, count in used.by_reason(kind).items()}
             if recipe.answers and not all(example["prompt_ids"] for example in examples):
                 raise UserError(f"answers is {recipe.answers}, but rows of text ask nothing: leave --answers out.")

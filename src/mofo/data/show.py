@@ -15,9 +15,9 @@ from mofo.data.conversation import Turns
 from mofo.data.forms import Row
 from mofo.data.rows import load_form
 from mofo.data.tokens import IGNORED, WHOLE, Example, encode_rows, find_row
-from mofo.data.usage import usage
+from mofo.data.usage import check_tokens, usage
 from mofo.errors import UserError
-from mofo.models.limits import folder_positions
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.models.load import load_tokenizer, local_folder
 from mofo.results import Record
 
@@ -113,6 +113,7 @@ def describe_data(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     examples = encode_rows(rows, tokenizer, WHOLE, turns=turns, place=find_row({data: rows}))
     used = usage(examples, max_length)
+    check_tokens(examples, folder_tokens(folder, trust_remote_code=trust_remote_code), model)
     return DataDescription(
         data=data,
         model=model,

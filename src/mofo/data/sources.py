@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -209,9 +210,8 @@ def _is_table(value: Any) -> bool:
 def _read_csv(stream: TextIO, path: Path) -> Iterator[dict[str, str | None]]:
     csv.field_size_limit(LONGEST_CELL)
     first = stream.readline()
-    separators = [separator for separator in ",\t;" if separator in first]
     # strict: a quotation mark in the wrong place is an error, and does not swallow the rows after it
-    reader = csv.reader(_chain(first, stream), delimiter=separators[0] if separators else ",", strict=True)
+    reader = csv.reader(_chain(first, stream), delimiter=_separator(first), strict=True)
     header: list[str] = next(reader, [])
     if len(set(header)) < len(header):
         twice = max(header, key=header.count)
@@ -225,6 +225,12 @@ def _read_csv(stream: TextIO, path: Path) -> Iterator[dict[str, str | None]]:
                 "around a text that has commas."
             )
         yield dict(zip_longest(header, cells))
+
+
+def _separator(head: str) -> str:
+    """Return what separates the cells of a head: a tab if it has one, else the more frequent of comma and semicolon."""
+    unquoted = re.sub('"[^"]*"', "", head)
+    return "\t" if "\t" in unquoted else max(",;", key=unquoted.count)
 
 
 def _chain(first: str, stream: TextIO) -> Iterator[str]:

@@ -79,3 +79,22 @@ def check_positions(longest: int, positions: int | None, model: str) -> None:
             f"The longest row has {longest} tokens, and {model} takes at most {positions}: "
             f"give --max-length {positions}."
         )
+
+
+def check_tokens(examples: Sequence[Labelled], tokens: int | None, model: str) -> None:
+    """Refuse rows with tokens that a model does not know, as of a tokenizer that was given more than the model.
+
+    Args:
+        examples: The rows.
+        tokens: How many the model knows; None if that is not known.
+        model: The model's name, for the message.
+
+    Raises:
+        UserError: A row has such a token.
+    """
+    largest = max((max(example["input_ids"], default=0) for example in examples), default=0)
+    if tokens is not None and largest >= tokens:
+        raise UserError(
+            f"The rows have a token {largest}, and {model} knows {tokens}, from 0 on: its tokenizer is larger than its "
+            "vocabulary; resize the model's token embeddings, or take the tokenizer that it was trained with."
+        )

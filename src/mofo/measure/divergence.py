@@ -13,7 +13,7 @@ from mofo.measure import share
 from mofo.measure.mean import Mean
 from mofo.measure.probe import Base, Options, Probe
 from mofo.measure.scoring import TOKENS_PER_BATCH, by_positions, inference
-from mofo.measure.writing import answer_prompts, read_prompts, write_texts
+from mofo.measure.writing import TEXT_TOKENS, TEXTS, answer_prompts, read_prompts, write_texts
 from mofo.results import Metric
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class DivergenceProbe(Probe):
     numbers = "divergence in nats per token"
     better = "lower"
     cost = "a pass over about 2048 tokens, which the base writes once; keeps its logits"
+    kept_positions = TEXTS * TEXT_TOKENS
 
     def __init__(
         self, name: str, base: PreTrainedModel, texts: list[list[int]], starts: list[int] | None = None

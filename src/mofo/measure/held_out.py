@@ -8,9 +8,9 @@ from typing import NamedTuple
 from mofo.data.conversation import Turns
 from mofo.data.rows import load_rows
 from mofo.data.tokens import WHOLE, Example, encode_rows, find_row, has_labels
-from mofo.data.usage import check_positions, truncated, usage
+from mofo.data.usage import check_positions, check_tokens, truncated, usage
 from mofo.errors import UserError
-from mofo.models.limits import folder_positions
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.models.load import load_tokenizer, local_folder
 
 
@@ -53,5 +53,6 @@ def read_held_out(
     if not used.usable:
         raise UserError(f"No row of {data} has a completion within {max_length} tokens: raise --max-length.")
     check_positions(used.longest, folder_positions(folder, trust_remote_code=trust_remote_code), base)
+    check_tokens(whole, folder_tokens(folder, trust_remote_code=trust_remote_code), base)
     examples = [example for example in (truncated(row, max_length) for row in whole) if has_labels(example)]
     return HeldOut(examples, used.by_reason("held-out"))

@@ -92,6 +92,11 @@ def named_kinds(specs: Sequence[str]) -> dict[str, tuple[str, type[Probe]]]:
     return {parsed.name: (spec, parsed.kind) for spec, parsed in zip(specs, _parse(specs), strict=True)}
 
 
+def kept_positions(specs: Sequence[str]) -> int:
+    """Return at how many positions the base's logits are kept by the probes that a recipe asks for."""
+    return sum(spec.kind.kept_positions for spec in _parse(specs))
+
+
 def probe_states(probes: Sequence[Probe]) -> dict[str, Any]:
     """Return what `make_probes` needs to make the same probes again, as JSON values by the names of the probes."""
     states = {probe.name: probe.state() for probe in probes}

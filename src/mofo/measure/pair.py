@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from mofo.files import check_place
 from mofo.measure.bounds import Bound, check_bounds
 from mofo.measure.distance import weight_distance
 from mofo.measure.prepared import TASK, Reading, prepare
@@ -82,6 +83,8 @@ def measure_pair(
         UserError: A model, probe or data file cannot be used, the two models are not of one architecture, or a bound
             is on nothing that is measured.
     """
+    if answers is not None:
+        check_place(answers, "--save-answers")
     prepared = prepare(base, tuned, probes=probes, data=data, **reading)
     pair = prepared.pair
     with stage("distance"):

@@ -74,6 +74,7 @@ class Probe(ABC):
         numbers: What it returns, with units.
         better: Which way its numbers are better: `lower` or `higher`.
         cost: What measuring a model takes.
+        kept_positions: Positions of text whose logits of the base it keeps in memory, about as many.
 
     Args:
         name: Name of the probe, unique among those of a recipe.
@@ -83,6 +84,7 @@ class Probe(ABC):
     numbers: ClassVar[str]
     better: ClassVar[Literal["lower", "higher"]]
     cost: ClassVar[str]
+    kept_positions: ClassVar[int] = 0
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
     from mofo.data.forms import Row
 
+TEXTS = 16
+"""Texts that are written freely."""
+
+TEXT_TOKENS = 128
+"""Tokens of each."""
+
 ANSWERS = 16
 """The most prompts that are answered."""
 
@@ -38,8 +44,8 @@ def write_texts(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    texts: int = 16,
-    tokens: int = 128,
+    texts: int = TEXTS,
+    tokens: int = TEXT_TOKENS,
     seed: int = 0,
     start: list[int] | None = None,
 ) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""How long a text a model can read."""
+"""What a model can read: how long a text, and which tokens."""
 
 from __future__ import annotations
 
@@ -26,10 +26,28 @@ def folder_positions(folder: Path, *, trust_remote_code: bool = False) -> int | 
         folder: The model's folder.
         trust_remote_code: Whether code that comes with the model may run.
     """
+    config = _config(folder, trust_remote_code=trust_remote_code)
+    limit = sys.maxsize if config is None else position_limit(config)
+    return None if limit == sys.maxsize else limit
+
+
+def folder_tokens(folder: Path, *, trust_remote_code: bool = False) -> int | None:
+    """Return how many tokens a model knows that is not loaded, from 0 on; None if its configuration does not say it.
+
+    Args:
+        folder: The model's folder.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+    config = _config(folder, trust_remote_code=trust_remote_code)
+    return None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+
+
+def _config(folder: Path, *, trust_remote_code: bool) -> PreTrainedConfig | None:
+    """Return a folder's configuration; None if it cannot be read, of which loading the model will say why."""
     from transformers import AutoConfig
 
     try:
-        limit = position_limit(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
-    except (OSError, ValueError, KeyError):  # loading the model will say what is wrong
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
         return None
-    return None if limit == sys.maxsize else limit
+    return config

@@ -113,6 +113,20 @@ def check_param(param: Tensor, blocks: int, state_dtype: StateDtype) -> None:
         quantisation_block(param)
 
 
+def check_state(param: Tensor, state: Mapping[str, Any]) -> None:
+    """Check that the moments of a parameter, if it has any, have its shape.
+
+    Raises:
+        ValueError: they have another.
+    """
+    moment = state.get("exp_avg")
+    if moment is not None and moment.shape != param.shape:
+        raise ValueError(
+            f"a parameter has the shape {tuple(param.shape)} and its moments {tuple(moment.shape)}: it was resized "
+            "after its first step; construct the optimizer afterwards"
+        )
+
+
 def check_rounding(param: Tensor, rounding: Rounding) -> None:
     """Check that new values of a parameter can be rounded in this way.
 
@@ -163,11 +177,10 @@ def _check_back_end(options: Mapping[str, Any]) -> None:
 
 
 def _check_number(name: str, value: object, expected: str, holds: Callable[[Any], bool]) -> None:
-    message = f"{name} must be {expected}, got {value!r}"
     if not isinstance(value, Real):
-        raise TypeError(message)
+        raise TypeError(f"{name} must be a number, {expected}; got {value!r}")
     if not holds(value):
-        raise ValueError(message)
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def _is_finite(x: float) -> bool:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch.optim import Optimizer
 
-from mofo.optim.checks import check_grad, check_options, check_param, check_rounding, check_together
+from mofo.optim.checks import (
+    check_grad,
+    check_options,
+    check_param,
+    check_rounding,
+    check_state,
+    check_together,
+)
 from mofo.optim.distributed.flat_params import check_flat
 from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.grad_scaler import GradScale
@@ -48,7 +55,7 @@ class MoFO(Optimizer):
         params: tensors, parameter groups or `named_parameters()`.
         lr: learning rate η; a number or a tensor of one element.
         fraction: update fraction α in (0, 1]. The paper recommends 0.05 to 0.20. 1 is `torch.optim.AdamW` with the
-            same `foreach` and `fused`, bit for bit.
+            same `foreach` and `fused`, bit for bit (but for 16-bit parameters, whose moments stay in float32).
         betas: decay rates β1, β2 of the two moments, in [0, 1).
         eps: ε, added to √v̂.
         weight_decay: decoupled weight decay λ: θ ← (1 − η·λ)·θ.
@@ -275,6 +282,7 @@ class MoFO(Optimizer):
                 if param.grad is not None:
                     check_flat(param, group, self._shapes)
                     check_param(param, group["blocks"], group["state_dtype"])
+                    check_state(param, self.state.get(param, {}))
                     check_rounding(param, group["rounding"])
                     check_grad(param.grad)
                     if group["fused"] and not is_dtensor(param):

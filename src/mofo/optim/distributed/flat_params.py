@@ -25,7 +25,8 @@ def check_flat(param: Tensor, options: Mapping[str, Any], shapes: Collection[tor
         param: a parameter of the optimizer.
         options: of its group; `on_flat` and `blocks` are read.
         shapes: of the parameters that the optimizer was constructed with. ZeRO 1 and 2 put their pieces in the place
-            of these without a mark, but a piece has one of their shapes only by accident.
+            of these without a mark, but a piece has one of their shapes only by accident. Pieces have one dimension: a
+            parameter of more that has a new shape was resized, as embeddings are.
 
     Raises:
         NotImplementedError: it is flat, and `on_flat` is "refuse".
@@ -34,7 +35,7 @@ def check_flat(param: Tensor, options: Mapping[str, Any], shapes: Collection[tor
     shape = param.shape
     if is_marked(param):
         what = f"the parameter of shape {tuple(shape)} is a flat piece of several tensors, of DeepSpeed ZeRO 3 or FSDP1"
-    elif shape not in shapes:
+    elif len(shape) < 2 and shape not in shapes:
         what = (
             f"the optimizer was constructed with no parameter of shape {tuple(shape)}: something, as DeepSpeed ZeRO 1 "
             "and 2 do, has put a flat piece of several tensors in the place of those it was given"

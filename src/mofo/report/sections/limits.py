@@ -35,9 +35,10 @@ def _seeds(comparison: Comparison) -> list[str]:
 
 
 def _choice(comparison: Comparison) -> list[str]:
-    if len(comparison.methods) < 2:
+    counts = {method: len(comparison.of_method(method)) for method in comparison.methods}
+    if len(set(counts.values())) < 2:
         return []
-    tried = [f"{comparison.label(method)} {len(comparison.of_method(method))}" for method in comparison.methods]
+    tried = [f"{comparison.label(method)} {count}" for method, count in counts.items()]
     return [
         "Choosing the best of several configurations after the fact favours methods with more of them "
         f"({', '.join(tried)})."

@@ -19,6 +19,7 @@ from mofo.data.forms import parse_columns
 from mofo.data.rows import GENERATED, load_rows
 from mofo.data.sources import is_local
 from mofo.errors import UserError, closest
+from mofo.files import check_place
 from mofo.methods.method import Method, check_settings
 from mofo.methods.part import Part
 from mofo.models.hub import ask_only_if_reachable
@@ -231,6 +232,11 @@ class Arguments(NamedTuple):
     base: str = ""
     data: str = ""
 
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model."""
+        return local_folder(str(self.model.model_name_or_path), self.model.model_revision)
+
 
 def parse(objective: Objective, argv: list[str]) -> Arguments:
     """Parse a command line as trl does, check what can be checked before a model is loaded, and resolve names.
@@ -252,8 +258,7 @@ def parse(objective: Objective, argv: list[str]) -> Arguments:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
-    if Path(str(args.training.output_dir)).is_file():
-        raise UserError(f"--output_dir {args.training.output_dir} is a file: give a folder, which need not exist.")
+    check_place(Path(str(args.training.output_dir)), "--output_dir")
     _find_checkpoint(args.training)
     if not args.model.model_name_or_path:
         raise UserError("There is no model: give --model_name_or_path.")

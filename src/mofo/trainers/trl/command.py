@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from subprocess import CalledProcessError
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import psutil
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -82,10 +83,16 @@ def _launch(argv: list[str], args: Arguments) -> None:
     name = args.objective.name
     flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])
     script = ["-m", "mofo.trainers.trl.script", name, *without(argv, args.unknown_in_argv)]
-    launch, unknown = launch_command_parser().parse_known_args([*flags, *script])
+    parser = launch_command_parser()
+    parser.error = _refuse  # its own prints the usage, of a hundred lines
+    launch, unknown = parser.parse_known_args([*flags, *script])
     if unknown:
         raise unknown_flag(args.objective, unknown[0])
     launch_command(launch)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message} (`accelerate launch --help` explains the launcher's flags).")
 
 
 def how_to_resume(output: Path, *, since: float) -> str:

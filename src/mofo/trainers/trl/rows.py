@@ -15,7 +15,7 @@ from mofo.data.forms import Messages, Row
 from mofo.data.tokens import find_row
 from mofo.errors import UserError, first_line
 from mofo.files import cache_folder, read_json, write_json
-from mofo.models.load import load_tokenizer, local_folder
+from mofo.models.load import load_tokenizer
 from mofo.models.quiet import silence_datasets
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def _counts_file(file: Path) -> Path:
 def trl_tokenizer(args: Arguments) -> PreTrainedTokenizerBase:
     """Return the tokenizer as trl will use it."""
     training = args.training
-    model = local_folder(str(args.model.model_name_or_path), args.model.model_revision)
-    tokenizer = load_tokenizer(model, trust_remote_code=training.trust_remote_code)
+    tokenizer = load_tokenizer(args.model_folder, trust_remote_code=training.trust_remote_code)
     template = getattr(training, "chat_template_path", None)
     if template is not None and Path(template).is_file():
         tokenizer.chat_template = Path(template).read_text(encoding="utf-8")

@@ -12,8 +12,9 @@ from trl.scripts.sft import main as trl_sft
 from mofo.data.conversation import render_conversation, token_ids
 from mofo.data.forms import FORMS, Messages, Row
 from mofo.data.tokens import IGNORED, WHOLE, Labelled, encode
-from mofo.data.usage import usage
+from mofo.data.usage import check_positions, check_tokens, usage
 from mofo.errors import UserError
+from mofo.models.limits import folder_positions, folder_tokens
 from mofo.trainers.trl.objective import Objective
 from mofo.trainers.trl.rows import (
     answered,
@@ -49,13 +50,15 @@ def write_rows(rows: list[Row], source: str, args: Arguments) -> Path:
     """
     tokenizer, training = trl_tokenizer(args), args.training
     made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
-    settings = [*tokenizer_settings(tokenizer), training.max_length, training.packing, training.completion_only_loss]
+    folder, trusted = args.model_folder, training.trust_remote_code
+    limits = (folder_positions(folder, trust_remote_code=trusted), folder_tokens(folder, trust_remote_code=trusted))
+    settings = [training.max_length, training.packing, training.completion_only_loss, limits]
 
     def checked() -> tuple[list[Row], dict[str, int]]:
-        counts = _check(rows, made, source, tokenizer, training)
+        counts = _check(rows, made, source, tokenizer, training, limits)
         return (_as_tokens(made, tokenizer, training) if _doubles(made, tokenizer) else made), counts
 
-    return cached_file(made, settings, checked)
+    return cached_file(made, [*tokenizer_settings(tokenizer), *settings], checked)
 
 
 def notes(file: Path, training: SFTConfig) -> list[str]:
@@ -75,14 +78,22 @@ def _for_trl(row: Row, *, has_template: bool) -> Row:
 
 
 def _check(
-    rows: list[Row], made: list[Row], source: str, tokenizer: PreTrainedTokenizerBase, training: SFTConfig
+    rows: list[Row],
+    made: list[Row],
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    training: SFTConfig,
+    limits: tuple[int | None, int | None],
 ) -> dict[str, int]:
-    """Check that the tokenizer writes every row; return how many are cut or left out, by reason."""
+    """Check that the tokenizer writes and the model reads every row; return how many are not used as they are."""
     examples: list[Labelled] = []
     check_each(rows, made, source, lambda written: examples.append(_labelled(written, tokenizer)))
+    used = usage(examples, training.max_length or WHOLE)
+    longest = training.max_length if training.packing else used.longest
+    check_positions(longest or used.longest, limits[0], "the model")
+    check_tokens(examples, limits[1], "the model")
     if training.max_length is None or training.packing:
         return {}
-    used = usage(examples, training.max_length)
     if not used.usable:
         raise UserError(f"No row of {source} has a completion within {training.max_length} tokens: raise --max_length.")
     return used.by_reason("training")
