@@ -39,7 +39,7 @@ ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md
 """Pages of the site whose text lies outside docs/."""
 
 REFERENCE = {
-    "The optimizer": [f"mofo.{name}" for name in sorted(mofo.__all__) if not name.startswith("_")],
+    "The optimizer": ["mofo.MoFO", "mofo.param_groups", "mofo.CPUOffload", "mofo.backends"],
     "In trainers": [
         *(f"mofo.trainers.{name}" for name in mofo.trainers.__all__),
         "mofo.trainers.lightning.ForgettingCallback",
@@ -81,9 +81,7 @@ def made_pages() -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         yield f"probes/{kind}.md", probe_page(kind)
     for title, names in REFERENCE.items():
-        yield f"reference/{title.lower().replace(' ', '-')}.md", "\n".join(
-            [f"# {title}\n", *(f"::: {name}\n" for name in names)]
-        )
+        yield f"reference/{_file_name(title)}.md", "\n".join([f"# {title}\n", *(f"::: {name}\n" for name in names)])
     for uri, path in ELSEWHERE.items():
         yield uri, (ROOT / path).read_text(encoding="utf-8")
 
@@ -218,10 +216,15 @@ def _is_awaited(entry: Any, pages: list[str]) -> bool:
 
 
 def _order(uri: str) -> tuple[str, bool, int, str]:
-    """Sort a folder's index first, methods and probes as their lists have them, everything else by name."""
+    """Sort a folder's index first, what is made from the source as it is listed there, everything else by name."""
     folder, name = posixpath.dirname(uri), posixpath.basename(uri).removesuffix(".md")
-    listed = [*(part.name for part in PARTS)] if folder == "methods" else [*KINDS] if folder == "probes" else []
+    names = {"methods": [part.name for part in PARTS], "probes": [*KINDS], "reference": [*map(_file_name, REFERENCE)]}
+    listed = names.get(folder, [])
     return folder, name != "index", listed.index(name) if name in listed else 0, name
+
+
+def _file_name(title: str) -> str:
+    return title.lower().replace(" ", "-")
 
 
 def _path_of(described: type) -> str:

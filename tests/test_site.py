@@ -94,7 +94,9 @@ def test_algorithm_is_the_source_in_forty_lines(site):
 
 
 def test_reference_describes_all_public_names(site):
-    pages = [(site / "reference" / f"{page}.html").read_text(encoding="utf-8") for page in ("the-optimizer", "in-trainers")]
+    pages = [
+        (site / "reference" / f"{page}.html").read_text(encoding="utf-8") for page in ("the-optimizer", "in-trainers")
+    ]
     names = [name for name in mofo.__all__ if name != "__version__"]
     for name in [*(f"mofo.{name}" for name in names), *(f"mofo.trainers.{name}" for name in mofo.trainers.__all__)]:
         assert any(f'id="{name}"' in page for page in pages), name
@@ -111,14 +113,14 @@ def test_pages_load_nothing_from_other_hosts(site):
         assert 'data-md-component="source"' not in page.read_text(encoding="utf-8"), "it asks GitHub for stars"
 
 
-@pytest.mark.parametrize("link", ["guide.md#no-such-heading", "no-such-page.md", "../src/mofo/no_such_file.py"])
-def test_link_that_leads_nowhere_is_refused(tmp_path, caplog, link):
+def test_links_that_lead_nowhere_are_refused(tmp_path, caplog):
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", docs)
-    page = docs / "continual.md"
-    page.write_text(page.read_text(encoding="utf-8") + f"\n[nowhere]({link})\n", encoding="utf-8")
+    nowhere = ["guide.md#no-such-heading", "no-such-page.md", "../src/mofo/no_such_file.py"]
+    page = docs / "guide.md"
+    page.write_text(page.read_text("utf-8") + "".join(f"\n[nowhere]({link})\n" for link in nowhere), "utf-8")
     with pytest.raises(Abort):
         build_site(tmp_path / "site", docs_dir=str(docs), plugins=[])
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1
-    assert link.split("/")[-1].split("#")[-1] in warnings[0]
+    for name in ("no-such-heading", "no-such-page.md", "src/mofo/no_such_file.py"):
+        assert any(name in warning for warning in warnings)

@@ -96,7 +96,7 @@ class MoFO(Optimizer):
             or spread over processes as something else than shards or replicas.
         ImportError: `state_dtype="int8"` without torchao.
 
-    Example:
+    Examples:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
     """
 

@@ -39,7 +39,7 @@ class ForgettingCallback(ReportedCallback):
         tokenizer: The model's tokenizer, if the trainer was not given it as `processing_class`.
         seed: Seed of what the probes draw.
 
-    Example:
+    Examples:
         >>> trainer = SFTTrainer(...)
         >>> ForgettingCallback.attach(trainer, probes=["divergence", "text"], every=50)
         >>> trainer.train()
