@@ -60,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, text in made_pages():
         files.append(File.generated(config, uri, content=text))
     pages = sorted((file.src_uri for file in files.documentation_pages()), key=_order)
-    config.nav = _expanded([entry for entry in config.nav or []], pages)
+    config.nav = _expanded(config.nav or [], pages)
     return files
 
 

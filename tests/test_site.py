@@ -113,14 +113,15 @@ def test_pages_load_nothing_from_other_hosts(site):
         assert 'data-md-component="source"' not in page.read_text(encoding="utf-8"), "it asks GitHub for stars"
 
 
-def test_links_that_lead_nowhere_are_refused(tmp_path, caplog):
+def test_links_that_lead_nowhere_and_pages_that_nothing_leads_to_are_refused(tmp_path, caplog):
     docs = tmp_path / "docs"
     shutil.copytree(ROOT / "docs", docs)
     nowhere = ["guide.md#no-such-heading", "no-such-page.md", "../src/mofo/no_such_file.py"]
     page = docs / "guide.md"
     page.write_text(page.read_text("utf-8") + "".join(f"\n[nowhere]({link})\n" for link in nowhere), "utf-8")
+    (docs / "unlisted.md").write_text("# Nothing leads here\n", "utf-8")
     with pytest.raises(Abort):
         build_site(tmp_path / "site", docs_dir=str(docs), plugins=[])
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for name in ("no-such-heading", "no-such-page.md", "src/mofo/no_such_file.py"):
+    for name in ("no-such-heading", "no-such-page.md", "src/mofo/no_such_file.py", "unlisted.md"):
         assert any(name in warning for warning in warnings)
