@@ -40,10 +40,8 @@ ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md
 
 REFERENCE = {
     "The optimizer": ["mofo.MoFO", "mofo.param_groups", "mofo.CPUOffload", "mofo.backends"],
-    "In trainers": [
-        *(f"mofo.trainers.{name}" for name in mofo.trainers.__all__),
-        "mofo.trainers.lightning.ForgettingCallback",
-    ],
+    "In trainers of transformers and trl": [f"mofo.trainers.{name}" for name in mofo.trainers.__all__],
+    "In Lightning": ["mofo.trainers.lightning.ForgettingCallback"],
 }
 """What each page of the reference describes, from docstrings."""
 
