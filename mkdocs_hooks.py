@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent
 REPOSITORY = "https://github.com/mofo-developers/mofo"
 
-SOON = ("budget.md", "ship.md")
-"""Pages that mkdocs.yml names although they are still being written: remove them from here when they are there."""
-
 ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Pages of the site whose text lies outside docs/."""
 
@@ -203,14 +200,9 @@ def _expanded(entry: Any, pages: list[str]) -> Any:
     if isinstance(entry, dict):
         return {title: _expanded(value, pages) for title, value in entry.items()}
     if isinstance(entry, list):
-        expanded = [_expanded(value, pages) for value in entry if not _is_awaited(value, pages)]
+        expanded = [_expanded(value, pages) for value in entry]
         return [leaf for value in expanded for leaf in (value if isinstance(value, list) else [value])]
     return [page for page in pages if posixpath.dirname(page) + "/" == entry] if entry.endswith("/") else entry
-
-
-def _is_awaited(entry: Any, pages: list[str]) -> bool:
-    place = next(iter(entry.values())) if isinstance(entry, dict) else entry
-    return place in SOON and place not in pages
 
 
 def _order(uri: str) -> tuple[str, bool, int, str]:
