@@ -53,9 +53,10 @@ sanitize: $(READY)
 lint: $(READY)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
-# docs/results.md from the types of results.json
+# docs/results.md from the types of results.json, and the site, which a browser opens: build/site/index.html
 docs: $(READY)
 	$(BIN)/python -m mofo.results > docs/results.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step_time.py

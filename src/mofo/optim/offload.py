@@ -49,7 +49,7 @@ class CPUOffload(Optimizer):
         NotImplementedError: a parameter is sharded, or neither on a CUDA device nor on the CPU.
         Exception: what `optimizer_class` raises for such parameters on a CPU.
 
-    Example:
+    Examples:
         >>> optimizer = CPUOffload(model.parameters(), MoFO, lr=1e-5, fraction=0.15)
     """
 

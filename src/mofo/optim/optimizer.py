@@ -105,7 +105,7 @@ class MoFO(Optimizer):
             cannot serve, or a parameter is flat, or spread over processes as something else than shards or replicas.
         ImportError: `state_dtype="int8"` without torchao.
 
-    Example:
+    Examples:
         >>> optimizer = MoFO(model.parameters(), lr=1e-5, fraction=0.15)
     """
 

@@ -45,7 +45,7 @@ class MoFOCallback(ReportedCallback):
     Works with gradient accumulation and with several processes, whose parameters may be copies (DDP) or shards
     (`DTensor`): the processes add up three sums at a logging step.
 
-    Example:
+    Examples:
         >>> trainer = SFTTrainer(..., optimizer_cls_and_kwargs=(MoFO, {"lr": 1e-5}))
         >>> MoFOCallback.attach(trainer)
         >>> trainer.train()

@@ -57,7 +57,7 @@ class ForgettingCallback(ReportedCallback):
     Attributes:
         kept: How the budget was held; None before the end, and without a budget.
 
-    Example:
+    Examples:
         >>> trainer = SFTTrainer(...)
         >>> ForgettingCallback.attach(trainer, probes=["divergence", "text"], every=50, budget={"divergence": 0.05})
         >>> trainer.train()

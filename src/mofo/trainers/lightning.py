@@ -31,7 +31,7 @@ class ForgettingCallback(Callback):
         model: Where the language model of transformers or peft is in the module.
         seed: Seed of what the probes draw.
 
-    Example:
+    Examples:
         >>> L.Trainer(callbacks=[ForgettingCallback(tokenizer, every=50)])
     """
 

@@ -38,7 +38,7 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
         UserError: The method is unknown, needs rows or adapters of its own, stands for several, or does not go with
             the trainer's sharding.
 
-    Example:
+    Examples:
         >>> trainer = SFTTrainer(model, args=args, train_dataset=dataset)
         >>> use_method(trainer, "mofo+self-distill")
         >>> trainer.train()

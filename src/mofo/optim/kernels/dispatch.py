@@ -22,7 +22,7 @@ NO_TRITON = "Triton is not installed: pip install triton (on Intel GPUs: triton-
 def backends() -> dict[str, str]:
     """Return what computes a step by default on each type of device, with the reason where it is not the fastest.
 
-    Example:
+    Examples:
         >>> backends()
         {'cpu': "native (avx512, on torch's threads)", 'gpu': 'triton 3.9.0', 'other': 'plain torch'}
     """
