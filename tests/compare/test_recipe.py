@@ -103,7 +103,7 @@ def test_numbers_without_a_point_are_numbers_in_yaml_too(tmp_path):
         ({"steps": 3, "epochs": 1}, "Both steps and epochs"),
         ({"epochs": "nan"}, "epochs is 'nan'"),
         ({"batch_size": True}, "batch_size is True, expected another value"),
-        ({"save": "yes please"}, "save is 'yes please', expected 'best', 'all' or 'none'"),
+        ({"save": "yes please"}, "save is 'yes please', expected 'best', 'all', 'points' or 'none'"),
         ({"save": True}, "save is no longer true or false: give best, all or none"),
         ({"weights": "bfloat16", "precision": "float32"}, "leave precision out"),
         ({"precision": "fp8"}, "precision is 'fp8'"),

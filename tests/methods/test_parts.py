@@ -308,7 +308,7 @@ def test_base_text_is_written_once_and_is_not_that_of_the_divergence_probe(model
 
 @pytest.mark.parametrize("top", [0, 5])
 def test_self_distill_is_the_divergence_on_the_steps_texts(model, setup, again, top):
-    part = SelfDistill(weight=0.7, texts=3, tokens=6, per_step=2, every=2, top=top)
+    part = SelfDistill(weight=0.7, texts=3, tokens=6, per_step=2, every=2, top=top, form="free")
     part.prepare(model, setup)
     p = log_p(model, base_text(model, setup, texts=3, tokens=6)[:, :-1])
     move(model)
@@ -362,6 +362,16 @@ def test_self_distill_on_conversations_leaves_out_how_they_start(model, setup, f
         for one, other, (_, start) in zip(p, q, texts, strict=True)
     ]
     assert part.penalty(model, 0, setup).item() == pytest.approx(torch.cat(kl).mean().item(), rel=1e-4)
+
+
+def test_without_a_chat_template_the_base_writes_from_nothing_alone(model, setup, again):
+    def kinds(setup, **more):
+        part = SelfDistill(texts=2, tokens=6, **more)
+        return part._texts(setup, model)[0].tolist()
+
+    assert kinds(setup) == kinds(setup, form="mixed") != kinds(setup, form="free")
+    again.tokenizer.chat_template = None
+    assert kinds(again) == kinds(again, form="free")
 
 
 def test_conversations_need_a_chat_template(model, setup):

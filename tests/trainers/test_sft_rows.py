@@ -158,8 +158,8 @@ def test_rows_longer_than_the_models_positions_are_refused(settings, tmp_path, c
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "x" * 300}) + "\n")
     argv = flags(settings, dataset_name=tmp_path / "rows.jsonl", **changed)
     with pytest.raises(UserError, match=r"takes at most 256: give --max-length 256"):
-        parse(argv)
-    parse([*argv, "--max-length", "256"])
+        parse(SFT, argv)
+    parse(SFT, [*argv, "--max-length", "256"])
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 HELP = "Map learning and forgetting in the plane through a base and two tuned models"
 EXAMPLES = """\
-Each MODEL is a model or an adapter, or a run of mofo compare --save all (runs/NAME in its folder). The first two span
-the plane; further ones are projected onto it, and so is each checkpoint-N beside a model: mofo compare --save points
-keeps them.
+Each MODEL is a model or an adapter, or a run of mofo compare --save all
+(runs/NAME in its folder). The first two span the plane; further ones are
+projected onto it, and so is each checkpoint-N beside a model, which
+mofo compare --save points keeps.
 
 examples:
   mofo landscape smollm2-135m adamw lion --data held-out.jsonl
-  mofo landscape smollm2-135m comparison/runs/adamw-* comparison/runs/mofo-* --probes text,divergence --resolution 31
+  mofo landscape smollm2-135m comparison/runs/*-s0 --probes text --resolution 31
 """
 
 

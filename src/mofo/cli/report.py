@@ -29,6 +29,10 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "mofo report FOLDER [FOLDER ...] [--json | --csv | --markdown]"
     parser.epilog = EXAMPLES
     parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
         help="output folder of mofo compare, sft, dpo, grpo, blend or landscape, or of a training with "
         "ForgettingCallback, which is drawn into comparisons given with it too",
     )

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class SelfDistill(Part):
     """λ·KL(base ‖ tuned) per token on text that the base wrote, added to the loss.
 
-    The base writes text from nothing, conversations in its chat template (the user's turn too), or half of each. A few
-    texts a step out of a bank that is written once. The base's log-probabilities on them are cached, so that no
-    second model is needed: the `top` likeliest tokens of each position, and the rest as one. That divergence is a
-    lower bound of the whole one.
+    The base writes text from nothing, conversations in its chat template (the user's turn too), or half of each; the last
+    is what it does where there is a template. A few texts a step out of a bank that is written once. The base's
+    log-probabilities on them are cached, so that no second model is needed: the `top` likeliest tokens of each position,
+    and the rest as one. That divergence is a lower bound of the whole one.
     """
 
     name = "self-distill"
@@ -27,10 +27,11 @@ class SelfDistill(Part):
     cost = "one more forward and backward pass over per_step × tokens tokens a step; the bank"
 
     weight: float = setting(0.3, "weight λ of the divergence", label="λ", short="w", ge=0)
-    form: Literal["free", "chat", "mixed"] = setting(
-        "free",
-        "what the base writes: text from nothing, conversations, or half of each",
-        variants={"chat": "on conversations", "mixed": "on text and conversations"},
+    form: Literal["auto", "free", "chat", "mixed"] = setting(
+        "auto",
+        "what the base writes: text from nothing (free), conversations (chat), half of each (mixed); auto is mixed "
+        "where there is a chat template, and free where there is none",
+        variants={"free": "on text", "chat": "on conversations", "mixed": "on text and conversations"},
     )
     texts: int = setting(64, "texts in the bank", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
@@ -95,13 +96,20 @@ class SelfDistill(Part):
             cached = {key: torch.cat(values) for key, values in found.items() if values}
             return {"ids": ids.cpu(), "written": written.cpu()} | cached
 
-        return setup.once(f"self-distill-{self.form}-{self.texts}x{self.tokens}-top{self.top}", make, shared=True)
+        form = "-".join(self._forms(setup))
+        return setup.once(f"self-distill-{form}-{self.texts}x{self.tokens}-top{self.top}", make, shared=True)
+
+    def _forms(self, setup: Setup) -> tuple[Form, ...]:
+        """Return the forms of the texts."""
+        if self.form == "mixed" or (self.form == "auto" and setup.tokenizer.chat_template is not None):
+            return ("free", "chat")
+        return ("chat",) if self.form == "chat" else ("free",)
 
     def _texts(self, setup: Setup, base: PreTrainedModel) -> tuple[Tensor, Tensor]:
         """Return the token ids of the texts, all of one length, and where what the base wrote is predicted."""
         import torch
 
-        forms: tuple[Form, ...] = ("free", "chat") if self.form == "mixed" else (self.form,)
+        forms = self._forms(setup)
         starts = [len(start_of(form, base, setup.tokenizer)) for form in forms]
         numbers = [self.texts] if len(forms) == 1 else [self.texts - self.texts // 2, self.texts // 2]
         ids, written = [], []
