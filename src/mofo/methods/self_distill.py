@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class SelfDistill(Part):
     """λ·KL(base ‖ tuned) per token on text that the base wrote, added to the loss.
 
-    The base writes text from nothing, conversations in its chat template (the user's turn too), or half of each; the last
-    is what it does where there is a template. A few texts a step out of a bank that is written once. The base's
-    log-probabilities on them are cached, so that no second model is needed: the `top` likeliest tokens of each position,
-    and the rest as one. That divergence is a lower bound of the whole one.
+    The base writes text from nothing, conversations in its chat template (the user's turn too), or half of each; the
+    last is what it does where there is a template. A few texts a step out of a bank that is written once. The base's
+    log-probabilities on them are cached, so that no second model is needed: the `top` likeliest tokens of each
+    position, and the rest as one. That divergence is a lower bound of the whole one.
     """
 
     name = "self-distill"
