@@ -50,6 +50,13 @@ def test_path_is_measured_at_each_share_and_at_both_ends(record, tiny_model, tun
     assert [metric.label for metric in record.metrics] == ["held-out loss", "divergence", "text loss"]
 
 
+def test_path_in_bfloat16_is_measured_with_the_weights_of_each_share(tiny_model, tuned, tiny_data, monkeypatch):
+    for module in ("pair", "path"):
+        monkeypatch.setattr(f"mofo.measure.{module}.choose_precision", lambda _: "bfloat16")
+    found = measure_path(tiny_model, tuned, [0.2, 0.5], probes=["divergence"], data=tiny_data)
+    assert found.end == measure_pair(tiny_model, tuned, probes=["divergence"], data=tiny_data).tuned.point
+
+
 def test_what_is_measured_is_the_model_that_is_written(record, tiny_model, tuned, tiny_data, tmp_path, capsys):
     output = tmp_path / "half"
     assert cli.main(["blend", tiny_model, tuned, "--save", "0.5", "--output", str(output)]) == 0

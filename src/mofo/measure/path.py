@@ -59,13 +59,15 @@ def measure_path(
         raise UserError("There is no probe: name at least one measure of forgetting, such as divergence.")
     prepared = prepare(base, tuned, probes=probes, data=data, **reading)
     pair = prepared.pair
-    with autocast(choose_precision("auto")):
+    precision = choose_precision("auto")
+    with autocast(precision):
         made = prepared.make_probes()
         before = prepared.measure(pair.base, "base", made)
-        marks = []
-        for scale, model in blended_models(pair.base, pair.tuned, sorted({*scales, 1.0} - {0.0})):
-            point = prepared.measure(model, f"scale {scale:g}", made).point(before)
-            marks.append(Mark(at=scale, point=point))
+    marks = []
+    for scale, model in blended_models(pair.base, pair.tuned, sorted({*scales, 1.0} - {0.0})):
+        with autocast(precision):  # which keeps copies of the weights until it ends
+            measured = prepared.measure(model, f"scale {scale:g}", made)
+        marks.append(Mark(at=scale, point=measured.point(before)))
     record = Forgetting(
         over="scale",
         model=Path(tuned).name or tuned,
