@@ -87,7 +87,7 @@ def _launch(argv: list[str], args: Arguments) -> None:
     flags = resolve_accelerate_config_argument([*args.unknown_in_config, *args.unknown_in_argv])
     script = ["-m", "mofo.trainers.trl_script", *without(argv, args.unknown_in_argv)]
     parser = launch_command_parser()
-    parser.error = _refuse  # type: ignore[method-assign]  # its own prints the usage, of a hundred lines
+    parser.error = _refuse  # its own prints the usage, of a hundred lines
     launch, unknown = parser.parse_known_args([*flags, *script])
     if unknown:
         raise unknown_flag(unknown[0])
