@@ -15,6 +15,7 @@ from mofo.measure.kinds import kept_positions
 from mofo.models.load import empty_model
 from mofo.models.memory import pass_memory
 from mofo.models.precision import compute_device
+from mofo.models.weights import token_rows
 
 MOMENTS = 8
 """Bytes of the two moments of a parameter in float32."""
@@ -68,7 +69,7 @@ def estimate(recipe: Recipe, precision: str, steps: Sequence[int], lengths: Sequ
     dtype: torch.dtype = getattr(torch, recipe.weights)
     longest = max(max(rows) for rows in lengths)
     logits = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    vocabulary = model.config.get_text_config().vocab_size
+    vocabulary = token_rows(model)
     # The best of each method and the one that may take its place.
     best = min(len({run.method_name for run in runs}) + 1, len(runs))
     on_the_way = sum(len(recipe.point_steps(n)) for n in steps)

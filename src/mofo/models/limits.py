@@ -39,7 +39,8 @@ def folder_tokens(folder: Path, *, trust_remote_code: bool = False) -> int | Non
         trust_remote_code: Whether code that comes with the model may run.
     """
     config = _config(folder, trust_remote_code=trust_remote_code)
-    return None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+    tokens: int | None = None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+    return tokens
 
 
 def _config(folder: Path, *, trust_remote_code: bool) -> PreTrainedConfig | None:
