@@ -172,7 +172,7 @@ def test_budget_that_is_not_used_up_leaves_the_training_as_it_is(tiny_model, sum
     "way", ["stop", "slow-pull", *(pytest.param(w, marks=pytest.mark.full) for w in ("slow", "stop-pull"))]
 )
 def test_braked_training_is_held_and_resumes_to_the_same_bits(tiny_model, sums, tmp_path, way):
-    settings = {"budget": {"divergence": 0.02}, "way": way, "mofo": True}
+    settings = {"budget": {"divergence": 0.04}, "way": way, "mofo": True}
     whole, callback = run(tiny_model, sums, tmp_path, **settings)
     used, kept = logged(whole, "budget/used"), callback.kept
     rates = whole.rates.seen
