@@ -36,7 +36,7 @@ METHODS = {
     "soft-masking": {"soft-masking": {"texts": 3, "tokens": 8}},
     "token-mask": {"token-mask": {"perplexity": 300}},
     "dft": {"dft": {}},
-    "budget": {"mofo": {"fraction_schedule": "cosine"}, "budget": {"bound": 0.003, "way": "slow-pull", "every": 1}},
+    "budget": {"mofo": {"fraction_schedule": "cosine"}, "budget": {"bound": 0.01, "way": "slow-pull", "every": 1}},
 }
 """A method for each part, in which its settings are small."""
 
@@ -49,7 +49,9 @@ class KilledError(Exception):
 
 
 @pytest.fixture
-def folder(tiny_model, tiny_data, tmp_path):
+def folder(tiny_model, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOFO_CACHE", str(tmp_path / "cache"))
+
     def make(method, **changes):
         recipe = make_recipe(
             {

@@ -172,7 +172,7 @@ def test_budget_that_is_not_used_up_leaves_the_training_as_it_is(tiny_model, sum
     "way", ["stop", "slow-pull", *(pytest.param(w, marks=pytest.mark.full) for w in ("slow", "stop-pull"))]
 )
 def test_braked_training_is_held_and_resumes_to_the_same_bits(tiny_model, sums, tmp_path, way):
-    settings = {"budget": {"divergence": 0.02}, "way": way, "mofo": True}
+    settings = {"budget": {"divergence": 0.04}, "way": way, "mofo": True}
     whole, callback = run(tiny_model, sums, tmp_path, **settings)
     used, kept = logged(whole, "budget/used"), callback.kept
     rates = whole.rates.seen
@@ -359,3 +359,15 @@ def test_search_finds_the_largest_share_of_128(limit):
     assert largest_share(is_within) == min(1.0, math.floor(128 * limit) / 128)
     assert 0 not in asked
     assert len(asked) <= 8
+
+
+def test_best_checkpoint_that_is_loaded_at_the_end_is_held_too(tiny_model, sums, tmp_path):
+    more = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}
+    trainer = make_trainer(tiny_model, sums, tmp_path, greater_is_better=True, **more)  # the worse one, of step 4
+    trainer.eval_dataset = trainer.train_dataset
+    callback = ForgettingCallback.attach(trainer, ["divergence"], 4, budget={"divergence": 0.02})
+    trainer.train()
+    assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-4"
+    assert 0 < callback.kept.share < 1
+    assert callback._watch._probes[0].measure(trainer.model)["kl"] == pytest.approx(0.02 * callback.kept.used)
+    assert callback.kept.used <= 1

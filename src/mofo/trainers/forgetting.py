@@ -127,6 +127,8 @@ class ForgettingCallback(ReportedCallback):
                 f"The budget cannot be held: what was measured of the base is not in {folder}; resume in the folder in "
                 "which the training began, or start anew."
             )
+        if self._keeper is not None and self._watch.kept is not None and self._watch.kept.step == step:
+            self.kept, self._held = self._watch.kept, step  # the checkpoint is of the end that was held
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

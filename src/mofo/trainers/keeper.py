@@ -133,9 +133,6 @@ class Keeper:
         def used(share: float) -> float:
             return self.budget.used(self.watch.changes(found[share]))
 
-        earlier = self.watch.kept
-        if earlier is not None and earlier.step == step:  # resumed from the checkpoint of the last step
-            return earlier, {}
         share = 1.0
         if self.budget.pulls and not used(1.0) <= 1:
             line = Line(model, self._origin)
