@@ -30,15 +30,15 @@ class MoFO(OptimizerPart):
         "what ranks the entries",
         variants={"gradient": "gradient", "momentum_over_rms": "m/√v", "random": "random"},
     )
+    rounding: Literal["nearest", "stochastic"] = setting(
+        "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
+    )
+    state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
     blocks: Literal["tensor", "head", "row", "layer", "model"] = setting(
         "tensor",
         "within what entries compete: each tensor, each attention head, each row, the tensors of each layer, or all",
         variants={"head": "by head", "row": "by row", "layer": "by layer", "model": "one block"},
     )
-    rounding: Literal["nearest", "stochastic"] = setting(
-        "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
-    )
-    state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return MoFO with the blocks that are wanted."""
