@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import model_validator
+
 from mofo.methods.part import OptimizerPart, Setup, setting
 
 if TYPE_CHECKING:
@@ -39,6 +41,17 @@ class MoFO(OptimizerPart):
         "within what entries compete: each tensor, each attention head, each row, the tensors of each layer, or all",
         variants={"head": "by head", "row": "by row", "layer": "by layer", "model": "one block"},
     )
+
+    @model_validator(mode="after")
+    def _refuse_blocks_in_8_bits(self) -> MoFO:
+        if self.needs_whole_tensors and self.state_dtype == "int8":
+            raise ValueError(f"blocks is {self.blocks}, which needs float32 moments: leave state_dtype out")
+        return self
+
+    @property
+    def needs_whole_tensors(self) -> bool:
+        """Whether entries of several tensors compete."""
+        return self.blocks in ("layer", "model")
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return MoFO with the blocks that are wanted."""
