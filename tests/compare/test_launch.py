@@ -172,6 +172,7 @@ def test_read_launch_knows_how_a_run_is_spread(values, launch_file):
         ("ddp", {"num_processes": 4}, {}, "wants 4 GPUs and this machine has 2"),
         ("ddp", {}, {"batch_size": 3}, "batch_size is 3, which 2 processes cannot share evenly"),
         ("fsdp2", {}, {"weights": "bfloat16", "precision": "auto"}, "leave --weights out, or launch DDP"),
+        ("fsdp2", {}, {"methods": [{"mofo": {"blocks": "layer"}}]}, "mofo-layer selects from whole tensors"),
         ("ddp", {}, {"methods": ["mofo+l2", "lora"]}, r"^l2, lora cannot be spread .*\(here mofo, adamw can\)"),
     ],
 )

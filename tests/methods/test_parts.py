@@ -17,6 +17,7 @@ from mofo.methods.ewc import EWC
 from mofo.methods.hft import HFT
 from mofo.methods.importance import importance
 from mofo.methods.lion import Lion, MoFOLion
+from mofo.methods.method import make_method
 from mofo.methods.mofo import MoFO
 from mofo.methods.pull import L1, L2
 from mofo.methods.replay import Replay
@@ -66,6 +67,11 @@ def test_mofo_has_the_blocks_that_are_asked_for(model, setup, blocks, groups):
     assert {together for _, together in found} == {together for _, together in groups}
     move(model, size=0, seed=0)
     optimizer.step()
+
+
+def test_blocks_of_several_tensors_with_8_bit_moments_are_refused_before_a_run():
+    with pytest.raises(UserError, match="blocks is layer, which needs float32 moments"):
+        make_method({"mofo": {"blocks": "layer", "state_dtype": "int8"}})
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

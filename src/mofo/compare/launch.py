@@ -104,6 +104,12 @@ def _check_recipe(recipe: Recipe, launch: Launch) -> None:
         raise UserError(
             "weights are bfloat16, which accelerate turns into float32 under FSDP2: leave --weights out, or launch DDP."
         )
+    whole = {run.method.name for run in recipe.runs() if any(part.needs_whole_tensors for part in run.method.parts)}
+    if launch.sharded and whole:
+        raise UserError(
+            f"{', '.join(sorted(whole))} selects from whole tensors, which FSDP2 cuts: leave it out of the methods, or "
+            "launch DDP."
+        )
     parts = {part.name: part for run in recipe.runs() for part in run.method.parts}
     alone = [name for name, part in parts.items() if not part.across_processes]
     if alone:

@@ -41,15 +41,26 @@ class MoFO(OptimizerPart):
         "what ranks the entries",
         variants={"gradient": "gradient", "momentum_over_rms": "m/√v", "random": "random"},
     )
+    rounding: Literal["nearest", "stochastic"] = setting(
+        "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
+    )
+    state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
     blocks: Literal["tensor", "head", "row", "layer", "model"] = setting(
         "tensor",
         "within what entries compete: each tensor, each attention head, each row, the tensors of each layer, or all",
         variants={"head": "by head", "row": "by row", "layer": "by layer", "model": "one block"},
     )
-    rounding: Literal["nearest", "stochastic"] = setting(
-        "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
-    )
-    state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
+
+    @model_validator(mode="after")
+    def _refuse_blocks_in_8_bits(self) -> MoFO:
+        if self.needs_whole_tensors and self.state_dtype == "int8":
+            raise ValueError(f"blocks is {self.blocks}, which needs float32 moments: leave state_dtype out")
+        return self
+
+    @property
+    def needs_whole_tensors(self) -> bool:
+        """Whether entries of several tensors compete."""
+        return self.blocks in ("layer", "model")
 
     @model_validator(mode="after")
     def _share_is_of_momentum(self) -> MoFO:

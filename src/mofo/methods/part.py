@@ -130,6 +130,11 @@ class Part(Settings):
     single_task: ClassVar[bool] = False
     across_processes: ClassVar[bool] = False
 
+    @property
+    def needs_whole_tensors(self) -> bool:
+        """Whether its settings exclude that parameters are spread over processes."""
+        return False
+
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
         return model
