@@ -15,10 +15,11 @@ from mofo.optim.kernels.triton.step import TritonStep
 from mofo.optim.state.int8 import float32_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution, Kernels
+    from mofo.optim.kernels.cpu.library import Layout
     from mofo.optim.kernels.triton.launch import Variant, Workspace
     from mofo.optim.rule.types import Operands, Rule
 
@@ -33,27 +34,52 @@ class Task(NamedTuple):
     together: int | None  # number of the group with which it is one block; None if it is blocks of its own
 
 
-def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
+class Route(NamedTuple):
+    """What the back ends found out about the tensors of a step."""
+
+    kernels: list[int]  # which of `LocalStep` updates each tensor
+    layouts: list[Layout]  # of those that the native library updates
+
+
+def make_step(
+    tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace], route: Route | None = None
+) -> Route | None:
     """Make one step of the tensors of all groups.
 
     Args:
         tasks: the tensors.
         scale: what `torch.amp.GradScaler` says of the gradients.
         workspaces: memory that Triton's kernels keep from step to step.
+        route: of these tensors, if a step before found it.
+
+    Returns:
+        The route, for later steps; None if it is more than a back end for each tensor.
 
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    _update([task for task in tasks if not task.int8], scale, workspaces)
+    if route is None:
+        return _find_route(tasks, scale, workspaces)
+    local = LocalStep(scale, workspaces, route.layouts)
+    for (operands, rule, execution, *_), kernels in zip(tasks, route.kernels, strict=True):
+        local.give(operands, rule, execution, kernels)
+    local.run()
+    return route
+
+
+def _find_route(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
+    route = _update([task for task in tasks if not task.int8], scale, workspaces)
     for batch in _int8_batches(tasks):
+        route = None
         if scale.overflowed:  # to quantise again what was not changed might change it
-            return
+            break
         with contextlib.ExitStack() as stack:
             wide = [task._replace(operands=stack.enter_context(float32_moments(task.operands))) for task in batch]
             _update(wide, scale, workspaces)
+    return route
 
 
-def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
+def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     local = LocalStep(scale, workspaces)
     sharded = ShardedStep(scale, local.add)
     grouped = TogetherStep(scale)
@@ -67,6 +93,8 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     sharded.run()
     local.run()
     grouped.run()
+    is_simple = not (sharded.has_served or scale.is_set or any(task.together is not None for task in tasks))
+    return local.route if is_simple else None
 
 
 class LocalStep:
@@ -75,13 +103,17 @@ class LocalStep:
     Args:
         scale: what `torch.amp.GradScaler` says of the gradients.
         workspaces: memory that Triton's kernels keep from step to step.
+        layouts: of the tensors that the native library will update, if a step before found them.
     """
 
     unscales = True
 
-    def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
-        adamw = AdamWStep()
-        faster_first = (TritonStep(workspaces, scale), NativeStep(), ForeachStep(), ReferenceStep())
+    def __init__(
+        self, scale: GradScale, workspaces: dict[Variant, Workspace], layouts: Sequence[Layout] = ()
+    ) -> None:
+        adamw, native = AdamWStep(), NativeStep(known=layouts)
+        faster_first = (TritonStep(workspaces, scale), native, ForeachStep(), ReferenceStep())
+        self.route = Route([], native.layouts)
         self._scale = scale
         self._by_priority: tuple[Kernels, ...] = (adamw, *faster_first)
         # Triton and the library may refuse tensors that overlap in memory, so they run before anything is written.
@@ -97,7 +129,13 @@ class LocalStep:
         Raises:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
-        kernels = next(kernels for kernels in self._by_priority if kernels.serves(operands, rule, execution))
+        serve = (number for number, each in enumerate(self._by_priority) if each.serves(operands, rule, execution))
+        self.route.kernels.append(next(serve))
+        self.give(operands, rule, execution, self.route.kernels[-1])
+
+    def give(self, operands: Operands, rule: Rule, execution: Execution, number: int) -> None:
+        """Give a tensor to the back end with this number, which serves it."""
+        kernels = self._by_priority[number]
         if kernels.unscales or not self._scale.is_set:
             kernels.add(operands, rule, execution)
         elif not self._scale.overflowed:
