@@ -108,9 +108,7 @@ class LocalStep:
 
     unscales = True
 
-    def __init__(
-        self, scale: GradScale, workspaces: dict[Variant, Workspace], layouts: Sequence[Layout] = ()
-    ) -> None:
+    def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace], layouts: Sequence[Layout] = ()) -> None:
         adamw, native = AdamWStep(), NativeStep(known=layouts)
         faster_first = (TritonStep(workspaces, scale), native, ForeachStep(), ReferenceStep())
         self.route = Route([], native.layouts)
