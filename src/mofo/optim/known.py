@@ -7,6 +7,7 @@ kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter, eq, is_
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from mofo.optim.distributed.flat_params import is_marked
 from mofo.optim.kernels.memory import PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mofo.optim.rule.types import Operands
     from mofo.optim.step import Route
 
 # The type comes first: the other traits are asked of plain tensors alone, whose answers come from torch's own memory.
-TRAITS: tuple[Callable[[Any], object], ...] = (
+Trait = Callable[[Any], object]
+TRAITS: tuple[Trait, ...] = (
     type,
     attrgetter("layout"),
     attrgetter("dtype"),
@@ -31,6 +33,7 @@ TRAITS: tuple[Callable[[Any], object], ...] = (
     Tensor.stride,
     Tensor.is_neg,
 )
+STEP_TRAITS: tuple[Trait, ...] = (type, attrgetter("dtype"), attrgetter("device"))  # it is only read and counted
 OPTIONS = (
     "blocks",
     "group_as_block",
@@ -60,7 +63,7 @@ class Known:
         self._counts = list(map(len, operands))
         self._options = [option for group in groups for option in _options(group)]
         columns = _columns(operands)
-        self._traits = [[list(map(trait, column)) for trait in TRAITS] for column in columns]
+        self._traits = [[list(map(trait, column)) for trait in traits] for column, traits in _asked(columns)]
         self._marks = list(map(is_marked, columns[0]))
 
     def holds(self, groups: Sequence[Mapping[str, Any]], operands: Sequence[Sequence[Operands]]) -> bool:
@@ -71,8 +74,8 @@ class Known:
         columns = _columns(operands)
         return list(map(is_marked, columns[0])) == self._marks and all(
             all(map(eq, map(trait, column), before))
-            for column, traits in zip(columns, self._traits, strict=True)
-            for trait, before in zip(TRAITS, traits, strict=True)
+            for (column, traits), known in zip(_asked(columns), self._traits, strict=True)
+            for trait, before in zip(traits, known, strict=True)
         )
 
 
@@ -89,6 +92,11 @@ def _columns(operands: Sequence[Sequence[Operands]]) -> list[tuple[Tensor, ...]]
     """Return all parameters, gradients, first moments, second moments, and step counters."""
     columns: list[tuple[Any, ...]] = list(zip(*(of_one for of_group in operands for of_one in of_group), strict=True))
     return columns[:5] or [()] * 5
+
+
+def _asked(columns: Sequence[tuple[Tensor, ...]]) -> list[tuple[tuple[Tensor, ...], tuple[Trait, ...]]]:
+    """Return the columns, each with the traits that are asked of it."""
+    return list(zip(columns, (TRAITS,) * 4 + (STEP_TRAITS,), strict=True))
 
 
 def _options(group: Mapping[str, Any]) -> tuple[object, ...]:

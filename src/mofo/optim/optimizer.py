@@ -25,7 +25,7 @@ from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.rule.types import Operands, Rule
 from mofo.optim.state.int8 import has_int8_moments
 from mofo.optim.state.moments import new_seed, new_state, restored_group, restored_state, step_on_device
-from mofo.optim.step import Task, make_step
+from mofo.optim.step import Batch, Task, make_step, repeat_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -275,7 +275,9 @@ class MoFO(Optimizer):
         if self._known is not None and operands is not None and self._known.holds(self.param_groups, operands):
             for group in self.param_groups:
                 check_options(group)
-            make_step(self._tasks_of(operands), scale, self.workspaces, self._known.route)
+            groups = zip(operands, self.param_groups, strict=True)
+            batches = [Batch(tensors, Rule.of(group), Execution.of(group)) for tensors, group in groups if tensors]
+            repeat_step(batches, scale, self.workspaces, self._known.route)
             return loss
 
         self._check()
@@ -306,14 +308,6 @@ class MoFO(Optimizer):
                 of_group.append(Operands(param, grad, m, v, step, state.get("seed", 0)))
             made.append(of_group)
         return made
-
-    def _tasks_of(self, operands: list[list[Operands]]) -> list[Task]:
-        """Return operands of each group as tasks: blocks of their own, with moments that are not in 8 bits."""
-        tasks = []
-        for group, of_group in zip(self.param_groups, operands, strict=True):
-            rule, execution = Rule.of(group), Execution.of(group)
-            tasks += [Task(of_one, rule, execution, False, None) for of_one in of_group]
-        return tasks
 
     def _check(self) -> None:
         """Check options, parameters and gradients, which may have changed since they were added."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mofo.optim.distributed.step import ShardedStep
@@ -15,7 +16,7 @@ from mofo.optim.kernels.triton.step import TritonStep
 from mofo.optim.state.int8 import float32_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution, Kernels
@@ -41,33 +42,28 @@ class Route(NamedTuple):
     layouts: list[Layout]  # of those that the native library updates
 
 
-def make_step(
-    tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace], route: Route | None = None
-) -> Route | None:
+class Batch(NamedTuple):
+    """Tensors of one step that have one rule, with a known route: blocks of their own, and moments not in 8 bits."""
+
+    tensors: list[Operands]
+    rule: Rule
+    execution: Execution
+
+
+def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     """Make one step of the tensors of all groups.
 
     Args:
         tasks: the tensors.
         scale: what `torch.amp.GradScaler` says of the gradients.
         workspaces: memory that Triton's kernels keep from step to step.
-        route: of these tensors, if a step before found it.
 
     Returns:
-        The route, for later steps; None if it is more than a back end for each tensor.
+        The route of the tensors, for later steps; None if it is more than a back end for each.
 
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    if route is None:
-        return _find_route(tasks, scale, workspaces)
-    local = LocalStep(scale, workspaces, route.layouts)
-    for (operands, rule, execution, *_), kernels in zip(tasks, route.kernels, strict=True):
-        local.give(operands, rule, execution, kernels)
-    local.run()
-    return route
-
-
-def _find_route(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     route = _update([task for task in tasks if not task.int8], scale, workspaces)
     for batch in _int8_batches(tasks):
         route = None
@@ -77,6 +73,13 @@ def _find_route(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, W
             wide = [task._replace(operands=stack.enter_context(float32_moments(task.operands))) for task in batch]
             _update(wide, scale, workspaces)
     return route
+
+
+def repeat_step(batches: list[Batch], scale: GradScale, workspaces: dict[Variant, Workspace], route: Route) -> None:
+    """Make a step of tensors whose route a step before has found, with gradients that have no scale."""
+    local = LocalStep(scale, workspaces)
+    local.add_all(batches, route)
+    local.run()
 
 
 def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
@@ -103,15 +106,14 @@ class LocalStep:
     Args:
         scale: what `torch.amp.GradScaler` says of the gradients.
         workspaces: memory that Triton's kernels keep from step to step.
-        layouts: of the tensors that the native library will update, if a step before found them.
     """
 
     unscales = True
 
-    def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace], layouts: Sequence[Layout] = ()) -> None:
-        adamw, native = AdamWStep(), NativeStep(known=layouts)
-        faster_first = (TritonStep(workspaces, scale), native, ForeachStep(), ReferenceStep())
-        self.route = Route([], native.layouts)
+    def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
+        adamw, self._native = AdamWStep(), NativeStep()
+        faster_first = (TritonStep(workspaces, scale), self._native, ForeachStep(), ReferenceStep())
+        self.route = Route([], self._native.layouts)
         self._scale = scale
         self._by_priority: tuple[Kernels, ...] = (adamw, *faster_first)
         # Triton and the library may refuse tensors that overlap in memory, so they run before anything is written.
@@ -128,16 +130,27 @@ class LocalStep:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
         serve = (number for number, each in enumerate(self._by_priority) if each.serves(operands, rule, execution))
-        self.route.kernels.append(next(serve))
-        self.give(operands, rule, execution, self.route.kernels[-1])
-
-    def give(self, operands: Operands, rule: Rule, execution: Execution, number: int) -> None:
-        """Give a tensor to the back end with this number, which serves it."""
+        number = next(serve)
+        self.route.kernels.append(number)
         kernels = self._by_priority[number]
         if kernels.unscales or not self._scale.is_set:
             kernels.add(operands, rule, execution)
         elif not self._scale.overflowed:
             kernels.add(operands._replace(grad=self._scale.unscaled(operands.grad)), rule, execution)
+
+    def add_all(self, batches: list[Batch], route: Route) -> None:
+        """Give tensors to the back ends that a step before has found to serve them."""
+        numbers, layouts = iter(route.kernels), iter(route.layouts)
+        for tensors, rule, execution in batches:
+            of_each = list(islice(numbers, len(tensors)))
+            for number in dict.fromkeys(of_each):
+                kernels = self._by_priority[number]
+                chosen = [operands for operands, own in zip(tensors, of_each, strict=True) if own == number]
+                if kernels is self._native:
+                    self._native.add_all(chosen, rule, list(islice(layouts, len(chosen))))
+                else:
+                    for operands in chosen:
+                        kernels.add(operands, rule, execution)
 
     def run(self) -> None:
         """Update the tensors that were added."""

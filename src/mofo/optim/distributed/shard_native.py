@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mofo.optim.distributed.shard import Shard
-from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, Packer, load
+from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, load, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ class NativeShard(Shard):
         super().__init__(operands, rule, layout, rows, n, first)
         own_rule = replace(rule, blocks=rows.blocks)
         layout = Layout.of(self._operands, own_rule)  # contiguous, so that it has no strides to be kept
-        self._packed = Packer().pack(self._operands, own_rule, layout)
+        [self._packed] = pack([self._operands], own_rule, [layout])
         library = load()
         assert isinstance(library, Library)
         self._library = library

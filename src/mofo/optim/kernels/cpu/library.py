@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from mofo.optim.kernels import cpu
 from mofo.optim.kernels.memory import holds_its_data, may_overlap_itself
@@ -25,7 +26,7 @@ from mofo.optim.rule.rounding import rounding_key, rounds_at_random
 from mofo.optim.rule.scores import SCORES, noise_key
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from mofo.optim.rule.types import Operands, Rule
 
@@ -86,7 +87,7 @@ class Library:
         return f"native ({self.instruction_set}, on {'torch' if self.openmp else 'its own'}'s threads)"
 
     def step(self, tensors: list[bytes], config: NativeConfig) -> None:
-        """Make one step of tensors that a `Packer` has packed.
+        """Make one step of tensors that `pack` has packed.
 
         Raises:
             RuntimeError: tensors may overlap in memory; nothing was written.
@@ -107,7 +108,7 @@ class Library:
         """Update the moments of all entries of a shard, and collect keys: phase 1 of a sharded step.
 
         Args:
-            tensor: packed by a `Packer`.
+            tensor: packed by `pack`.
             config: how it is computed.
             low: (blocks,) int64: the lowest key of each block to be collected.
             high: (blocks,) int64: the highest.
@@ -193,24 +194,25 @@ class Layout(NamedTuple):
         return cls(packed, n, rounds_at_random(rule.rounding, param), strides)
 
 
-class Packer:
-    """Packs the tensors of one step as the library reads them."""
+def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[Layout]) -> list[bytes]:
+    """Pack the update of tensors by a rule as the library reads it.
 
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[Rule, int, int], bytes] = {}  # that many tensors have in common
-
-    def pack(self, operands: Operands, rule: Rule, layout: Layout) -> bytes:
-        """Pack the update of a tensor by a rule. The library finds the tensor by its addresses, and its strides too."""
-        param, grad, exp_avg, exp_avg_sq, step, seed = operands
-        addresses = ADDRESSES.pack(param.data_ptr(), grad.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr())
-        t = int(step.item()) + 1
+    The library is given addresses: the tensors and their layouts must be kept until it is called.
+    """
+    params, grads, exp_avgs, exp_avg_sqs, steps, seeds = zip(*tensors, strict=True)
+    addresses = map(ADDRESSES.pack, *(map(Tensor.data_ptr, each) for each in (params, grads, exp_avgs, exp_avg_sqs)))
+    in_common: dict[tuple[int, int], bytes] = {}  # numbers, by the step and the size of a block
+    packed = []
+    for address, layout, step, seed in zip(addresses, layouts, map(Tensor.item, steps), seeds, strict=True):
+        key = int(step) + 1, layout.n
         if layout.rounds_at_random or rule.score == "random":  # from a seed of its own
-            return addresses + layout.packed + _pack_numbers(rule, layout, t, seed)
-        key = rule, layout.n, t
-        numbers = self._numbers.get(key)
-        if numbers is None:
-            numbers = self._numbers[key] = _pack_numbers(rule, layout, t, seed)
-        return addresses + layout.packed + numbers
+            numbers = _pack_numbers(rule, layout, key[0], seed)
+        elif key in in_common:
+            numbers = in_common[key]
+        else:
+            numbers = in_common[key] = _pack_numbers(rule, layout, key[0], seed)
+        packed.append(address + layout.packed + numbers)
+    return packed
 
 
 def _pack_numbers(rule: Rule, layout: Layout, t: int, seed: int) -> bytes:

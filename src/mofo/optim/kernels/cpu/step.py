@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, Packer, load
+from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, load, pack
 from mofo.optim.kernels.dispatch import uses_native
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mofo.optim.kernels import Execution
     from mofo.optim.rule.types import Operands, Rule
 
@@ -21,7 +19,6 @@ class NativeStep:
 
     Args:
         config: how the library computes; by default what is fastest.
-        known: the layouts of all tensors that will be added, if an earlier step has found them.
 
     Attributes:
         layouts: of the tensors that were added.
@@ -29,11 +26,9 @@ class NativeStep:
 
     unscales = False
 
-    def __init__(self, config: NativeConfig | None = None, known: Sequence[Layout] = ()) -> None:
+    def __init__(self, config: NativeConfig | None = None) -> None:
         self.layouts: list[Layout] = []
         self._config = config or NativeConfig()
-        self._known = known
-        self._packer = Packer()
         self._packed: list[bytes] = []
         self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept
 
@@ -47,10 +42,13 @@ class NativeStep:
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor that the library can update."""
-        layout = self._known[len(self.layouts)] if self._known else Layout.of(operands, rule)
-        self.layouts.append(layout)
-        self._operands.append(operands)
-        self._packed.append(self._packer.pack(operands, rule, layout))
+        self.add_all([operands], rule, [Layout.of(operands, rule)])
+
+    def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[Layout]) -> None:
+        """Take tensors with the same rule, whose layouts are known."""
+        self._packed += pack(tensors, rule, layouts)
+        self._operands += tensors
+        self.layouts += layouts
 
     def run(self) -> None:
         """Update the tensors that were added.
