@@ -20,14 +20,15 @@ from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.grad_scaler import GradScale
 from mofo.optim.kernels import Execution
 from mofo.optim.kernels.dispatch import check_capturable, check_fused
+from mofo.optim.known import Known, can_be_known
 from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.rule.types import Operands, Rule
 from mofo.optim.state.int8 import has_int8_moments
 from mofo.optim.state.moments import new_seed, new_state, restored_group, restored_state, step_on_device
-from mofo.optim.step import Task, make_step
+from mofo.optim.step import Batch, Task, make_step, repeat_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
     from torch.optim.optimizer import ParamsT
@@ -194,8 +195,9 @@ class MoFO(Optimizer):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Set up scratch that is never checkpointed, and the mark that `torch.amp.GradScaler` looks for."""
+        """Set up what is never checkpointed, and the mark that `torch.amp.GradScaler` looks for."""
         self.workspaces: dict[Variant, Workspace] = {}  # of Triton's kernels
+        self._known: Known | None = None
         if self.defaults["fused"]:
             self._step_supports_amp_scaling = True
 
@@ -268,9 +270,44 @@ class MoFO(Optimizer):
             with torch.enable_grad():
                 loss = closure()
 
+        scale = GradScale(self)
+        operands = self._operands() if self._known is not None and not scale.is_set else None
+        if self._known is not None and operands is not None and self._known.holds(self.param_groups, operands):
+            for group in self.param_groups:
+                check_options(group)
+            groups = zip(operands, self.param_groups, strict=True)
+            batches = [Batch(tensors, Rule.of(group), Execution.of(group)) for tensors, group in groups if tensors]
+            repeat_step(batches, scale, self.workspaces, self._known.route)
+            return loss
+
         self._check()
-        make_step(list(self._tasks()), GradScale(self), self.workspaces)
+        self._known = None
+        route = make_step(list(self._tasks()), scale, self.workspaces)
+        operands = self._operands() if route is not None else None
+        if route is not None and operands is not None and can_be_known(self.param_groups, operands):
+            self._known = Known(self.param_groups, operands, route)
         return loss
+
+    def _operands(self) -> list[list[Operands]] | None:
+        """Return the operands of each group as they are; None if a step must make some of them first."""
+        made: list[list[Operands]] = []
+        for group in self.param_groups:
+            draws = group["score"] == "random" or group["rounding"] == "stochastic"
+            of_group = []
+            for param in group["params"]:
+                grad = param.grad
+                if grad is None:
+                    continue
+                state = self.state.get(param, {})
+                if draws and "seed" not in state and _needs_seed(group, param):
+                    return None
+                try:
+                    m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
+                except KeyError:
+                    return None
+                of_group.append(Operands(param, grad, m, v, step, state.get("seed", 0)))
+            made.append(of_group)
+        return made
 
     def _check(self) -> None:
         """Check options, parameters and gradients, which may have changed since they were added."""
@@ -297,7 +334,7 @@ class MoFO(Optimizer):
             on_device = bool(execution.capturable or execution.fused or self.defaults["fused"])
             for param in group["params"]:
                 if param.grad is not None:
-                    state = self._state_of(param, rule, state_dtype, position)
+                    state = self._state_of(param, group, position)
                     state["step"] = step_on_device(state["step"], param, on_device)
                     exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
                     operands = Operands(param, param.grad, exp_avg, exp_avg_sq, state["step"], state.get("seed", 0))
@@ -305,11 +342,15 @@ class MoFO(Optimizer):
                     yield Task(operands, rule, execution, int8, together)
                 position += 1
 
-    def _state_of(self, param: Tensor, rule: Rule, state_dtype: StateDtype, position: int) -> dict[str, Any]:
-        """Return the state of a parameter; make it at its first step, and a seed when the rule first needs one."""
+    def _state_of(self, param: Tensor, group: Mapping[str, Any], position: int) -> dict[str, Any]:
+        """Return the state of a parameter; make it at its first step, and a seed when its group first needs one."""
         state: dict[str, Any] = self.state[param]
         if "step" not in state:
-            state.update(new_state(param, state_dtype))
-        if "seed" not in state and (rule.score == "random" or rounds_at_random(rule.rounding, param)):
+            state.update(new_state(param, group["state_dtype"]))
+        if "seed" not in state and _needs_seed(group, param):
             state["seed"] = new_seed(param, position)
         return state
+
+
+def _needs_seed(group: Mapping[str, Any], param: Tensor) -> bool:
+    return group["score"] == "random" or rounds_at_random(group["rounding"], param)

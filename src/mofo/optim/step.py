@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from mofo.optim.distributed.step import ShardedStep
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution, Kernels
+    from mofo.optim.kernels.cpu.library import Layout
     from mofo.optim.kernels.triton.launch import Variant, Workspace
     from mofo.optim.rule.types import Operands, Rule
 
@@ -33,7 +35,22 @@ class Task(NamedTuple):
     together: int | None  # number of the group with which it is one block; None if it is blocks of its own
 
 
-def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
+class Route(NamedTuple):
+    """What the back ends found out about the tensors of a step."""
+
+    kernels: list[int]  # which of `LocalStep` updates each tensor
+    layouts: list[Layout]  # of those that the native library updates
+
+
+class Batch(NamedTuple):
+    """Tensors of one step that have one rule, with a known route: blocks of their own, and moments not in 8 bits."""
+
+    tensors: list[Operands]
+    rule: Rule
+    execution: Execution
+
+
+def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     """Make one step of the tensors of all groups.
 
     Args:
@@ -41,19 +58,31 @@ def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Wor
         scale: what `torch.amp.GradScaler` says of the gradients.
         workspaces: memory that Triton's kernels keep from step to step.
 
+    Returns:
+        The route of the tensors, for later steps; None if it is more than a back end for each.
+
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    _update([task for task in tasks if not task.int8], scale, workspaces)
+    route = _update([task for task in tasks if not task.int8], scale, workspaces)
     for batch in _int8_batches(tasks):
+        route = None
         if scale.overflowed:  # to quantise again what was not changed might change it
-            return
+            break
         with contextlib.ExitStack() as stack:
             wide = [task._replace(operands=stack.enter_context(float32_moments(task.operands))) for task in batch]
             _update(wide, scale, workspaces)
+    return route
 
 
-def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
+def repeat_step(batches: list[Batch], scale: GradScale, workspaces: dict[Variant, Workspace], route: Route) -> None:
+    """Make a step of tensors whose route a step before has found, with gradients that have no scale."""
+    local = LocalStep(scale, workspaces)
+    local.add_all(batches, route)
+    local.run()
+
+
+def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     local = LocalStep(scale, workspaces)
     sharded = ShardedStep(scale, local.add)
     grouped = TogetherStep(scale)
@@ -67,6 +96,8 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     sharded.run()
     local.run()
     grouped.run()
+    is_simple = not (sharded.has_served or scale.is_set or any(task.together is not None for task in tasks))
+    return local.route if is_simple else None
 
 
 class LocalStep:
@@ -80,8 +111,9 @@ class LocalStep:
     unscales = True
 
     def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
-        adamw = AdamWStep()
-        faster_first = (TritonStep(workspaces, scale), NativeStep(), ForeachStep(), ReferenceStep())
+        adamw, self._native = AdamWStep(), NativeStep()
+        faster_first = (TritonStep(workspaces, scale), self._native, ForeachStep(), ReferenceStep())
+        self.route = Route([], self._native.layouts)
         self._scale = scale
         self._by_priority: tuple[Kernels, ...] = (adamw, *faster_first)
         # Triton and the library may refuse tensors that overlap in memory, so they run before anything is written.
@@ -97,11 +129,28 @@ class LocalStep:
         Raises:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
-        kernels = next(kernels for kernels in self._by_priority if kernels.serves(operands, rule, execution))
+        serve = (number for number, each in enumerate(self._by_priority) if each.serves(operands, rule, execution))
+        number = next(serve)
+        self.route.kernels.append(number)
+        kernels = self._by_priority[number]
         if kernels.unscales or not self._scale.is_set:
             kernels.add(operands, rule, execution)
         elif not self._scale.overflowed:
             kernels.add(operands._replace(grad=self._scale.unscaled(operands.grad)), rule, execution)
+
+    def add_all(self, batches: list[Batch], route: Route) -> None:
+        """Give tensors to the back ends that a step before has found to serve them."""
+        numbers, layouts = iter(route.kernels), iter(route.layouts)
+        for tensors, rule, execution in batches:
+            of_each = list(islice(numbers, len(tensors)))
+            for number in dict.fromkeys(of_each):
+                kernels = self._by_priority[number]
+                chosen = [operands for operands, own in zip(tensors, of_each, strict=True) if own == number]
+                if kernels is self._native:
+                    self._native.add_all(chosen, rule, list(islice(layouts, len(chosen))))
+                else:
+                    for operands in chosen:
+                        kernels.add(operands, rule, execution)
 
     def run(self) -> None:
         """Update the tensors that were added."""

@@ -45,6 +45,7 @@ class ShardedStep:
     unscales = True
 
     def __init__(self, scale: GradScale, add_local: Callable[[Operands, Rule, Execution], None]) -> None:
+        self.has_served = False  # a tensor
         self._scale = scale
         self._add_local = add_local
         self._shared: dict[tuple[DeviceMesh, tuple[int, ...], torch.dtype, torch.device], SharedBlocks] = {}
@@ -61,6 +62,7 @@ class ShardedStep:
             NotImplementedError: the tensor is neither sharded nor replicated, or the step is to be captured.
             RuntimeError: `fused=True` cannot serve.
         """
+        self.has_served = True
         if self._scale.overflowed:
             return
         param = operands.param

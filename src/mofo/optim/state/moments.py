@@ -26,8 +26,8 @@ def moment_dtype(param: Tensor) -> torch.dtype:
 
 
 def step_on_device(step: Tensor, param: Tensor, on_device: bool) -> Tensor:
-    """Move the step counter to the CPU, or to the parameter's device when its kernels count the steps."""
-    return step.to(param.device if on_device else "cpu")
+    """Move the step counter to the CPU, or to the parameter's device when its kernels count the steps; as float32."""
+    return step.to(param.device if on_device else "cpu", torch.float32)
 
 
 def new_state(param: Tensor, state_dtype: StateDtype) -> dict[str, Any]:

@@ -11,19 +11,22 @@ import functools
 import os
 import struct
 import sys
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from mofo.optim.kernels import cpu
 from mofo.optim.kernels.memory import holds_its_data, may_overlap_itself
+from mofo.optim.rule.blocks import block_size, selected_count
 from mofo.optim.rule.rounding import rounding_key, rounds_at_random
 from mofo.optim.rule.scores import SCORES, noise_key
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
     from mofo.optim.rule.types import Operands, Rule
 
@@ -36,7 +39,9 @@ STRIDED = torch.strided
 SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}  # enum Score of kernel.h
 MAX_DIMS = 64
 
-TENSOR = struct.Struct("=16Q7d")  # struct Tensor of kernel.h
+# struct Tensor of kernel.h, in three parts: where its memory is, how it lies there, and the numbers of a step
+ADDRESSES, LAYOUT, NUMBERS = struct.Struct("=4Q"), struct.Struct("=5Q"), struct.Struct("=7Q7d")
+TENSOR_SIZE = ADDRESSES.size + LAYOUT.size + NUMBERS.size
 CONFIG = struct.Struct("=8Q1d")  # struct Config of step.h
 
 
@@ -67,7 +72,7 @@ class Library:
         self._library = ctypes.CDLL(str(path))
         self._library.mofo_cpu_kernel.restype = ctypes.c_void_p
         self._library.mofo_cpu_sizes.restype = ctypes.c_int64
-        if self._library.mofo_cpu_sizes() != TENSOR.size << 32 | CONFIG.size:
+        if self._library.mofo_cpu_sizes() != TENSOR_SIZE << 32 | CONFIG.size:
             raise OSError(f"{path} was built from other sources than {__file__}: install mofo again")
         found = {name: self._library.mofo_cpu_kernel(name.encode()) for name in INSTRUCTION_SETS}
         self.kernels: dict[str, int] = {name: kernel for name, kernel in found.items() if kernel}
@@ -165,31 +170,59 @@ class Library:
         )
 
 
-def pack(operands: Operands, rule: Rule, strides: int = 0) -> bytes:
-    """Pack a tensor of a step as the library reads it: the update of `operands` by `rule`.
+class Layout(NamedTuple):
+    """How a tensor lies in memory: what is packed of it that follows from types, shapes, strides and its blocks."""
 
-    `strides` is the address of the sizes and strides of tensors that are not contiguous, as kernel.h has them.
+    packed: bytes
+    n: int  # entries of a block
+    rounds_at_random: bool
+    strides: array[int] | None  # sizes and strides, as kernel.h has them, if a tensor is not contiguous
+
+    @classmethod
+    def of(cls, operands: Operands, rule: Rule) -> Layout:
+        """Return the layout of a tensor that the library can update."""
+        param, grad, exp_avg, exp_avg_sq, *_ = tensors = operands[:4]
+        strides = None
+        if not (
+            param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
+        ):
+            of_each = [stride for tensor in tensors for stride in tensor.stride()]
+            strides = array("q", [param.dim(), *param.shape, *of_each])
+        address = 0 if strides is None else strides.buffer_info()[0]
+        n = block_size(param, rule.blocks)
+        packed = LAYOUT.pack(address, DTYPES[param.dtype], DTYPES[grad.dtype], rule.blocks, n)
+        return cls(packed, n, rounds_at_random(rule.rounding, param), strides)
+
+
+def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[Layout]) -> list[bytes]:
+    """Pack the update of tensors by a rule as the library reads it.
+
+    The library is given addresses: the tensors and their layouts must be kept until it is called.
     """
-    param, grad, exp_avg, exp_avg_sq, step, seed = operands
-    t = int(step) + 1
+    params, grads, exp_avgs, exp_avg_sqs, steps, seeds = zip(*tensors, strict=True)
+    addresses = map(ADDRESSES.pack, *(map(Tensor.data_ptr, each) for each in (params, grads, exp_avgs, exp_avg_sqs)))
+    in_common: dict[tuple[int, int], bytes] = {}  # numbers, by the step and the size of a block
+    packed = []
+    for address, layout, step, seed in zip(addresses, layouts, map(Tensor.item, steps), seeds, strict=True):
+        key = int(step) + 1, layout.n
+        if layout.rounds_at_random or rule.score == "random":  # from a seed of its own
+            numbers = _pack_numbers(rule, layout, key[0], seed)
+        elif key in in_common:
+            numbers = in_common[key]
+        else:
+            numbers = in_common[key] = _pack_numbers(rule, layout, key[0], seed)
+        packed.append(address + layout.packed + numbers)
+    return packed
+
+
+def _pack_numbers(rule: Rule, layout: Layout, t: int, seed: int) -> bytes:
     beta1, beta2 = rule.betas
-    n, k = rule.sizes(param)
-    at_random = rounds_at_random(rule.rounding, param)
-    return TENSOR.pack(
-        param.data_ptr(),
-        grad.data_ptr(),
-        exp_avg.data_ptr(),
-        exp_avg_sq.data_ptr(),
-        strides,
-        DTYPES[param.dtype],
-        DTYPES[grad.dtype],
-        rule.blocks,
-        n,
-        k,
+    return NUMBERS.pack(
+        selected_count(rule.fraction, layout.n),
         SCORE_NUMBERS[rule.score],
         noise_key(seed, t) if rule.score == "random" else 0,
-        at_random,
-        rounding_key(seed, t) if at_random else 0,
+        layout.rounds_at_random,
+        rounding_key(seed, t) if layout.rounds_at_random else 0,
         rule.maximize,
         rule.decay == "all",
         1 - beta1,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING
 
 import torch
 
-from mofo.optim.kernels.cpu.library import Library, NativeConfig, load, pack
+from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, load, pack
 from mofo.optim.kernels.dispatch import uses_native
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mofo.optim.kernels import Execution
     from mofo.optim.rule.types import Operands, Rule
 
@@ -22,16 +19,18 @@ class NativeStep:
 
     Args:
         config: how the library computes; by default what is fastest.
+
+    Attributes:
+        layouts: of the tensors that were added.
     """
 
     unscales = False
 
     def __init__(self, config: NativeConfig | None = None) -> None:
+        self.layouts: list[Layout] = []
         self._config = config or NativeConfig()
         self._packed: list[bytes] = []
-        # The library is given addresses: what lies there must be kept until it is called.
-        self._operands: list[Operands] = []
-        self._strides: list[array[int]] = []
+        self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept
 
     def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
         """Check whether the library updates a tensor.
@@ -43,12 +42,13 @@ class NativeStep:
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor that the library can update."""
-        param, grad, exp_avg, exp_avg_sq, *_ = operands
-        contiguous = (
-            param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
-        )
-        self._operands.append(operands)
-        self._packed.append(pack(operands, rule, 0 if contiguous else self._address_of_strides(*operands[:4])))
+        self.add_all([operands], rule, [Layout.of(operands, rule)])
+
+    def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[Layout]) -> None:
+        """Take tensors with the same rule, whose layouts are known."""
+        self._packed += pack(tensors, rule, layouts)
+        self._operands += tensors
+        self.layouts += layouts
 
     def run(self) -> None:
         """Update the tensors that were added.
@@ -62,10 +62,5 @@ class NativeStep:
         library = load()
         assert isinstance(library, Library)
         library.step(self._packed, self._config)
-        torch._foreach_add_([operands.step for operands in self._operands], 1)
-
-    def _address_of_strides(self, *tensors: Tensor) -> int:
-        shape = tensors[0].shape
-        strides = [stride for tensor in tensors for stride in tensor.stride()]
-        self._strides.append(array("q", [len(shape), *shape, *strides]))
-        return self._strides[-1].buffer_info()[0]
+        # With a number instead of the tensor torch would make one of it for each step.
+        torch._foreach_add_([operands.step for operands in self._operands], torch.tensor(1.0), alpha=1.0)
