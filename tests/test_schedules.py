@@ -161,3 +161,10 @@ def test_bad_arguments_are_refused():
     other = MoFO([{"params": [p]} for p in params])
     with pytest.raises(ValueError, match="is of 1 groups, the optimizer has 2"):
         LinearFraction(other, 0.1, 5).load_state_dict(LinearFraction(optimizer, 0.1, 5).state_dict())
+
+
+def test_steps_that_are_captured_are_refused():
+    optimizer = MoFO([torch.nn.Parameter(torch.ones(4))])
+    optimizer.param_groups[0]["capturable"] = True
+    with pytest.raises(NotImplementedError, match="capturable=True records a step with its fraction"):
+        CosineFraction(optimizer, end=0.1, steps=3)

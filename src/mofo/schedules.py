@@ -45,12 +45,18 @@ class FractionSchedule:
 
     Raises:
         TypeError: A group has none.
+        NotImplementedError: A group is `capturable`: replays of its step would keep the fraction that was captured.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
             if "fraction" not in group:
                 raise TypeError(f"{type(optimizer).__name__} has no fraction that a schedule could set: use MoFO")
+            if group.get("capturable"):
+                raise NotImplementedError(
+                    "capturable=True records a step with its fraction, which a schedule could not change any more: leave "
+                    "one of the two out"
+                )
             group.setdefault("initial_fraction", group["fraction"])
         self.optimizer = optimizer
         self.last_step = 0

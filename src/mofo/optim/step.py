@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution, Kernels
-    from mofo.optim.kernels.cpu.library import Layout
+    from mofo.optim.kernels.cpu.library import MemoryLayout
     from mofo.optim.kernels.triton.launch import Variant, Workspace
     from mofo.optim.rule.types import Operands, Rule
 
@@ -39,7 +39,7 @@ class Route(NamedTuple):
     """What the back ends found out about the tensors of a step."""
 
     kernels: list[int]  # which of `LocalStep` updates each tensor
-    layouts: list[Layout]  # of those that the native library updates
+    layouts: list[MemoryLayout]  # of those that the native library updates
 
 
 class Batch(NamedTuple):

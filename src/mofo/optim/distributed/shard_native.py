@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mofo.optim.distributed.shard import Shard
-from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, load, pack
+from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,8 @@ class NativeShard(Shard):
     def __init__(self, operands: Operands, rule: Rule, layout: Layout, rows: RowRange, n: int, first: int) -> None:
         super().__init__(operands, rule, layout, rows, n, first)
         own_rule = replace(rule, blocks=rows.blocks)
-        layout = Layout.of(self._operands, own_rule)  # contiguous, so that it has no strides to be kept
-        [self._packed] = pack([self._operands], own_rule, [layout])
+        memory = MemoryLayout.of(self._operands, own_rule)  # contiguous, so that it has no strides to be kept
+        [self._packed] = pack([self._operands], own_rule, [memory])
         library = load()
         assert isinstance(library, Library)
         self._library = library

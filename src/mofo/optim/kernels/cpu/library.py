@@ -170,7 +170,7 @@ class Library:
         )
 
 
-class Layout(NamedTuple):
+class MemoryLayout(NamedTuple):
     """How a tensor lies in memory: what is packed of it that follows from types, shapes, strides and its blocks."""
 
     packed: bytes
@@ -179,7 +179,7 @@ class Layout(NamedTuple):
     strides: array[int] | None  # sizes and strides, as kernel.h has them, if a tensor is not contiguous
 
     @classmethod
-    def of(cls, operands: Operands, rule: Rule) -> Layout:
+    def of(cls, operands: Operands, rule: Rule) -> MemoryLayout:
         """Return the layout of a tensor that the library can update."""
         param, grad, exp_avg, exp_avg_sq, *_ = tensors = operands[:4]
         strides = None
@@ -194,7 +194,7 @@ class Layout(NamedTuple):
         return cls(packed, n, rounds_at_random(rule.rounding, param), strides)
 
 
-def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[Layout]) -> list[bytes]:
+def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[MemoryLayout]) -> list[bytes]:
     """Pack the update of tensors by a rule as the library reads it.
 
     The library is given addresses: the tensors and their layouts must be kept until it is called.
@@ -215,7 +215,7 @@ def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[Layout]) -> 
     return packed
 
 
-def _pack_numbers(rule: Rule, layout: Layout, t: int, seed: int) -> bytes:
+def _pack_numbers(rule: Rule, layout: MemoryLayout, t: int, seed: int) -> bytes:
     beta1, beta2 = rule.betas
     return NUMBERS.pack(
         selected_count(rule.fraction, layout.n),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mofo.optim.kernels.cpu.library import Layout, Library, NativeConfig, load, pack
+from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
 from mofo.optim.kernels.dispatch import uses_native
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class NativeStep:
     unscales = False
 
     def __init__(self, config: NativeConfig | None = None) -> None:
-        self.layouts: list[Layout] = []
+        self.layouts: list[MemoryLayout] = []
         self._config = config or NativeConfig()
         self._packed: list[bytes] = []
         self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept
@@ -42,9 +42,9 @@ class NativeStep:
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor that the library can update."""
-        self.add_all([operands], rule, [Layout.of(operands, rule)])
+        self.add_all([operands], rule, [MemoryLayout.of(operands, rule)])
 
-    def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[Layout]) -> None:
+    def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[MemoryLayout]) -> None:
         """Take tensors with the same rule, whose layouts are known."""
         self._packed += pack(tensors, rule, layouts)
         self._operands += tensors
