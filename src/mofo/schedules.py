@@ -54,8 +54,8 @@ class FractionSchedule:
                 raise TypeError(f"{type(optimizer).__name__} has no fraction that a schedule could set: use MoFO")
             if group.get("capturable"):
                 raise NotImplementedError(
-                    "capturable=True records a step with its fraction, which a schedule could not change any more: leave "
-                    "one of the two out"
+                    "capturable=True records a step with its fraction, which a schedule could not change any more: "
+                    "leave one of the two out"
                 )
             group.setdefault("initial_fraction", group["fraction"])
         self.optimizer = optimizer
