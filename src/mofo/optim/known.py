@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 Trait = Callable[[Any], object]
 TRAITS: tuple[Trait, ...] = (
     type,
-    attrgetter("layout"),
-    attrgetter("dtype"),
-    attrgetter("device"),
-    attrgetter("shape"),
+    attrgetter("layout", "dtype", "device", "shape"),
     Tensor.stride,
     Tensor.is_neg,
 )
-STEP_TRAITS: tuple[Trait, ...] = (type, attrgetter("dtype"), attrgetter("device"))  # it is only read and counted
+STEP_TRAITS: tuple[Trait, ...] = (type, attrgetter("dtype", "device"))  # it is only read and counted
 OPTIONS = (
     "blocks",
     "group_as_block",

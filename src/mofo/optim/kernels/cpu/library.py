@@ -181,11 +181,10 @@ class MemoryLayout(NamedTuple):
     @classmethod
     def of(cls, operands: Operands, rule: Rule) -> MemoryLayout:
         """Return the layout of a tensor that the library can update."""
-        param, grad, exp_avg, exp_avg_sq, *_ = tensors = operands[:4]
+        tensors = operands[:4]
+        param, grad, *_ = tensors
         strides = None
-        if not (
-            param.is_contiguous() and grad.is_contiguous() and exp_avg.is_contiguous() and exp_avg_sq.is_contiguous()
-        ):
+        if not all(tensor.is_contiguous() for tensor in tensors):
             of_each = [stride for tensor in tensors for stride in tensor.stride()]
             strides = array("q", [param.dim(), *param.shape, *of_each])
         address = 0 if strides is None else strides.buffer_info()[0]
