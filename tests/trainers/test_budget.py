@@ -364,7 +364,7 @@ def test_search_finds_the_largest_share_of_128(limit):
 
 def test_best_checkpoint_that_is_loaded_at_the_end_is_held_too(tiny_model, sums, tmp_path):
     more = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}
-    trainer = make_trainer(tiny_model, sums, tmp_path, greater_is_better=True, **more)  # the worse one, of step 4
+    trainer = make_trainer(tiny_model, sums, tmp_path, **more)  # step 4 is better than the end, which is pulled back
     callback = ForgettingCallback.attach(trainer, ["divergence"], 4, budget={"divergence": 0.02})
     trainer.train()
     assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-4"
