@@ -76,6 +76,7 @@ def make_trainer(folder, sums, output, *, wrap=None, mofo=False, **more):
         model=wrap(model) if wrap else model,
         args=TrainingArguments(**arguments | more),
         train_dataset=data,
+        eval_dataset=data,
         processing_class=tokenizer,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         optimizer_cls_and_kwargs=(MoFO, {"lr": 0.01, "fraction": 0.5}) if mofo else None,
@@ -363,8 +364,7 @@ def test_search_finds_the_largest_share_of_128(limit):
 
 def test_best_checkpoint_that_is_loaded_at_the_end_is_held_too(tiny_model, sums, tmp_path):
     more = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}
-    trainer = make_trainer(tiny_model, sums, tmp_path, greater_is_better=True, **more)  # the worse one, of step 4
-    trainer.eval_dataset = trainer.train_dataset
+    trainer = make_trainer(tiny_model, sums, tmp_path, **more)  # step 4 is better than the end, which is pulled back
     callback = ForgettingCallback.attach(trainer, ["divergence"], 4, budget={"divergence": 0.02})
     trainer.train()
     assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-4"
