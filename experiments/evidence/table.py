@@ -76,7 +76,8 @@ def lines(folder, methods):
     heads = ["method", "learning rate", "held-out loss at the end", *(metric.label for metric in metrics), ""]
     yield f"| {' | '.join(heads)} |"
     yield f"|{'---|' * len(heads)}"
-    order = sorted(chosen, key=lambda method: at[method][metrics[1] if is_divergence(metrics[1]) else metrics[0]].mean)
+    judge = [metric for metric in metrics if is_divergence(metric)][-1]
+    order = sorted(chosen, key=lambda method: at[method][judge].mean)
     for method in order:
         (configuration,) = comparison.of_method(method)
         end = pool([comparison.loss(run.points[-1]) for run in configuration.runs])
