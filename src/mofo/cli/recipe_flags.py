@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def list_parts() -> str:
         fields = part.model_fields.items()
         settings = ", ".join(f"{name}={_text(field.default)}" for name, field in fields if name not in flags)
         heading = "optimizers:" if issubclass(part, OptimizerPart) else "extras:"
-        lines[heading].append(f"  {part.name:<13} {settings}".rstrip())
+        lines[heading] += textwrap.wrap(f"  {part.name:<13} {settings}", 78, subsequent_indent=" " * 16)
     sections = ["\n".join([heading, *rows, ""]) for heading, rows in lines.items()]
     return "\n".join([*sections, "--set changes their settings; `mofo methods NAME` explains one.\n"])
 
