@@ -59,7 +59,10 @@ def test_help_groups_flags_and_shows_choices_and_defaults(capsys):
 
 def test_help_lists_every_part_with_its_settings(capsys):
     shown = help_of(capsys, "compare")
-    assert "mofo score=momentum, state_dtype=float32" in shown
+    assert (
+        "mofo fraction_schedule=constant, fraction_end=0.05, momentum_share=0.5, score=momentum, state_dtype=float32"
+        in shown
+    )
     assert "l2 decoupled=false, strength=0.001" in shown
 
 
