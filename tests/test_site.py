@@ -1,5 +1,6 @@
 """The site that `make docs` builds: strictly, from the source, and without asking other hosts for anything."""
 
+import logging
 import re
 import shutil
 from html.parser import HTMLParser
@@ -24,6 +25,7 @@ if not (ROOT / "mkdocs.yml").exists():
 
 
 def build_site(folder, **settings):
+    logging.disable(logging.NOTSET)  # warnings make a build fail, and tests of commands have switched them off
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True, **settings)
     config.plugins.on_startup(command="build", dirty=False)
     build(config)

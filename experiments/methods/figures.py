@@ -132,7 +132,7 @@ def draw_distances(comparison: Comparison, metrics: Sequence[Metric], file: Path
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
         finish(axes)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(file, dpi=140)
     return found
 
@@ -169,7 +169,7 @@ def draw_front(comparison: Comparison, metrics: Sequence[Metric], file: Path) ->
         plt.Line2D([], [], color=style.colour, marker=style.marker, ls="", label=comparison.label(method))
         for method, style in ((method, comparison.styles[method]) for method in comparison.methods)
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(file, dpi=140)
     return found
 

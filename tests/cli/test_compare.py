@@ -59,7 +59,7 @@ def test_help_groups_flags_and_shows_choices_and_defaults(capsys):
 
 def test_help_lists_every_part_with_its_settings(capsys):
     shown = help_of(capsys, "compare")
-    assert "score=momentum, blocks=tensor, state_dtype=float32" in shown
+    assert "momentum_share=0.5, score=momentum, state_dtype=float32, blocks=tensor" in shown
     assert "l2 decoupled=false, strength=0.001" in shown
 
 

@@ -126,7 +126,8 @@ def test_load_pair_of_different_vocabularies_has_the_tokens_of_both(tiny_model, 
     assert distance.l2 == pytest.approx(0.5 * 32**0.5)
     ids = torch.tensor([[1, 7, 9]])
     with torch.no_grad():
-        assert torch.equal(pair.base(ids).logits, model(ids).logits[..., :common])
+        # not to the bit: a product of another width is summed in another order on some processors
+        torch.testing.assert_close(pair.base(ids).logits, model(ids).logits[..., :common], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

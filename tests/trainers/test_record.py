@@ -35,6 +35,10 @@ def test_record_has_base_method_settings_and_how_much_was_trained(settings, outp
         "decay": "selected",
         "rounding": "nearest",
         "state_dtype": "float32",
+        "blocks": "tensor",
+        "fraction_schedule": "constant",
+        "fraction_end": 0.05,
+        "momentum_share": 0.5,
         "betas": [0.8, 0.999],
         "eps": 1e-8,
     }

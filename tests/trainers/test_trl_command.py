@@ -33,7 +33,7 @@ def test_launch_is_as_trls(settings, launched, tmp_path):
     assert main("sft", argv) == 0
     (launch,) = launched
     assert (launch.module, launch.training_script) == (True, "mofo.trainers.trl.script")
-    assert launch.training_script_args == [*flags(settings), "--config", str(config)]
+    assert launch.training_script_args == ["sft", *flags(settings), "--config", str(config)]
     assert (launch.num_processes, launch.main_process_port) == (2, 1234)
     assert Path(launch.config_file).name == "multi_gpu.yaml"
 
@@ -52,8 +52,8 @@ def test_launch_is_as_trls(settings, launched, tmp_path):
         ({"adam_beta1": 1.0}, "beta"),
         ({"learning_rate": -1}, "learning rate|lr"),
         ({"weight_decay": -1}, "weight_decay"),
-        ({"optim": "sgd"}, "--optim: mofo sft trains with MoFO, not with sgd"),
-        ({"optim": "adamw_torch_fused"}, "trains with MoFO, not with adamw_torch_fused"),
+        ({"optim": "sgd"}, "--optim: --method chooses the optimizer, not sgd"),
+        ({"optim": "adamw_torch_fused"}, "--method chooses the optimizer, not adamw_torch_fused"),
         ({"optim_args": "a=1"}, "--optim_args"),
         ({"leraning_rate": 1}, r"has the flag --leraning_rate \(did you mean --learning_rate\?\)"),
         ({"fract": 0.1}, r"has the flag --fract \(did you mean --fraction\?\)"),
@@ -77,7 +77,7 @@ def test_bad_flags_are_refused_before_anything_is_launched(settings, launched, c
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"optim": "adamw_torch_fused"}, "trains with MoFO, not with adamw_torch_fused"),
+        ({"optim": "adamw_torch_fused"}, "--method chooses the optimizer, not adamw_torch_fused"),
         ({"fraction": 0}, "fraction"),
         ({"fraction": [0.1]}, "fraction"),
         ({"score": "loudness"}, "loudness"),
@@ -87,7 +87,7 @@ def test_bad_flags_are_refused_before_anything_is_launched(settings, launched, c
 def test_bad_yaml_is_refused_before_anything_is_launched(settings, launched, tmp_path, changed, message):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, **changed}))
     with pytest.raises(UserError, match=message):
-        main(["--config", str(tmp_path / "config.yaml")])
+        main("sft", ["--config", str(tmp_path / "config.yaml")])
     assert not launched
 
 
@@ -141,7 +141,7 @@ def test_launched_run_equals_one_in_this_process(settings, tmp_path, capfd):
 @pytest.mark.processes
 def test_two_processes_train_on_other_rows_than_one(settings, tmp_path, capfd):
     several = flags(settings, multi_gpu="", num_processes=2, main_process_port=0)
-    assert main([word for word in several if word]) == 0
+    assert main("sft", [word for word in several if word]) == 0
     assert "Trained with MoFO" in capfd.readouterr().out
     train("sft", flags(settings, output_dir=tmp_path / "one"))
     assert not equal(weights(settings["output_dir"]), weights(tmp_path / "one"))

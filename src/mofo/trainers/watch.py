@@ -107,8 +107,13 @@ class Watch:
             if step and not has_base:
                 self._resume(model, tokenizer, step)
                 return
-            with at_base() if at_base else adapters_off(model):
-                self._begin(model, tokenizer, step, self._key(model, tokenizer, precision))
+            if at_base is None:
+                key = self._key(model, tokenizer, precision)  # not with adapters off, which look like the base's own
+                with adapters_off(model):
+                    self._begin(model, tokenizer, step, key)
+            else:
+                with at_base():
+                    self._begin(model, tokenizer, step, self._key(model, tokenizer, precision))
             if resumable and not has_base:
                 self._keep()
 
