@@ -68,10 +68,7 @@ def _messages(row: Row) -> Row:
 
 
 def _prompt_and_completion(row: Row) -> Row:
-    prompt, completion = (
-        turns(row[name], name) if isinstance(row[name], list) and not is_parts(row[name]) else text(row[name], name)
-        for name in ("prompt", "completion")
-    )
+    prompt, completion = (text_or_turns(row[name], name) for name in ("prompt", "completion"))
     if isinstance(prompt, str) != isinstance(completion, str):
         raise RowError(": prompt and completion must both be texts or both be lists of messages")
     return {"prompt": prompt, "completion": completion, **(template_extras(row) if isinstance(prompt, list) else {})}
@@ -217,6 +214,15 @@ def text(value: Any, field: str) -> str:
         return _joined(value, field)
     expected = "a list of messages with role and content, or a text" if field in ("prompt", "completion") else "a text"
     raise RowError(f": {field} must be {expected}, not {_kind(value)}")
+
+
+def text_or_turns(value: Any, field: str) -> str | Messages:
+    """Return a field that may be either: a list of turns as a conversation, and all else as text.
+
+    Raises:
+        RowError: It is neither.
+    """
+    return turns(value, field) if isinstance(value, list) and not is_parts(value) else text(value, field)
 
 
 def turns(value: Any, field: str) -> Messages:

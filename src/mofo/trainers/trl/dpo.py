@@ -10,15 +10,15 @@ from trl import DPOConfig, DPOTrainer, ScriptArguments
 from trl.scripts.dpo import main as trl_dpo
 
 from mofo.data.conversation import render_conversation, token_ids
-from mofo.data.forms import Form, Messages, Row, RowError, is_empty, is_parts, template_extras, text, turns
+from mofo.data.forms import Form, Messages, Row, RowError, is_empty, template_extras, text, text_or_turns
 from mofo.errors import UserError
 from mofo.trainers.trl.objective import Objective
 from mofo.trainers.trl.rows import (
     answered,
-    asked,
     cached_file,
     check_each,
     check_template,
+    for_trl,
     tokenizer_settings,
     trl_tokenizer,
 )
@@ -32,14 +32,9 @@ ANSWERS = ("chosen", "rejected")
 """The better and the worse answer."""
 
 
-def _either(row: Row, name: str) -> Messages | str:
-    value = row[name]
-    return turns(value, name) if isinstance(value, list) and not is_parts(value) else text(value, name)
-
-
 def _preference(row: Row) -> Row:
     """Return prompt and answers as trl has them: all texts, or all messages."""
-    chosen, rejected = (_either(row, name) for name in ANSWERS)
+    chosen, rejected = (text_or_turns(row[name], name) for name in ANSWERS)
     if isinstance(chosen, str) and isinstance(rejected, str):
         return _texts(row, chosen, rejected)
     if isinstance(chosen, str) or isinstance(rejected, str):
@@ -60,7 +55,7 @@ def _conversations(row: Row, chosen: Messages, rejected: Messages) -> Row:
     elif is_empty(row.get("prompt")):
         raise RowError(" has no prompt, and chosen and rejected do not begin with the same turns")
     else:
-        given = _either(row, "prompt")
+        given = text_or_turns(row["prompt"], "prompt")
         prompt = [{"role": "user", "content": given}] if isinstance(given, str) else given
     for name, answer in zip(ANSWERS, (chosen, rejected), strict=True):
         said = [turn for turn in answer if turn["role"] == "assistant"]
@@ -73,7 +68,7 @@ def _texts(row: Row, chosen: str, rejected: str) -> Row:
     """Return answers that are texts, with their prompt; without one trl takes what both begin with."""
     if is_empty(row.get("prompt")):
         return {"chosen": chosen, "rejected": rejected}
-    prompt = _either(row, "prompt")
+    prompt = text_or_turns(row["prompt"], "prompt")
     if isinstance(prompt, str):
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     return {
@@ -108,7 +103,7 @@ def write_rows(rows: list[Row], source: str, args: Arguments) -> Path:
         UserError: The tokenizer cannot write a row; it is named.
     """
     tokenizer, longest = trl_tokenizer(args), args.training.max_length
-    made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
+    made = for_trl(rows, tokenizer, {name: name for name in ANSWERS})
 
     def checked() -> tuple[list[Row], dict[str, int]]:
         lengths: list[int] = []
@@ -123,14 +118,6 @@ def write_rows(rows: list[Row], source: str, args: Arguments) -> Path:
         return different, {reason: count for reason, count in counts.items() if count}
 
     return cached_file(made, [*tokenizer_settings(tokenizer), longest], checked)
-
-
-def _for_trl(row: Row, *, has_template: bool) -> Row:
-    """Return a row in one of trl's forms: a question and its answers become chats, or texts without a template."""
-    if "question" not in row:
-        return row
-    answers = {name: answered(row[name], has_template=has_template) for name in ANSWERS}
-    return {"prompt": asked(row["question"], has_template=has_template), **answers}
 
 
 def _length(row: Row, tokenizer: PreTrainedTokenizerBase) -> int:

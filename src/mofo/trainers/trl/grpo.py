@@ -10,10 +10,10 @@ from trl.scripts.grpo import GRPOScriptArguments
 from trl.scripts.grpo import main as trl_grpo
 
 from mofo.data.conversation import render_conversation
-from mofo.data.forms import Form, Messages, Row, RowError, is_parts, template_extras, text, turns
+from mofo.data.forms import Form, Row, RowError, template_extras, text, text_or_turns
 from mofo.errors import UserError
 from mofo.trainers.trl.objective import Objective
-from mofo.trainers.trl.rows import asked, cached_file, check_each, check_template, tokenizer_settings, trl_tokenizer
+from mofo.trainers.trl.rows import cached_file, check_each, check_template, for_trl, tokenizer_settings, trl_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,10 +30,7 @@ def _others(row: Row, *used: str) -> Row:
 
 
 def _prompt(row: Row) -> Row:
-    value = row["prompt"]
-    prompt: Messages | str = (
-        turns(value, "prompt") if isinstance(value, list) and not is_parts(value) else text(value, "prompt")
-    )
+    prompt = text_or_turns(row["prompt"], "prompt")
     if isinstance(prompt, list) and prompt[-1]["role"] == "assistant":
         raise RowError(": the last message of prompt is the assistant's, whose turn it should be")
     extras = template_extras(row) if isinstance(prompt, list) else {}
@@ -77,20 +74,13 @@ def write_rows(rows: list[Row], source: str, args: Arguments) -> Path:
                 "with --columns answer=FIELD, or another reward with --reward_funcs."
             )
     tokenizer = trl_tokenizer(args)
-    made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
+    made = for_trl(rows, tokenizer, {})
 
     def checked() -> tuple[list[Row], dict[str, int]]:
         check_each(rows, made, source, lambda row: _check(row, tokenizer))
         return made, {}
 
     return cached_file(made, tokenizer_settings(tokenizer), checked)
-
-
-def _for_trl(row: Row, *, has_template: bool) -> Row:
-    """Return a row in one of trl's forms: a question becomes a chat, or a text without a template."""
-    if "question" not in row:
-        return row
-    return {"prompt": asked(row["question"], has_template=has_template), **_others(row, "question")}
 
 
 def _check(row: Row, tokenizer: PreTrainedTokenizerBase) -> None:

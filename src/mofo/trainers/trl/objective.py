@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from mofo.data.forms import Form, Row
     from mofo.trainers.trl.arguments import Arguments
 
-NAMES = ("sft", "dpo", "grpo")
-"""The objectives, by the names that trl's commands have."""
-
 
 @dataclass(frozen=True)
 class Objective:

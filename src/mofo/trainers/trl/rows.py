@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,27 @@ def trl_tokenizer(args: Arguments) -> PreTrainedTokenizerBase:
 def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """Return what the tokens of a row follow from."""
     return [str(tokenizer.chat_template), tokenizer.eos_token, len(tokenizer), tokenizer("")["input_ids"]]
+
+
+def for_trl(rows: list[Row], tokenizer: PreTrainedTokenizerBase, answers: Mapping[str, str]) -> list[Row]:
+    """Return rows in trl's forms: a question and its answers become chats, or texts without a template.
+
+    Args:
+        rows: The rows; those without a question, and all other columns, stay as they are.
+        tokenizer: The tokenizer, which has a chat template or not.
+        answers: trl's names of what follows the prompt, and the columns that they come from.
+    """
+    has_template = tokenizer.chat_template is not None
+    used = ("question", *answers.values())
+
+    def made(row: Row) -> Row:
+        return {
+            "prompt": asked(row["question"], has_template=has_template),
+            **{name: answered(row[column], has_template=has_template) for name, column in answers.items()},
+            **{name: value for name, value in row.items() if name not in used},
+        }
+
+    return [made(row) if "question" in row else row for row in rows]
 
 
 def asked(question: str, *, has_template: bool) -> Messages | str:

@@ -16,15 +16,7 @@ from mofo.data.usage import check_positions, check_tokens, usage
 from mofo.errors import UserError
 from mofo.models.limits import folder_positions, folder_tokens
 from mofo.trainers.trl.objective import Objective
-from mofo.trainers.trl.rows import (
-    answered,
-    asked,
-    cached_file,
-    check_each,
-    check_template,
-    tokenizer_settings,
-    trl_tokenizer,
-)
+from mofo.trainers.trl.rows import cached_file, check_each, check_template, for_trl, tokenizer_settings, trl_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +41,7 @@ def write_rows(rows: list[Row], source: str, args: Arguments) -> Path:
         UserError: The tokenizer cannot write a row; it is named.
     """
     tokenizer, training = trl_tokenizer(args), args.training
-    made = [_for_trl(row, has_template=tokenizer.chat_template is not None) for row in rows]
+    made = for_trl(rows, tokenizer, {"completion": "answer"})
     folder, trusted = args.model_folder, training.trust_remote_code
     limits = (folder_positions(folder, trust_remote_code=trusted), folder_tokens(folder, trust_remote_code=trusted))
     settings = [training.max_length, training.packing, training.completion_only_loss, limits]
@@ -65,16 +57,6 @@ def notes(file: Path, training: SFTConfig) -> list[str]:
     """Return a sentence if such a file has conversations of which trl learns every token, the user's too."""
     learns_all = "messages" in parquet.read_schema(file).names and not training.assistant_only_loss
     return [ALL_TURNS] if learns_all else []
-
-
-def _for_trl(row: Row, *, has_template: bool) -> Row:
-    """Return a row in one of trl's forms: a question and its answer become a chat, or texts without a template."""
-    if "question" not in row:
-        return row
-    return {
-        "prompt": asked(row["question"], has_template=has_template),
-        "completion": answered(row["answer"], has_template=has_template),
-    }
 
 
 def _check(
