@@ -28,6 +28,7 @@ def settings(tiny_model, tiny_data, tmp_path, caches):
         "use_cpu": True,
         "bf16": False,
         "report_to": "none",
+        "method": "mofo",
         "fraction": 0.1,
     }
 

@@ -14,7 +14,7 @@ from reference.sft import PROMPTS, flags, write_rows
 
 @pytest.mark.parametrize("from_yaml", [False, True])
 def test_flags_mean_what_they_mean_to_trl(settings, tmp_path, from_yaml):
-    del settings["fraction"]
+    del settings["method"], settings["fraction"]
     settings |= {"dataset_name": "trl-lib/Capybara", "packing": True, "num_train_epochs": 2.5, "lora_r": 8}
     argv = flags(settings)
     if from_yaml:

@@ -87,6 +87,30 @@ def test_methods_train_in_any_trainer(make_trainer, entry):
     assert not equal(weights(trainer), base)
 
 
+def test_another_base_in_the_same_folder_writes_its_own_text(make_trainer, tmp_path):
+    first, other = make_trainer(), make_trainer()
+    use_method(first, "adamw+self-distill", DISTILL)
+    with torch.no_grad():
+        other.model.lm_head.weight.mul_(-1)
+    use_method(other, "adamw+self-distill", DISTILL)
+    assert len(list((tmp_path / "out" / "mofo").glob("*/self-distill-*.safetensors"))) == 2
+
+
+def test_plain_adamw_is_the_trainers_own(make_trainer):
+    more = {"adam_beta1": 0.7, "adam_epsilon": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.0}
+    own, plain = make_trainer(folder="own", **more), make_trainer(folder="plain", **more)
+    own.train()
+    use_method(plain, "adamw")
+    plain.train()
+    assert equal(weights(own), weights(plain))
+    assert [group["weight_decay"] for group in plain.optimizer.param_groups] == [0.1, 0.0]
+
+    int8 = make_trainer(folder="int8")
+    use_method(int8, {"adamw": {"state_dtype": "int8"}})
+    int8.train()
+    assert isinstance(int8.optimizer.optimizer, MoFO)
+
+
 def test_pull_is_towards_the_weights_that_the_trainer_began_with(make_trainer):
     ends = []
     for entry in ("sgd", {"sgd": {}, "l2": {"strength": 20.0}}):
@@ -131,8 +155,12 @@ def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
     assert "Trained with MoFO + self-distillation: fraction 0.1" in capsys.readouterr().out
     train("sft", flags(method="adamw+l2", output_dir=tmp_path / "other"))
     assert "Trained with AdamW + L2." in capsys.readouterr().out
+    train("sft", flags(method_settings="self-distill.texts=3,tokens=8", output_dir=tmp_path / "default"))
+    assert "Trained with AdamW + self-distillation." in capsys.readouterr().out
     for more, message in [
         ({"method": "lion", "fraction": 0.1}, "--fraction is a flag of MoFO"),
+        ({"fraction": 0.1}, "--method adamw.self-distill does not train with it: leave it out, or give --method mofo"),
+        ({"method": "lion", "adam_beta2": 0.99}, "--adam_beta2 is a flag of AdamW and MoFO, and lion does not read it"),
         ({"method": "mofo+lora"}, "lora is for mofo compare alone"),
         ({"method_settings": "weight"}, "expected NAME=VALUE"),
         ({"method_settings": "wait=3"}, "No method has a setting 'wait'"),

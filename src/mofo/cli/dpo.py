@@ -10,7 +10,7 @@ from mofo.cli import sft
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
 
-HELP = "Learn from preferences with MoFO: the flags of trl dpo, and --fraction"
+HELP = "Learn from preferences: the flags of trl dpo, and --method"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -10,7 +10,7 @@ from mofo.cli import sft
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
 
-HELP = "Learn from rewards with MoFO: the flags of trl grpo, and --fraction"
+HELP = "Learn from rewards: the flags of trl grpo, and --method"
 
 
 def add_arguments(parser: Parser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
 
-HELP = "Fine-tune with MoFO: the flags of trl sft, and --fraction"
+HELP = "Fine-tune and forget little: the flags of trl sft, and --method"
 
 
 def add_arguments(parser: Parser) -> None:

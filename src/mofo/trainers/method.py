@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mofo.errors import UserError
+from mofo.methods.adamw import AdamW
 from mofo.methods.hooks import MethodHooks
 from mofo.methods.method import Entry, Method, expand
 from mofo.methods.part import OptimizerPart, Part, Setup
 from mofo.trainers.reported import ReportedCallback
+from mofo.trainers.watch import weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +26,8 @@ COMPARISON_ONLY = ("rows", "weights", "after_training")
 def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | None = None) -> Method:
     """Let a trainer train by a method: with its optimizer and its extras.
 
-    Learning rate and weight decay are the trainer's own, as its arguments have them.
+    Learning rate and weight decay are the trainer's own, as its arguments have them. A plain AdamW is the trainer's own
+    too, with its betas, epsilon and parameters that do not decay.
 
     Args:
         trainer: A trainer of transformers or trl that has not begun to train.
@@ -46,8 +49,14 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
     method = single_method(entry, settings or {})
     own = {"learning_rate": trainer.args.learning_rate, "weight_decay": trainer.args.weight_decay}
     method = Method(method.optimizer.model_copy(update=own), method.extras)
-    _attach(trainer, method, _OwnOptimizer)
+    _attach(trainer, method, MethodHooks if _is_trainers_own(method.optimizer, trainer) else _OwnOptimizer)
     return method
+
+
+def _is_trainers_own(optimizer: OptimizerPart, trainer: Trainer) -> bool:
+    """Check whether a trainer would make this optimizer without being told to: AdamW of torch."""
+    plain = AdamW(learning_rate=optimizer.learning_rate, weight_decay=optimizer.weight_decay)
+    return optimizer == plain and trainer.args.optim in ("adamw_torch", "adamw_torch_fused")
 
 
 def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:
@@ -98,6 +107,8 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         raise UserError(f"{method.name}: extras do not go with sharded models yet; use one process or DDP.")
     model: Any = trainer.model
     needed = any(part.compares_with_base for part in method.extras)
+    # what parts keep is of one base: another that is trained into the same folder must not find it
+    kept = Path(str(trainer.args.output_dir)) / "mofo" / (weights_digest(model)[:16] if method.extras else "")
     hooked: Any = trainer
     hooked.method = method
     hooked.setup = Setup(
@@ -108,8 +119,8 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         steps=trainer.args.max_steps,
         batch=trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps,
         rows=[],
-        folder=Path(str(trainer.args.output_dir)) / "mofo",
-        shared=Path(str(trainer.args.output_dir)) / "mofo",
+        folder=kept,
+        shared=kept,
     )
     hooked.trained = model
     for part in method.extras:

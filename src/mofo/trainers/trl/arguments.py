@@ -58,7 +58,7 @@ Without a GPU the model is trained on the CPU, in float32.
 EPILOG = """\
 examples:
 {example}
-  mofo {name} --config {name}.yaml --num_processes 2 --accelerate_config fsdp2
+  mofo {name} --config {name}.yaml --num_processes 2 --accelerate_config multi_gpu
 
 Flags of `accelerate launch` are passed on to it. --accelerate_config takes a
 file or one of trl's names; --config takes a YAML file of any of these flags.
@@ -107,11 +107,10 @@ class MoFOArguments:
     )
 
     method: str = field(
-        default="mofo",
+        default="adamw+self-distill",  # what forgot least at equal learning: docs/evidence.md
         metadata={
             "metavar": "METHOD",
-            "help": "optimizer and extras joined by +, such as mofo+self-distill or adamw+l2; `mofo methods` lists "
-            "them",
+            "help": "optimizer and extras joined by +, such as mofo or adamw+l2; `mofo methods` lists them",
         },
     )
     method_settings: str = field(
@@ -185,7 +184,10 @@ class MoFOArguments:
         if self.fraction_schedule == "share" and self.score != "momentum":
             raise UserError(f"--fraction_schedule share is a share of the momentum: leave out --score {self.score}.")
         if method.optimizer.name != "mofo" and changed:
-            raise UserError(f"--{changed[0]} is a flag of MoFO, and --method {self.method} does not train with it.")
+            raise UserError(
+                f"--{changed[0]} is a flag of MoFO, and --method {self.method} does not train with it: leave it out, "
+                "or give --method mofo or mofo with extras, such as mofo+self-distill."
+            )
         return method
 
     def forgetting(self) -> ForgettingCallback | None:
@@ -251,7 +253,9 @@ def parse(objective: Objective, argv: list[str]) -> Arguments:
     args = _parse_flags(objective, argv)
     if args.training.optim_args or args.training.optim_target_modules:
         raise UserError("--optim_args and --optim_target_modules are for other optimizers than MoFO; leave them out.")
-    _check_method(args.mofo.chosen_method(), objective)
+    method = args.mofo.chosen_method()
+    _check_method(method, objective)
+    _check_adams_flags(method, args.training)
     args.mofo.forgetting()
     settings = args.mofo.optimizer_settings(args.training)
     try:
@@ -294,6 +298,22 @@ def _check_method(method: Method, objective: Objective) -> None:
             f"{weighing.name} changes the loss on answers to be copied, and {objective.command} has no such loss; "
             "leave it out, or use mofo sft."
         )
+
+
+def _check_adams_flags(method: Method, training: TrainingArguments) -> None:
+    """Refuse Adam's flags for an optimizer that does not read them.
+
+    Raises:
+        UserError: One is given.
+    """
+    if method.optimizer.name in ("adamw", "mofo"):
+        return
+    for name in ("adam_beta1", "adam_beta2", "adam_epsilon"):
+        if getattr(training, name) != getattr(TrainingArguments, name):
+            raise UserError(
+                f"--{name} is a flag of AdamW and MoFO, and {method.optimizer.name} does not read it: leave it out; "
+                f"`mofo methods {method.optimizer.name}` lists what --method_settings can set."
+            )
 
 
 def _find_checkpoint(training: TrainingArguments) -> None:

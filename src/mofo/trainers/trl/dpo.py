@@ -143,7 +143,7 @@ OBJECTIVE = Objective(
     known_to_trl=(),
     write_rows=write_rows,
     description="Learn from pairs of a better and a worse answer (direct preference\n"
-    "optimisation), as `trl dpo` does, with MoFO as the optimizer. A row has chosen\n"
+    "optimisation), as `trl dpo` does, with any --method. A row has chosen\n"
     "and rejected, and prompt or question: texts, or lists of messages.",
     example="  mofo dpo --model_name_or_path smollm2-135m --dataset_name pairs.jsonl \\\n"
     "           --learning_rate 1e-5 --output_dir tuned",

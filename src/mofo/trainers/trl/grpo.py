@@ -109,7 +109,7 @@ OBJECTIVE = Objective(
     check=check,
     counts_tokens=False,
     description="Learn from rewards of answers that the model writes itself (group relative\n"
-    "policy optimisation), as `trl grpo` does, with MoFO as the optimizer. A row has\n"
+    "policy optimisation), as `trl grpo` does, with any --method. A row has\n"
     "prompt or question, and what the reward reads. --reward_funcs solved, which is\n"
     "taken where none is named, compares with the row's answer; reasoning-gym:FAMILY\n"
     "generates problems and scores them.",

@@ -131,8 +131,9 @@ OBJECTIVE = Objective(
     known_to_trl=(("messages",), ("prompt", "completion"), ("text",)),
     write_rows=write_rows,
     notes=notes,
-    description="Fine-tune a model as `trl sft` does, with MoFO as the optimizer. `mofo data`\n"
-    "shows the forms that rows may have, and what of them is learned.",
+    description="Fine-tune a model as `trl sft` does, by what forgot least where it was measured:\n"
+    "AdamW, held at the base by text that the base writes itself. --method chooses\n"
+    "others; `mofo data` shows the forms of rows, and what of them is learned.",
     example="  mofo sft --model_name_or_path smollm2-135m --dataset_name data.jsonl \\\n"
     "           --learning_rate 1e-4 --output_dir tuned",
 )
