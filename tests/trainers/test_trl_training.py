@@ -140,6 +140,14 @@ def test_fsdp1_is_refused_before_anything_is_loaded(settings, monkeypatch, versi
     assert not Path(settings["output_dir"]).exists()
 
 
+def test_extras_with_fsdp2_are_refused_before_anything_is_loaded(settings, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match=r"extras do not go with sharded.* --method adamw or --method mofo"):
+        train("sft", flags(settings, method="adamw+self-distill"))
+    assert not Path(settings["output_dir"]).exists()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 def test_deepspeed_is_refused_before_anything_is_loaded(settings, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
