@@ -27,11 +27,10 @@ from mofo.trainers.trl.objective import find_objective
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mofo.methods.method import Method
-
     from accelerate import FullyShardedDataParallelPlugin
     from transformers import Trainer, TrainingArguments
 
+    from mofo.methods.method import Method
     from mofo.trainers.trl.objective import Objective
 
 
@@ -111,6 +110,8 @@ def method_in_trainers(
             trainer.add_callback(_WholeModelAtTheEnd(trainer.accelerator.state.fsdp_plugin))
         if forgetting is not None:
             forgetting.put_first(trainer)
+        if method.extras and trainer.is_world_process_zero():
+            print(f"Preparing {method.info.label}: what it needs of the base is made once, which may take minutes.")
         if with_mofo:
             use_extras(trainer, method)
             MoFOCallback.attach(trainer)
