@@ -49,6 +49,11 @@ def test_optimizer_is_mofo_with_the_settings_given(settings, trainers, capsys):
     )
 
 
+def test_settings_of_mofo_without_a_flag_reach_the_optimizer(settings, trainers):
+    train("sft", flags(settings, max_steps=1, method_settings="mofo.rounding=stochastic"))
+    assert trainers[0].optimizer.param_groups[0]["rounding"] == "stochastic"
+
+
 def test_logs_have_what_mofo_moves(settings, trainers):
     train("sft", flags(settings, logging_steps=1))
     logs = [entry for entry in trainers[0].state.log_history if "loss" in entry]
@@ -144,7 +149,7 @@ def test_extras_with_fsdp2_are_refused_before_anything_is_loaded(settings, monke
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(UserError, match=r"extras do not go with sharded.* --method adamw or --method mofo"):
-        train("sft", flags(settings, method="adamw+self-distill"))
+        train("sft", flags(settings, method="mofo+self-distill"))
     assert not Path(settings["output_dir"]).exists()
 
 

@@ -164,6 +164,9 @@ def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
         ({"method": "mofo+lora"}, "lora is for mofo compare alone"),
         ({"method_settings": "weight"}, "expected NAME=VALUE"),
         ({"method_settings": "wait=3"}, "No method has a setting 'wait'"),
+        ({"method_settings": "learning_rate=0.1"}, "has learning_rate, which is a flag: give --learning_rate 0.1"),
+        ({"method": "mofo", "method_settings": "mofo.fraction=0.1"}, "which is a flag: give --fraction 0.1"),
+        ({"method": "mofo", "method_settings": "mofo.blocks=row"}, "mofo.blocks, which is for mofo compare alone"),
     ]:
         with pytest.raises(UserError, match=message):
             train("sft", flags(**more))

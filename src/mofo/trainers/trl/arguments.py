@@ -155,13 +155,15 @@ class MoFOArguments:
         },
     )
 
-    def optimizer_settings(self, training: TrainingArguments) -> dict[str, Any]:
+    def optimizer_settings(self, training: TrainingArguments, method: Method) -> dict[str, Any]:
         """Return MoFO's arguments except weight decay, which the trainer sets per group: none for norms and biases."""
+        rounding = getattr(method.optimizer, "rounding", "nearest")
         return {
             "lr": training.learning_rate,
             "betas": (training.adam_beta1, training.adam_beta2),
             "eps": training.adam_epsilon,
             **{name: getattr(self, name) for name in OPTIONS},
+            **({} if rounding == "nearest" else {"rounding": rounding}),
         }
 
     def chosen_method(self) -> Method:
@@ -181,6 +183,7 @@ class MoFOArguments:
         changed = [name for name in (*OPTIONS, *SCHEDULE) if getattr(self, name) != getattr(type(self), name)]
         given = {f"mofo.{name}": getattr(self, name) for name in SCHEDULE if name in changed}
         method = single_method(self.method, settings | given)
+        _check_no_flags_among(settings, method)
         if self.fraction_schedule == "share" and self.score != "momentum":
             raise UserError(f"--fraction_schedule share is a share of the momentum: leave out --score {self.score}.")
         if method.optimizer.name != "mofo" and changed:
@@ -257,7 +260,7 @@ def parse(objective: Objective, argv: list[str]) -> Arguments:
     _check_method(method, objective)
     _check_adams_flags(method, args.training)
     args.mofo.forgetting()
-    settings = args.mofo.optimizer_settings(args.training)
+    settings = args.mofo.optimizer_settings(args.training, method)
     try:
         MoFO([torch.zeros(1)], weight_decay=args.training.weight_decay, **settings)
     except (ValueError, TypeError, ImportError) as error:
@@ -298,6 +301,24 @@ def _check_method(method: Method, objective: Objective) -> None:
             f"{weighing.name} changes the loss on answers to be copied, and {objective.command} has no such loss; "
             "leave it out, or use mofo sft."
         )
+
+
+def _check_no_flags_among(settings: dict[str, str], method: Method) -> None:
+    """Refuse settings of the optimizer that are flags, or that a trainer's optimizer cannot have.
+
+    Raises:
+        UserError: One is among them.
+    """
+    optimizer = method.optimizer.name
+    flags = ("learning_rate", "weight_decay", *(OPTIONS if optimizer == "mofo" else ()))
+    for name, value in settings.items():
+        part, _, own = name.rpartition(".")
+        if part not in ("", optimizer):
+            continue
+        if own in flags:
+            raise UserError(f"--method_settings has {name}, which is a flag: give --{own} {value}.")
+        if optimizer == "mofo" and own == "blocks":
+            raise UserError(f"--method_settings has {name}, which is for mofo compare alone: leave it out.")
 
 
 def _check_adams_flags(method: Method, training: TrainingArguments) -> None:

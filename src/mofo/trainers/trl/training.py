@@ -57,7 +57,7 @@ def train(name: str, argv: list[str]) -> None:
     _convert_hub_rows(args)
     if args.training.include_num_input_tokens_seen == "no" and objective.counts_tokens:
         args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
-    settings = args.mofo.optimizer_settings(args.training)
+    settings = args.mofo.optimizer_settings(args.training, method)
     forgetting = args.mofo.forgetting()
     with method_in_trainers(objective, made_by(args, method, settings), settings, forgetting) as trainers:
         try:
