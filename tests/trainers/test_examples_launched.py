@@ -170,6 +170,7 @@ def test_killed_and_resumed_run_ends_as_if_it_had_not_been(make_run, config, kin
 def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path):
     flags = {
         "model_name_or_path": tiny_model,
+        "method": "mofo",
         "dataset_name": tiny_data,
         "max_steps": 3,
         "per_device_train_batch_size": 2,
