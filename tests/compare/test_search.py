@@ -226,6 +226,7 @@ def test_first_candidates_are_of_all_methods(values):
     [
         ({"methods": ["adamw", "lora"], "settings": {}}, BUDGET, "lora is for mofo compare alone"),
         ({"methods": ["adamw+budget", "mofo"]}, BUDGET, "leave the part budget out"),
+        ({"methods": ["adamw", {"mofo": {"blocks": "row"}}]}, BUDGET, "leave mofo.blocks out"),
         ({"methods": ["adamw"], "settings": {}}, BUDGET, "There is one candidate"),
         ({"seeds": [0, 1]}, BUDGET, "tries one seed"),
         ({"tune": True}, BUDGET, "widens no grids"),

@@ -94,14 +94,16 @@ def test_card_names_base_method_and_settings(settings, output, monkeypatch):
 
 def test_card_of_an_adapter_and_another_method(settings, output):
     del settings["fraction"]
-    train("sft", flags(settings, method="adamw+l2", method_settings="l2.strength=0.02", use_peft=True))
+    more = {"method": "adamw+l2", "method_settings": "l2.strength=0.02", "adam_beta1": 0.8, "use_peft": True}
+    train("sft", flags(settings, **more))
     card = ModelCard.load(output / "README.md")
     assert (card.data.library_name, card.data.base_model) == ("peft", None)
     assert f"`{Path(settings['model_name_or_path']).name}`, fine-tuned" in card.text
     assert "a LoRA adapter of that model" in card.text
     assert "| l2.strength | 0.02 |" in card.text
     assert "Momentum-Filtered" not in card.text
-    assert load_training(output)[0].method == "adamw+l2"
+    training, _ = load_training(output)
+    assert (training.method, training.settings["adamw"]["betas"]) == ("adamw+l2", [0.8, 0.999])
 
 
 def test_pushed_folder_holds_the_record(settings, output, monkeypatch):

@@ -161,6 +161,10 @@ def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
         ({"method": "lion", "fraction": 0.1}, "--fraction is a flag of MoFO"),
         ({"fraction": 0.1}, "--method adamw.self-distill does not train with it: leave it out, or give --method mofo"),
         ({"method": "lion", "adam_beta2": 0.99}, "--adam_beta2 is a flag of AdamW and MoFO, and lion does not read it"),
+        (
+            {"method_settings": "adamw.state_dtype=int8", "adam_beta2": 0.99},
+            "--adam_beta2 is a flag of AdamW and MoFO, and adamw-int8.self-distill does not read it",
+        ),
         ({"method": "mofo+lora"}, "lora is for mofo compare alone"),
         ({"method_settings": "weight"}, "expected NAME=VALUE"),
         ({"method_settings": "wait=3"}, "No method has a setting 'wait'"),

@@ -170,6 +170,8 @@ def candidates_of(recipe: Recipe, budget: Mapping[str, float]) -> list[Method]:
     methods = list({run.method.run_name: run.method for run in recipe.runs()}.values())
     for method in methods:
         check_any_trainer(method)
+        if getattr(method.optimizer, "blocks", "tensor") != "tensor":
+            raise UserError("mofo tune ends in a command of mofo sft, which has no blocks: leave mofo.blocks out.")
         if any(part.name == "budget" for part in method.extras):
             raise UserError("mofo tune gives every method its budget: leave the part budget out of --methods.")
     if len(methods) < 2:

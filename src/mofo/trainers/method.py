@@ -49,14 +49,14 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
     method = single_method(entry, settings or {})
     own = {"learning_rate": trainer.args.learning_rate, "weight_decay": trainer.args.weight_decay}
     method = Method(method.optimizer.model_copy(update=own), method.extras)
-    _attach(trainer, method, MethodHooks if _is_trainers_own(method.optimizer, trainer) else _OwnOptimizer)
+    is_own = is_plain_adamw(method.optimizer) and trainer.args.optim in ("adamw_torch", "adamw_torch_fused")
+    _attach(trainer, method, MethodHooks if is_own else _OwnOptimizer)
     return method
 
 
-def _is_trainers_own(optimizer: OptimizerPart, trainer: Trainer) -> bool:
-    """Check whether a trainer would make this optimizer without being told to: AdamW of torch."""
-    plain = AdamW(learning_rate=optimizer.learning_rate, weight_decay=optimizer.weight_decay)
-    return optimizer == plain and trainer.args.optim in ("adamw_torch", "adamw_torch_fused")
+def is_plain_adamw(optimizer: OptimizerPart) -> bool:
+    """Check whether an optimizer is torch's AdamW with nothing changed, which trainers make themselves."""
+    return optimizer == AdamW(learning_rate=optimizer.learning_rate, weight_decay=optimizer.weight_decay)
 
 
 def single_method(entry: Entry, settings: Mapping[str, Any]) -> Method:

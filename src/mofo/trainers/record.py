@@ -13,8 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mofo.files import write_text
 from mofo.machine import LIBRARIES, versions
+from mofo.methods.adamw import AdamW
 from mofo.methods.mofo import MoFO
 from mofo.models.embedded import EMBEDDED_MODEL, HUB_ID
+from mofo.trainers.method import is_plain_adamw
 from mofo.training import LogEntry, Training, write_training
 
 if TYPE_CHECKING:
@@ -85,14 +87,15 @@ def made_by(args: Arguments, method: Method, optimizer_settings: dict[str, Any])
     Args:
         args: The command line.
         method: Its method.
-        optimizer_settings: The arguments of MoFO, where that is the method's optimizer.
+        optimizer_settings: The arguments of MoFO; of them AdamW has betas and epsilon.
     """
     own = {"learning_rate": args.training.learning_rate, "weight_decay": args.training.weight_decay}
     settings = method.to_dict()
     settings[method.optimizer.name] |= own
     if method.optimizer.name == MoFO.name:
-        chosen = {name: value for name, value in optimizer_settings.items() if name != "lr"}
-        settings[MoFO.name] |= chosen
+        settings[MoFO.name] |= {name: value for name, value in optimizer_settings.items() if name != "lr"}
+    elif is_plain_adamw(method.optimizer):
+        settings[AdamW.name] |= {name: optimizer_settings[name] for name in ("betas", "eps")}
     given = dataclasses.asdict(args.script) | dataclasses.asdict(args.model) | args.training.to_dict()
     named = ("eos_token", "pad_token")  # which look like secrets
     given |= {name: getattr(args.training, name) for name in named if hasattr(args.training, name)}

@@ -21,7 +21,8 @@ from mofo.trainers.forgetting import ForgettingCallback
 from mofo.trainers.keeper import kept_sentence
 from mofo.trainers.method import use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
-from mofo.trainers.trl.arguments import OPTIONS, Arguments, give_rows, parse, unknown_flag
+from mofo.trainers.trl.arguments import Arguments, give_rows, parse, unknown_flag
+from mofo.trainers.trl.flags import OPTIONS
 from mofo.trainers.trl.objective import find_objective
 
 if TYPE_CHECKING:
