@@ -1,6 +1,9 @@
 """Print the table of docs/evidence.md: each method with its own learning rate, at equal learning, and who wins.
 
-Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...]
+Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...] [--beside COMPARISON]
+
+`--beside` adds the methods of another comparison with the same probes and another number of steps, which stands beside
+their names: what equal compute asks for.
 
 Of each method only the configuration that has all seeds takes part: the one that tuning chose. Columns are changes from
 the base when a run first reached the held-out loss that all of them reach; positive is worse. The last column applies
@@ -30,6 +33,19 @@ def only_tuned(results):
     return results.model_copy(update={"runs": [run for run in results.runs if complete(run)]})
 
 
+def joined(results, other):
+    """Results with the runs of others, whose methods are told apart by their number of steps."""
+    if results.base.learned != other.base.learned or results.base.forgotten != other.base.forgotten:
+        raise SystemExit("the bases of the two comparisons measure differently: they have other rows or probes")
+    steps = other.plan.total_steps
+    methods = {
+        f"{name}-{steps}": method.model_copy(update={"label": f"{method.label}, {steps} steps"})
+        for name, method in other.methods.items()
+    }
+    runs = [run.model_copy(update={"method": f"{run.method}-{steps}"}) for run in other.runs]
+    return results.model_copy(update={"methods": results.methods | methods, "runs": [*results.runs, *runs]})
+
+
 def amounts(comparison, configuration, target, metric):
     """A metric at a held-out loss over the seeds of a configuration."""
     reached = [at_loss(comparison.trajectory(run, metric), target) for run in configuration.runs]
@@ -43,9 +59,7 @@ def is_divergence(metric):
 
 def outcome(ours, theirs, metrics):
     """Apply the definition of a win: `win`, `loss`, or `tie` with what stands against either."""
-    first = [metric for metric in metrics if is_divergence(metric)][
-        -1
-    ]  # the one on text of another kind, if there are two
+    first = [metric for metric in metrics if is_divergence(metric)][-1]  # on text of another kind, if there are two
     a, b = ours[first], theirs[first]
     if a.mean > b.mean:
         return "loss" if distinguishable(a, b) else "tie"
@@ -61,9 +75,9 @@ def outcome(ours, theirs, metrics):
     return "tie" + (f" ({', '.join(worse)} worse)" if worse else "")
 
 
-def lines(folder, methods):
+def lines(results, methods):
     """The rows of the table of one comparison."""
-    comparison = Comparison(only_tuned(load_results(folder)))
+    comparison = Comparison(results)
     chosen = [method for method in comparison.methods if not methods or method in methods]
     target = common_loss(comparison, chosen)
     metrics = comparison.probe_headlines
@@ -96,12 +110,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("comparisons", nargs="+", type=Path)
     parser.add_argument("--methods", default="", help="only these, separated by commas")
+    parser.add_argument("--beside", type=Path, help="a comparison of other steps whose methods take part")
     arguments = parser.parse_args()
+    methods = [method for method in arguments.methods.split(",") if method]
     for folder in arguments.comparisons:
-        print(
-            "\n".join([f"### {folder.parent.name}", "", *lines(folder, [m for m in arguments.methods.split(",") if m])])
-        )
-        print()
+        results = only_tuned(load_results(folder))
+        if arguments.beside:
+            results = joined(results, only_tuned(load_results(arguments.beside)))
+        print("\n".join([f"### {folder.parent.name}", "", *lines(results, methods)]), end="\n\n")
 
 
 if __name__ == "__main__":
