@@ -55,7 +55,7 @@ lint: $(READY)
 
 # docs/results.md from the types of results.json, and the site, which a browser opens: build/site/index.html
 docs: $(READY)
-	$(BIN)/python -m mofo.results > docs/results.md
+	$(BIN)/python -m mofo.results_page > docs/results.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)

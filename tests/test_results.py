@@ -14,11 +14,10 @@ from mofo.results import (
     Point,
     Results,
     TrainingStep,
-    document,
-    example,
     load_results,
     write_results,
 )
+from mofo.results_page import document, example
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -9,7 +9,8 @@ import yaml
 from mofo import cli
 from mofo.compare import jobs
 from mofo.compare.recipe import Recipe, make_recipe
-from mofo.results import Results, example
+from mofo.results import Results
+from mofo.results_page import example
 
 
 @pytest.fixture

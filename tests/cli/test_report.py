@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mofo import cli
-from mofo.results import Results, example, write_results
+from mofo.results import Results, write_results
+from mofo.results_page import example
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from mofo.compare.fine_tuning import FineTuning
 from mofo.compare.folder import OutputFolder
+from mofo.compare.job import Job, measure_base
 from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe, override, read_recipe
-from mofo.compare.worker import FineTuning, Job, measure_base
 from mofo.errors import UserError
 
 RECIPE = Path(__file__).parents[2] / "experiments" / "budget" / "recipe.yaml"

@@ -9,12 +9,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from mofo import cli
+from mofo.compare.fine_tuning import FineTuning
 from mofo.compare.folder import OutputFolder
 from mofo.compare.gather import gather
+from mofo.compare.job import Job, measure_base
 from mofo.compare.measuring import FILE_NAME, progress_in, read_progress
 from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe, read_recipe
-from mofo.compare.worker import FineTuning, Job, measure_base
 from mofo.errors import UserError
 from mofo.measure.progress import report
 from mofo.report import write_report

@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 
+from mofo.compare.fine_tuning import FineTuning
 from mofo.compare.folder import OutputFolder
 from mofo.compare.gather import gather
+from mofo.compare.job import Job, measure_base
 from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe
 from mofo.compare.recorder import Recorder
 from mofo.compare.tune import end_losses
-from mofo.compare.worker import FineTuning, Job, measure_base
 from mofo.errors import UserError
 from mofo.files import read_jsonl
 from mofo.trainers.checkpoints import last_checkpoint

@@ -6,13 +6,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mofo.compare.fine_tuning import FineTuning
 from mofo.compare.folder import OutputFolder
+from mofo.compare.job import Job, measure_base
 from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe
 from mofo.compare.recorder import Recorder
-from mofo.compare.worker import FineTuning, Job, last_checkpoint, measure_base
 from mofo.files import read_jsonl
 from mofo.methods.parts import PARTS
+from mofo.trainers.checkpoints import last_checkpoint
 from reference.architectures import make_model, save_as_on_the_hub
 
 METHODS = {

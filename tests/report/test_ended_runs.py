@@ -1,7 +1,7 @@
 """Runs that their method ended before the plan did, in reports."""
 
 from mofo.report import Comparison
-from mofo.results import example
+from mofo.results_page import example
 
 
 def test_run_that_its_method_ended_counts_as_ended():
