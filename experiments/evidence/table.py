@@ -1,9 +1,8 @@
 """Print the table of docs/evidence.md: each method with its own learning rate, at equal learning, and who wins.
 
-Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...] [--beside COMPARISON]
+Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...] [--beside COMPARISON ...]
 
-`--beside` adds the methods of another comparison with the same probes and another number of steps, which stands beside
-their names: what equal compute asks for.
+`--beside` adds the methods of another comparison with the same rows and probes, whose folder's name stands beside theirs.
 
 Of each method only the configuration that has all seeds takes part: the one that tuning chose. Columns are changes from
 the base when a run first reached the held-out loss that all of them reach; positive is worse. The last column applies
@@ -33,16 +32,15 @@ def only_tuned(results):
     return results.model_copy(update={"runs": [run for run in results.runs if complete(run)]})
 
 
-def joined(results, other):
-    """Results with the runs of others, whose methods are told apart by their number of steps."""
+def joined(results, other, name):
+    """Results with the runs of others, whose methods are told apart by a name."""
     if results.base.learned != other.base.learned or results.base.forgotten != other.base.forgotten:
         raise SystemExit("the bases of the two comparisons measure differently: they have other rows or probes")
-    steps = other.plan.total_steps
     methods = {
-        f"{name}-{steps}": method.model_copy(update={"label": f"{method.label}, {steps} steps"})
-        for name, method in other.methods.items()
+        f"{key}-{name}": method.model_copy(update={"label": f"{method.label}, {name}"})
+        for key, method in other.methods.items()
     }
-    runs = [run.model_copy(update={"method": f"{run.method}-{steps}"}) for run in other.runs]
+    runs = [run.model_copy(update={"method": f"{run.method}-{name}"}) for run in other.runs]
     return results.model_copy(update={"methods": results.methods | methods, "runs": [*results.runs, *runs]})
 
 
@@ -110,13 +108,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("comparisons", nargs="+", type=Path)
     parser.add_argument("--methods", default="", help="only these, separated by commas")
-    parser.add_argument("--beside", type=Path, help="a comparison of other steps whose methods take part")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="comparisons whose methods take part")
     arguments = parser.parse_args()
     methods = [method for method in arguments.methods.split(",") if method]
     for folder in arguments.comparisons:
         results = only_tuned(load_results(folder))
-        if arguments.beside:
-            results = joined(results, only_tuned(load_results(arguments.beside)))
+        for other in arguments.beside:
+            results = joined(results, only_tuned(load_results(other)), other.parent.name)
         print("\n".join([f"### {folder.parent.name}", "", *lines(results, methods)]), end="\n\n")
 
 

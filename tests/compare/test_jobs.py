@@ -308,6 +308,12 @@ def test_job_that_fails_is_named_with_its_last_words(tmp_path, values, monkeypat
         jobs.compare(make_recipe(values), tmp_path / "out")
 
 
+def test_job_that_was_killed_says_that_memory_may_have_run_out(tmp_path, values, monkeypatch):
+    monkeypatch.setattr(jobs, "WORKER", ("-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+    with pytest.raises(UserError, match=r"The job base was killed \(SIGKILL\), as systems do where memory runs out"):
+        jobs.compare(make_recipe(values), tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["file", "file/out"])
 def test_file_in_the_place_of_the_output_folder_is_refused(tmp_path, values, name):
     (tmp_path / "file").write_text("mine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -233,6 +234,11 @@ def start_job(
 def _check_ended(folder: OutputFolder, name: str, code: int) -> None:
     if code == 0:
         return
+    if code == -signal.SIGKILL:
+        raise UserError(
+            f"The job {name} was killed (SIGKILL), as systems do where memory runs out: free some, or give fewer "
+            "--jobs, then run the same command to resume."
+        )
     log = folder.log(name)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
     refused = [line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)]

@@ -7,6 +7,7 @@ on a phone) and `plots/` can hold them side by side.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from typing import Any, NamedTuple
@@ -46,8 +47,8 @@ _ON_DARK = {
     "#343434": "#c4c9d1",
 }
 
-LINE_OF_LEGEND = 0.2
-"""Height of a line of a legend, in inches."""
+_LINE_OF_LEGEND = 0.2  # inches
+_HALF = 27  # letters of a legend's entry of which two fit beside each other
 
 _STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
     "font.family": "DejaVu Sans",
@@ -76,8 +77,10 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys in recent versions alone
     "legend.fontsize": 8.5,
     "lines.solid_capstyle": "round",
     "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
+    "svg.fonttype": "none",  # text, not outlines of letters: a page is half as large
     "svg.hashsalt": "mofo",  # the same ids, and so the same file, whenever it is drawn again
 }
+_COMMENT, _INDENT = re.compile("<!--.*?-->", re.DOTALL), re.compile(r"\n\s+")
 _WIDTH = 4.2  # inches, of a panel
 
 
@@ -88,7 +91,8 @@ def png(panels: Sequence[Panel]) -> bytes:
 
 def svg(panel: Panel) -> str:
     """Return one panel as SVG text, on no background, for a white page."""
-    return _save([panel], "svg").decode()
+    picture = _INDENT.sub("\n", _COMMENT.sub("", _save([panel], "svg").decode()))
+    return picture.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")  # of much the same widths
 
 
 def for_dark_page(picture: str) -> str:
@@ -113,11 +117,21 @@ def mark_better(axes: Axes, text: str, x: float, y: float) -> None:
     )
 
 
-def legend_below(axes: Axes, columns: int = 1, handles: Sequence[Artist] | None = None) -> None:
-    """Draw the legend of a panel under it."""
+def legend_below(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
+    """Draw the legend of a panel under it, in two columns where the labels are short enough."""
     if handles is None:
         handles, _ = axes.get_legend_handles_labels()
+    columns = _legend_columns([str(handle.get_label()) for handle in handles])
     axes.figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2)
+
+
+def legend_height(labels: Sequence[str]) -> float:
+    """Return the height of a legend with these labels, in inches."""
+    return _LINE_OF_LEGEND * ceil(len(labels) / _legend_columns(labels))
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    return 2 if max(map(len, labels), default=0) <= _HALF else 1
 
 
 def method_legend(comparison: Comparison, methods: Iterable[str]) -> list[Line2D]:

@@ -135,7 +135,7 @@ def _draw(found: Landscape, metric: Metric) -> Callable[[Axes], None]:
         axes.set(xlim=(found.xs[0], found.xs[-1]), ylim=(found.ys[0], found.ys[-1]))
         axes.set_xlabel(f"towards {found.ends[0].name}")
         axes.set_ylabel(f"across, towards {found.ends[1].name}")
-        legend_below(axes, columns=2)
+        legend_below(axes)
 
     return draw
 

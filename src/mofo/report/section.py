@@ -73,8 +73,9 @@ class Written:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt, the answer that the data has if any, and what models answered."""
+    """A prompt under a title, the answer that the data has if any, and what models answered."""
 
+    title: str
     prompt: str
     expected: str
     answers: Sequence[Written]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from math import ceil
 from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mofo.report.comparison import Comparison
-from mofo.report.figures import INK, LINE_OF_LEGEND, PAGE, Panel, legend_below, mark_better, method_legend
+from mofo.report.figures import INK, PAGE, Panel, legend_below, legend_height, mark_better, method_legend
 from mofo.report.formatting import with_unit
 from mofo.report.section import Plot, Section
 from mofo.report.sequences import Outcome, Quantity, outcomes, quantities, reference_rows, tasks_of
@@ -26,7 +25,7 @@ def section(comparison: Comparison) -> Section | None:
     found = outcomes(comparison, measured[0]) if measured else []
     if not found:
         return None
-    height = 3.0 + LINE_OF_LEGEND * ceil(len(found) / 2)
+    height = 3.0 + legend_height([comparison.label(outcome.method) for outcome in found])
     panels = [
         Panel(task, _draw(comparison, found, measured[0], place), height)
         for place, task in enumerate(tasks_of(comparison))
@@ -67,7 +66,7 @@ def _draw(comparison: Comparison, found: list[Outcome], quantity: Quantity, plac
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(with_unit(quantity.label, quantity.unit))
-        legend_below(axes, columns=2, handles=method_legend(comparison, [outcome.method for outcome in found]))
+        legend_below(axes, method_legend(comparison, [outcome.method for outcome in found]))
 
     return draw
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import LINE_OF_LEGEND, Panel, legend_below, mark_better
+from mofo.report.figures import Panel, legend_below, legend_height, mark_better
 from mofo.report.formatting import with_unit
 from mofo.report.section import Plot, Section
 from mofo.results import LayerDistance, Metric, Run
@@ -26,7 +26,7 @@ def section(comparison: Comparison) -> Section | None:
     ]
     if not metrics:
         return None
-    height = 3.2 + LINE_OF_LEGEND * len(chosen)
+    height = 3.2 + legend_height([*map(comparison.describe, chosen)])
     panels = [Panel(f"{metric.label} per layer", _draw(comparison, metric, chosen), height) for metric in metrics]
     return Section(
         "Distance from the base",

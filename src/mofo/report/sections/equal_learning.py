@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -16,6 +17,8 @@ from mofo.report.section import Cell, Group, Plot, Row, Section, Table
 from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric
 
+_WIDTH = 26  # letters of a line of a method's name beside a panel
+_LINE = 0.2  # inches of it; a row has one for the settings too
 _MANY = 4  # methods from which on one loss fills the table
 
 
@@ -74,7 +77,8 @@ def _head(comparison: Comparison, metric: Metric) -> Cell:
 def _panels(comparison: Comparison, ranking: Ranking) -> list[Panel]:
     """Return a panel for each probe's headline, that of the ranking first."""
     others = [metric for metric in comparison.probe_headlines if metric != ranking.metric]
-    height = 1.25 + 0.42 * (len(ranking.methods) + len(ranking.absent))
+    names = [_name(comparison, method, None) for method in (*ranking.methods, *ranking.absent)]
+    height = 1.25 + _LINE * sum(name.count("\n") + 2 for name in names)
     return [
         Panel(metric.label, draw, height)
         for metric in [ranking.metric, *others]
@@ -100,12 +104,12 @@ def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[
             else:
                 _write(axes, ranking.absent.get(method, "not measured"), y)
         axes.axvline(0, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
+        axes.margins(x=0.12)
         _write(axes, f"base {comparison.base_text(metric)}", 1, above=True)
         axes.set_yticks(
             range(len(rows)), [_name(comparison, method, found.get(method)) for method in rows], fontsize=8.5
         )
         axes.set_ylim(len(rows) - 0.5, -0.75)
-        axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels would touch each other
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"← better      {with_unit('forgotten', metric.unit)}")
@@ -114,12 +118,15 @@ def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[
 
 
 def _write(axes: Axes, text: str, y: float, *, above: bool = False) -> None:
-    """Write a small text beside the line of the base: at a row, or where the panel begins."""
+    """Write a small text beside the line of the base, where there is room: at a row, or where the panel begins."""
+    low, high = axes.get_xlim()
+    to_right = (low + high) / 2 >= 0
     axes.annotate(
         text,
         (0, y),
         xycoords=axes.get_xaxis_transform() if above else "data",
-        xytext=(4, -5 if above else 0),
+        xytext=(4 if to_right else -4, -5 if above else 0),
+        ha="left" if to_right else "right",
         textcoords="offset points",
         fontsize=8,
         color=NEUTRAL,
@@ -131,7 +138,7 @@ def _name(comparison: Comparison, method: str, best: Best | None) -> str:
     """Return a method's name, with the settings of its best configuration on a line below."""
     settings = comparison.settings_text(best.configuration) if best else ""
     star = "*" if best and best.early else ""
-    return "\n".join(filter(None, [comparison.label(method) + star, settings]))
+    return "\n".join(line for text in (comparison.label(method) + star, settings) for line in wrap(text, _WIDTH))
 
 
 def _row(

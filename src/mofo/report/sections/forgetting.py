@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 
 from matplotlib.axes import Axes
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import INK, LINE_OF_LEGEND, PAGE, Panel, legend_below, mark_better, method_legend
+from mofo.report.figures import INK, PAGE, Panel, legend_below, legend_height, mark_better, method_legend
 from mofo.report.formatting import with_unit
 from mofo.report.fronts import front
 from mofo.report.ranking import compared_methods
@@ -24,7 +23,7 @@ def section(comparison: Comparison) -> Section | None:
     """Return a panel for each metric of the probes, and for the distance."""
     height = 3.5
     if len(comparison.methods) > _MOST_INSIDE:
-        height += LINE_OF_LEGEND * ceil(len(comparison.methods) / 2)
+        height += legend_height([*map(comparison.label, comparison.methods)])
     metrics = [*comparison.forgotten, *comparison.distance_headlines]
     panels = [Panel(metric.label, _draw(comparison, metric), height) for metric in metrics]
     if not panels:
@@ -72,7 +71,7 @@ def _draw(comparison: Comparison, metric: Metric) -> Callable[[Axes], None]:
         axes.set_ylabel(with_unit("forgotten" if metric.kind == "forgotten" else metric.label, metric.unit))
         handles = method_legend(comparison, comparison.methods)
         if len(handles) > _MOST_INSIDE:
-            legend_below(axes, columns=2, handles=handles)
+            legend_below(axes, handles)
         else:
             axes.legend(handles=handles, loc="best")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.figures import INK, LINE_OF_LEGEND, Panel, legend_below, mark_better
+from mofo.report.figures import INK, Panel, legend_below, legend_height, mark_better
 from mofo.report.section import Plot, Section
 from mofo.results import Run
 
@@ -23,7 +22,7 @@ def section(comparison: Comparison) -> Section | None:
         return None
     label = comparison.learning.label
     faint = ", and faintly the training loss" if _shows_training(comparison) else ""
-    height = 3.0 + LINE_OF_LEGEND * max(ceil(len(group) / 2) for group in groups.values())
+    height = 3.0 + max(legend_height([*map(comparison.settings_text, group)]) for group in groups.values())
     panels = [Panel(comparison.label(method), _draw(comparison, group), height) for method, group in groups.items()]
     return Section(
         "Learning curves",
@@ -65,7 +64,7 @@ def _draw(comparison: Comparison, group: Sequence[Configuration]) -> Callable[[A
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(comparison.learning.label + (" (training loss faint)" if _shows_training(comparison) else ""))
         if comparison.settings_text(group[0]):
-            legend_below(axes, columns=2)
+            legend_below(axes)
 
     return draw
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
 
 from matplotlib.axes import Axes
 
 from mofo.report.comparison import Comparison
-from mofo.report.figures import INK, LINE_OF_LEGEND, PAGE, Panel, legend_below, mark_better, method_legend
+from mofo.report.figures import INK, PAGE, Panel, legend_below, legend_height, mark_better, method_legend
 from mofo.report.formatting import NOTHING, plural, pooled, with_unit
 from mofo.report.matrix import Matrix
 from mofo.report.section import Cell, Group, Plot, Row, Section, Table
@@ -34,7 +33,7 @@ def section(comparison: Comparison) -> Section | None:
     orders = [order for order in _REFERENCES if reference_rows(comparison, shown[0][0], order)]
     heads = [Cell(name, note) for name, (note, _) in _COLUMNS.items()]
     heads += [Cell("intransigence", f"short of {_REFERENCES[order]}") for order in orders]
-    height = 3.3 + LINE_OF_LEGEND * ceil(len(comparison.methods) / 2)
+    height = 3.3 + legend_height([*map(comparison.label, comparison.methods)])
     panels = [Panel(f"{q.label[:1].upper()}{q.label[1:]}", _draw(comparison, q, done), height) for q, done in shown]
     return Section(
         "One task after the other",
@@ -122,6 +121,6 @@ def _draw(comparison: Comparison, quantity: Quantity, done: Sequence[Outcome]) -
         mark_better(axes, "better ↗", 0.985, 0.02)
         axes.set_xlabel("backward transfer  (lost ←)")
         axes.set_ylabel(f"overall {with_unit(quantity.label, quantity.unit)}")
-        legend_below(axes, columns=2, handles=method_legend(comparison, [outcome.method for outcome in done]))
+        legend_below(axes, method_legend(comparison, [outcome.method for outcome in done]))
 
     return draw

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import cycle
-from math import ceil
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -12,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mofo.forgetting import Forgetting
 from mofo.report.comparison import Comparison
-from mofo.report.figures import INK, LINE_OF_LEGEND, Panel, legend_below, method_legend
+from mofo.report.figures import INK, Panel, legend_below, legend_height, method_legend
 from mofo.report.formatting import with_unit
 from mofo.report.section import Plot, Section
 from mofo.report.way import draw_way
@@ -24,7 +23,7 @@ _DASHES = ((0, (4, 2)), (0, (1, 1)), (0, (4, 2, 1, 2)), (0, (8, 3)))
 
 def beside(comparison: Comparison, watched: Mapping[str, Forgetting]) -> Section | None:
     """Return a panel for each probe that both the comparison and a training measured; None if there is none."""
-    height = 3.0 + LINE_OF_LEGEND * ceil((len(comparison.methods) + len(watched)) / 2)
+    height = 3.0 + legend_height([*map(comparison.label, comparison.methods), *watched])
     panels = [
         Panel(metric.label, _draw(comparison, metric, records), height)
         for metric in comparison.probe_headlines
@@ -63,6 +62,6 @@ def _draw(comparison: Comparison, metric: Metric, records: Mapping[str, Forgetti
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(with_unit("change from the base", metric.unit))
-        legend_below(axes, columns=2, handles=handles)
+        legend_below(axes, handles)
 
     return draw
