@@ -1,8 +1,8 @@
 """Print the table of docs/evidence.md: each method with its own learning rate, at equal learning, and who wins.
 
-Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...] [--beside COMPARISON ...]
+Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--methods adamw,mofo,...] [--beside COMPARISON]
 
-`--beside` adds the methods of another comparison with the same rows and probes, whose folder's name stands beside theirs.
+`--beside` adds the methods of other comparisons with the same rows and probes, with the folder's name beside theirs.
 
 Of each method only the configuration that has all seeds takes part: the one that tuning chose. Columns are changes from
 the base when a run first reached the held-out loss that all of them reach; positive is worse. The last column applies
