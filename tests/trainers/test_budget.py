@@ -138,7 +138,7 @@ def test_pull_keeps_the_largest_share_of_the_change_that_is_within_the_budget(ti
         torch.testing.assert_close(weight, start + share * (end[name] - start), rtol=1e-6, atol=1e-8)
 
     # What is left in the model is what was noted, and a step less of the way back would not do.
-    probe = callback._watch._probes[0]
+    probe = callback._training.watch._probes[0]
     assert probe.measure(trainer.model)["kl"] == pytest.approx(kept.used * bound, rel=1e-6)
     record = load_forgetting(tmp_path)
     assert record.kept == kept
@@ -369,5 +369,5 @@ def test_best_checkpoint_that_is_loaded_at_the_end_is_held_too(tiny_model, sums,
     trainer.train()
     assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-4"
     assert 0 < callback.kept.share < 1
-    assert callback._watch._probes[0].measure(trainer.model)["kl"] == pytest.approx(0.02 * callback.kept.used)
+    assert callback._training.watch._probes[0].measure(trainer.model)["kl"] == pytest.approx(0.02 * callback.kept.used)
     assert callback.kept.used <= 1

@@ -30,6 +30,7 @@ from mofo.measure.measured import Measured
 from mofo.measure.probe import Probe
 from mofo.measure.share import among_processes
 from mofo.optim.dtensor import local
+from mofo.trainers.pace import Pace
 from mofo.trainers.sample import sum_over_processes
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 PROBES = ("divergence", "text")
 """What is measured where nothing else is asked for: both need no data, and a pass over 6000 tokens together."""
-
-EVERY = 50
-"""Steps between two measurements where nothing else is asked for."""
 
 KEPT = "forgetting_base_{}.safetensors"
 """File of a process with what the probes have computed from the base, to resume with."""
@@ -55,20 +53,19 @@ class Watch:
 
     Args:
         probes: What to measure, as for `mofo measure`.
-        every: Steps between two measurements.
+        every: Steps between two measurements; None as for `mofo.trainers.pace.Pace`.
         seed: Seed of what the probes draw.
 
     Raises:
         UserError: A probe is unknown or cannot be made, or `every` is no number of steps.
     """
 
-    def __init__(self, probes: Sequence[str] = PROBES, every: int = EVERY, *, seed: int = 0) -> None:
+    def __init__(self, probes: Sequence[str] = PROBES, every: int | None = None, *, seed: int = 0) -> None:
         if not probes:
             raise UserError("There is nothing to measure: name at least one probe, such as divergence.")
-        if every < 1:
-            raise UserError(f"every is {every}, expected a number of steps of at least 1.")
+        self._pace = Pace(every)
         check_probe_specs(probes)
-        self.specs, self.every, self.seed = list(probes), every, seed
+        self.specs, self.seed = list(probes), seed
         self._probes: list[Probe] = []
         self._record: Forgetting | None = None
         self._seconds = 0.0
@@ -103,23 +100,25 @@ class Watch:
         self._seconds = 0.0
         self._record = None
         has_base = has_adapters(model) or at_base is not None
-        with self._measuring(model):
+        with self._measuring(model), (at_base or nullcontext)():
             if step and not has_base:
                 self._resume(model, tokenizer, step)
-                return
-            if at_base is None:
+            else:
                 key = self._key(model, tokenizer, precision)  # not with adapters off, which look like the base's own
                 with adapters_off(model):
                     self._begin(model, tokenizer, step, key)
-            else:
-                with at_base():
-                    self._begin(model, tokenizer, step, self._key(model, tokenizer, precision))
-            if resumable and not has_base:
-                self._keep()
+                if resumable and not has_base:
+                    self._keep()
+        self._pace.begin()
 
     def is_due(self, step: int, last: int | None = None) -> bool:
-        """Return whether a step is one to measure after: each of a number of steps, and the last."""
-        return self._record is not None and (step % self.every == 0 or step == last) and not self.has(step)
+        """Return whether a step is one to measure after: as the pace says, and the last. All processes must ask."""
+        if self._record is None or self.has(step):
+            return False
+        if step == last or not self._pace.is_at(step):
+            return step == last
+        allowed = self._pace.allows()
+        return bool(_on_all(allowed)) if self._pace.is_timed else allowed
 
     def has(self, step: int) -> bool:
         """Return whether a step has been measured."""
@@ -140,7 +139,8 @@ class Watch:
         Returns:
             As `changes`.
         """
-        point = self.look(model)
+        with self._pace.measuring():
+            point = self.look(model)
         self.note(step, point)
         return self.changes(point)
 
