@@ -61,7 +61,9 @@ class Logger(L.pytorch.loggers.logger.DummyLogger):
         self.seen.setdefault(step, {}).update(metrics)
 
 
-def fit(folder, output, *, lora=False, checkpoint=None, after=(), make=Tuning, every=2, budget=None, way="pull", **more):
+def fit(
+    folder, output, *, lora=False, checkpoint=None, after=(), make=Tuning, every=2, budget=None, way="pull", **more
+):
     """Train for at most 8 steps, with a checkpoint after every second: module, trainer and the callback."""
     from mofo.trainers.lightning import ForgettingCallback
 
@@ -232,7 +234,9 @@ class WithDuck(Tuning):
 
 
 def test_optimizer_whose_steps_cannot_be_braked_is_refused(tiny_model, tmp_path):
-    with pytest.raises(UserError, match=r"Duck is no torch.optim.Optimizer, whose steps can be braked; hold it by way="):
+    with pytest.raises(
+        UserError, match=r"Duck is no torch.optim.Optimizer, whose steps can be braked; hold it by way="
+    ):
         fit(tiny_model, tmp_path, budget=0.03, way="slow", make=WithDuck)
 
 

@@ -19,7 +19,7 @@ DISTILL = {"texts": 3, "tokens": 8}
 def make_trainer(tiny_model, tmp_path):
     """A trainer of transformers or of trl; four steps of two rows."""
 
-    def make(kind=Trainer, folder="out", **more):
+    def make(kind=Trainer, folder="out", *, model=tiny_model, **more):
         settings = {
             "output_dir": str(tmp_path / folder),
             "max_steps": 4,
@@ -36,7 +36,7 @@ def make_trainer(tiny_model, tmp_path):
         )
         data = [{"input_ids": row, "labels": row} for row in ROWS]
         return kind(
-            model=AutoModelForCausalLM.from_pretrained(tiny_model),
+            model=AutoModelForCausalLM.from_pretrained(model),
             args=arguments,
             train_dataset=Dataset.from_list(data),
             processing_class=AutoTokenizer.from_pretrained(tiny_model),
@@ -94,6 +94,31 @@ def test_another_base_in_the_same_folder_writes_its_own_text(make_trainer, tmp_p
         other.model.lm_head.weight.mul_(-1)
     use_method(other, "adamw+self-distill", DISTILL)
     assert len(list((tmp_path / "out" / "mofo").glob("*/self-distill-*.safetensors"))) == 2
+
+
+def test_weights_are_hashed_once_and_only_where_something_is_kept(make_trainer, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("mofo.trainers.method.weights_digest", lambda model: hashed.append(model) or "0" * 64)
+    use_method(make_trainer(), "adamw+l2")
+    assert not hashed
+    trainer = make_trainer()
+    use_method(trainer, "adamw+self-distill+ewc", {**DISTILL, "ewc.texts": 2, "ewc.tokens": 4})
+    assert hashed == [trainer.model]
+
+
+def test_extras_are_refused_for_sharded_models(make_trainer):
+    trainer = make_trainer()
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(UserError, match="adamw.l2: extras do not go with sharded models yet"):
+        use_method(trainer, "adamw+l2")
+    use_method(trainer, "mofo")
+
+
+def test_checkpoint_that_is_taken_for_the_base_is_named(make_trainer, tmp_path):
+    make_trainer().train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-2")
+    with pytest.warns(UserWarning, match=r"adamw.l2 takes .*checkpoint-2, a checkpoint of a training, for the base"):
+        use_method(make_trainer(model=checkpoint), "adamw+l2")
 
 
 def test_plain_adamw_is_the_trainers_own(make_trainer):

@@ -18,7 +18,7 @@ from mofo.trainers.watched import WatchedTraining
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 
 class ForgettingCallback(ReportedCallback):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from mofo.errors import UserError
 from mofo.forgetting import Kept
 from mofo.trainers.line import Line, at, check_line, copy_of_trained, largest_share
+from mofo.trainers.processes import rank
 from mofo.trainers.watch import Watch, has_adapters
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Keeper:
         if self._given is not None:
             self._origin = self._given
         elif self.budget.pulls:
-            file = folder / ORIGIN.format(dist.get_rank() if dist.is_available() and dist.is_initialized() else 0)
+            file = folder / ORIGIN.format(rank())
             self._origin = _read(file, model) if step else copy_of_trained(model)
             if resumable and not step:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -156,7 +156,9 @@ def _is_last(trainer: Trainer, batch_idx: int) -> bool:
     ends_epoch = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
     epochs = trainer.current_epoch + ends_epoch
     may_stop = step >= (trainer.min_steps or 0) and epochs >= (trainer.min_epochs or 0)
-    return step == trainer.max_steps or (ends_epoch and epochs == trainer.max_epochs) or (trainer.should_stop and may_stop)
+    return (
+        step == trainer.max_steps or (ends_epoch and epochs == trainer.max_epochs) or (trainer.should_stop and may_stop)
+    )
 
 
 def _planned_steps(trainer: Trainer) -> int:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mofo.errors import UserError
+from mofo.trainers.processes import from_first
 
 EVERY = 50
 """Steps between two measurements, or a multiple of them, where no number is asked for."""
 
 SHARE = 0.02
-"""The largest share of a training's time that measurements along it take, where no number of steps is asked for."""
+"""What measurements along a training add to its time at most, where no number of steps is asked for."""
 
 
 class Pace:
@@ -20,8 +21,8 @@ class Pace:
 
     What a measurement costs in steps depends on their size: with SmolLM2 and the default probes one takes as long as
     four steps of 512 tokens, or half a step of 4096. So without a number of steps the first measurement is after
-    `EVERY`, and each later one after the first multiple of `EVERY` at which all measurements so far and it, expected to
-    take as long as their mean, are at most `SHARE` of the time since the beginning.
+    `EVERY`, and each later one after the first multiple of `EVERY` at which it and all before it, if it takes as long as
+    their mean, are at most `SHARE` of what the steps have taken.
 
     Args:
         every: Steps between two measurements, whatever they cost; None for as many as the share allows.
@@ -37,25 +38,20 @@ class Pace:
         self.every, self._clock = every, clock
         self.begin()
 
-    @property
-    def is_timed(self) -> bool:
-        """Whether time decides, which differs between processes."""
-        return self.every is None
-
     def begin(self) -> None:
         """Begin to take the time: now the training begins."""
         self._start, self._spent, self._number = self._clock(), 0.0, 0
 
-    def is_at(self, step: int) -> bool:
-        """Return whether a measurement after a step is possible at all."""
-        return step % (self.every or EVERY) == 0
+    def is_due(self, step: int) -> bool:
+        """Return whether a training is measured after a step, the same in all processes, all of which must ask."""
+        if self.every is not None:
+            return step % self.every == 0
+        return step % EVERY == 0 and from_first(self._is_within_share())
 
-    def allows(self) -> bool:
-        """Return whether one more measurement stays within the share; always where a number of steps was asked for."""
-        if not self.is_timed or not self._number:
-            return True
-        expected = self._spent * (self._number + 1) / self._number
-        return expected <= SHARE * (self._clock() - self._start)
+    def _is_within_share(self) -> bool:
+        """Return whether one more measurement stays within the share; the first always does."""
+        expected = self._spent * (self._number + 1) / max(1, self._number)
+        return expected <= SHARE * (self._clock() - self._start - self._spent)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ from mofo.measure.probe import Probe
 from mofo.measure.share import among_processes
 from mofo.optim.dtensor import local
 from mofo.trainers.pace import Pace
+from mofo.trainers.processes import from_first, rank
 from mofo.trainers.sample import sum_over_processes
 
 if TYPE_CHECKING:
@@ -115,10 +116,7 @@ class Watch:
         """Return whether a step is one to measure after: as the pace says, and the last. All processes must ask."""
         if self._record is None or self.has(step):
             return False
-        if step == last or not self._pace.is_at(step):
-            return step == last
-        allowed = self._pace.allows()
-        return bool(_on_all(allowed)) if self._pace.is_timed else allowed
+        return step == last or self._pace.is_due(step)
 
     def has(self, step: int) -> bool:
         """Return whether a step has been measured."""
@@ -194,11 +192,11 @@ class Watch:
     def _begin(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int, key: str) -> None:
         """Make the probes from the base and measure it, as far as that is not in the cache."""
         file = cache_folder() / "bases" / f"{key}.json"
-        cached: dict[str, Any] = _on_all(read_json(file) if file.is_file() else {})
+        cached: dict[str, Any] = from_first(read_json(file) if file.is_file() else {})
         states = cached.get("states")
         self._probes = make_probes(self.specs, base=model, tokenizer=tokenizer, seed=self.seed, states=states)
         self._base = _measured(cached["numbers"]) if cached else self._numbers(model)
-        if not cached and _rank() == 0:
+        if not cached and rank() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"states": probe_states(self._probes), "numbers": _numbers(self._base)})
         self._start_record(model, step)
@@ -223,7 +221,7 @@ class Watch:
         """Write what the probes have computed from the base, for a training that is resumed when it is gone."""
         about = {"states": probe_states(self._probes), "numbers": _numbers(self._base), "specs": self.specs}
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / KEPT.format(_rank())
+        file = self._folder / KEPT.format(rank())
         scratch = file.with_suffix(".new")
         tensors = {f"{p.name}/{key}": tensor.contiguous() for p in self._probes for key, tensor in p.kept().items()}
         save_file(tensors, scratch, metadata={"about": json.dumps(about)})
@@ -326,19 +324,6 @@ def weights_digest(model: nn.Module) -> str:
         parts = [""] * dist.get_world_size()
         dist.all_gather_object(parts, own.hexdigest())
     return hashlib.sha256("".join(dict.fromkeys(parts)).encode()).hexdigest()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _on_all(value: Any) -> Any:
-    """Return the first process's value in all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
 
 
 def _digest_of(file: Path) -> str:
