@@ -8,7 +8,8 @@ machine disturbs both alike. The share is what one measurement in `every` steps 
 without `every` makes of it is worked out from the two medians, over a training of 2000 steps.
 
 A measurement reads 6112 tokens forwards, a step of n tokens reads them forwards and backwards, which is as much as
-3n forwards: the share is about 6112 / (3n · every), if nearly all of a measurement is spent in the model, as is printed.
+3n forwards: the share is about 6112 / (3n · every), if nearly all of a measurement is spent in the model, which is
+printed.
 Needs 3 GB of memory.
 """
 

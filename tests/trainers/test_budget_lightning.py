@@ -247,7 +247,7 @@ def test_flattened_parameters_are_refused(tiny_model):
 
     trainer = SimpleNamespace(strategy=object.__new__(FSDPStrategy))
     callback = ForgettingCallback(AutoTokenizer.from_pretrained(tiny_model), budget={"divergence": 0.1})
-    with pytest.raises(UserError, match="FSDPStrategy flattens the parameters, and along those no budget can be held"):
+    with pytest.raises(UserError, match="FSDPStrategy flattens the parameters, with which no budget can be held"):
         callback.on_train_start(trainer, None)
 
 

@@ -109,7 +109,7 @@ def test_weights_are_hashed_once_and_only_where_something_is_kept(make_trainer, 
 def test_extras_are_refused_for_sharded_models(make_trainer):
     trainer = make_trainer()
     trainer.is_fsdp_enabled = True
-    with pytest.raises(UserError, match="adamw.l2: extras do not go with sharded models yet"):
+    with pytest.raises(UserError, match=r"adamw.l2: extras do not go with sharded models yet"):
         use_method(trainer, "adamw+l2")
     use_method(trainer, "mofo")
 

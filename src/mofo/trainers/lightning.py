@@ -88,8 +88,8 @@ class ForgettingCallback(Callback):
         """Measure the base, or read what was measured of it."""
         if self._training.has_budget and isinstance(trainer.strategy, DeepSpeedStrategy | FSDPStrategy):
             raise UserError(
-                f"{type(trainer.strategy).__name__} flattens the parameters, and along those no budget can be held: use "
-                "one process, DDPStrategy or ModelParallelStrategy, or leave out the budget."
+                f"{type(trainer.strategy).__name__} flattens the parameters, with which no budget can be held: use one "
+                "process, DDPStrategy or ModelParallelStrategy, or leave out the budget."
             )
         self._losses = []
         self._training.begin(
@@ -134,8 +134,8 @@ class ForgettingCallback(Callback):
         """Have the steps of an optimizer braked: within them, so that schedulers, which come after, see nothing."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(
-                f"The budget cannot be held along the training: {type(optimizer).__name__} is no torch.optim.Optimizer, "
-                "whose steps can be braked; hold it by way='pull'."
+                f"The budget cannot be held along the training: {type(optimizer).__name__} is no "
+                "torch.optim.Optimizer, whose steps can be braked; hold it by way='pull'."
             )
         return (
             optimizer.register_step_pre_hook(lambda *_: self._training.before_step(optimizer)),

@@ -31,8 +31,8 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
     Learning rate and weight decay are the trainer's own, as its arguments have them. A plain AdamW is the trainer's own
     too, with its betas, epsilon and parameters that do not decay.
 
-    The model as the trainer has it now is the base that extras keep to. A training that is resumed therefore begins with
-    the model that it began with, and `trainer.train(resume_from_checkpoint=...)` loads the checkpoint.
+    The model as the trainer has it now is the base that extras keep to. To resume a training, therefore, make the
+    trainer with the model that it began with: `trainer.train(resume_from_checkpoint=...)` loads the checkpoint.
 
     Args:
         trainer: A trainer of transformers or trl that has not begun to train.
@@ -157,8 +157,8 @@ def _warn_of_checkpoint(model: Any, method: Method) -> None:
     folder = Path(str(getattr(model.config, "name_or_path", "")))
     if (folder / "trainer_state.json").is_file():
         warnings.warn(
-            f"{method.name} takes {folder}, a checkpoint of a training, for the base: to go on with that training, load "
-            "the model it began with and call trainer.train(resume_from_checkpoint=...)",
+            f"{method.name} takes {folder}, a checkpoint of a training, for the base: to go on with that training, "
+            "load the model it began with and call trainer.train(resume_from_checkpoint=...)",
             stacklevel=4,
         )
 

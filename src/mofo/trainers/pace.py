@@ -19,10 +19,10 @@ SHARE = 0.02
 class Pace:
     """Decides after which steps of a training it is measured.
 
-    What a measurement costs in steps depends on their size: with SmolLM2 and the default probes one takes as long as
-    four steps of 512 tokens, or half a step of 4096. So without a number of steps the first measurement is after
-    `EVERY`, and each later one after the first multiple of `EVERY` at which it and all before it, if it takes as long as
-    their mean, are at most `SHARE` of what the steps have taken.
+    What a measurement costs in steps depends on their size: the default probes read about 6100 tokens forwards, which
+    is the work of four training steps of 512 tokens, or of half a step of 4096. So without a number of steps the first
+    measurement is after `EVERY`, and each later one after the first multiple of `EVERY` at which it and all before it,
+    if it takes as long as their mean, are at most `SHARE` of what the steps have taken.
 
     Args:
         every: Steps between two measurements, whatever they cost; None for as many as the share allows.
