@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from mofo import MoFO
 from mofo.errors import UserError
@@ -25,6 +17,7 @@ from mofo.trainers.budget import WAYS, Budget, parse_budget
 from mofo.trainers.line import Line, at, copy_of_trained, largest_share
 from mofo.trainers.trl.training import train
 from reference.sft import equal, flags, weights
+from reference.trainers import make_trainer as make
 
 BOUNDS = {"full": 0.03, "lora": 3e-4}
 """Bounds of the divergence that a training without a budget exceeds."""
@@ -56,31 +49,16 @@ class Rates(TrainerCallback):
         self.seen[state.global_step + 1] = (group["lr"], group.get("fraction"))
 
 
-def make_trainer(folder, sums, output, *, wrap=None, mofo=False, **more):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    data = Dataset.from_dict(dict(tokenizer([f"{row['question']} {row['answer']}" for row in sums])))
-    arguments = {
-        "output_dir": str(output),
+def make_trainer(folder, sums, output, *, mofo=False, **more):
+    settings = {
         "max_steps": 8,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.01,
         "lr_scheduler_type": "linear",
-        "use_cpu": True,
-        "report_to": "none",
         "logging_steps": 3,
+        "save_strategy": "steps",
         "save_steps": 4,
-        "disable_tqdm": True,
+        "optimizer": (MoFO, {"lr": 0.01, "fraction": 0.5}) if mofo else None,
     }
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    trainer = Trainer(
-        model=wrap(model) if wrap else model,
-        args=TrainingArguments(**arguments | more),
-        train_dataset=data,
-        eval_dataset=data,
-        processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        optimizer_cls_and_kwargs=(MoFO, {"lr": 0.01, "fraction": 0.5}) if mofo else None,
-    )
+    trainer = make(folder, output, sums, **settings | more)
     trainer.rates = Rates()
     trainer.add_callback(trainer.rates)
     return trainer

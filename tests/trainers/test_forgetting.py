@@ -9,14 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from mofo import MoFO, cli
@@ -25,6 +18,7 @@ from mofo.forgetting import load_forgetting
 from mofo.measure.pair import measure_pair
 from mofo.trainers import ForgettingCallback, MoFOCallback
 from mofo.trainers.watch import unnoticed
+from reference.trainers import make_trainer as make
 
 PROBES = ["divergence", "text"]
 NAMES = {"forgotten/divergence", "forgotten/text"}
@@ -54,29 +48,8 @@ def lora(model):
     return get_peft_model(model, LoraConfig(**settings))
 
 
-def make_trainer(folder, sums, output, *, wrap=None, dtype=torch.float32, callbacks=(), **more):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    data = Dataset.from_dict(dict(tokenizer([f"{row['question']} {row['answer']}" for row in sums])))
-    arguments = {
-        "output_dir": str(output),
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.01,
-        "use_cpu": True,
-        "report_to": "none",
-        "logging_steps": 3,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return Trainer(
-        model=wrap(model) if wrap else model,
-        args=TrainingArguments(**arguments | more),
-        train_dataset=data,
-        processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        callbacks=list(callbacks),
-    )
+def make_trainer(folder, sums, output, **more):
+    return make(folder, output, sums, **{"logging_steps": 3} | more)
 
 
 def history(trainer):

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from transformers import Trainer
+from trl import SFTTrainer
 
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.trainers import use_method
 from mofo.trainers.trl.training import train
+from reference.trainers import make_trainer as make
 
-ROWS = [[1, 7, 9, 11, 5], [1, 8, 6, 4, 2], [1, 30, 20, 10, 3], [1, 40, 41, 42, 43]]
 DISTILL = {"texts": 3, "tokens": 8}
 
 
@@ -19,30 +18,11 @@ DISTILL = {"texts": 3, "tokens": 8}
 def make_trainer(tiny_model, tmp_path):
     """A trainer of transformers or of trl; four steps of two rows."""
 
-    def make(kind=Trainer, folder="out", *, model=tiny_model, **more):
-        settings = {
-            "output_dir": str(tmp_path / folder),
-            "max_steps": 4,
-            "per_device_train_batch_size": 2,
-            "learning_rate": 0.01,
-            "lr_scheduler_type": "constant",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "save_steps": 2,
-        }
-        arguments = (
-            SFTConfig(**settings, bf16=False, **more) if kind is SFTTrainer else TrainingArguments(**settings, **more)
-        )
-        data = [{"input_ids": row, "labels": row} for row in ROWS]
-        return kind(
-            model=AutoModelForCausalLM.from_pretrained(model),
-            args=arguments,
-            train_dataset=Dataset.from_list(data),
-            processing_class=AutoTokenizer.from_pretrained(tiny_model),
-        )
+    def in_folder(kind=Trainer, folder="out", *, model=tiny_model, **more):
+        settings = {"kind": kind, "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2}
+        return make(model, tmp_path / folder, **settings | more)
 
-    return make
+    return in_folder
 
 
 def weights(trainer):
