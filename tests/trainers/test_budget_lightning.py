@@ -121,7 +121,7 @@ def test_end_is_pulled_back_before_it_is_saved(tiny_model, tmp_path, kind):
 @pytest.mark.parametrize(
     ("more", "steps"),
     [
-        ({"max_epochs": 2, "limit_train_batches": 3}, 6),
+        pytest.param({"max_epochs": 2, "limit_train_batches": 3}, 6, marks=pytest.mark.full),
         ({"max_epochs": 2, "limit_train_batches": 3, "accumulate_grad_batches": 2}, 4),
         ({"max_steps": 3, "accumulate_grad_batches": 3}, 3),
     ],
@@ -140,7 +140,7 @@ def test_last_step_is_known_where_epochs_end_or_gradients_are_accumulated(tiny_m
         assert equal(weights(module), saved_weights(tmp_path, steps))
 
 
-@pytest.mark.parametrize("way", ["stop", "slow-pull"])
+@pytest.mark.parametrize("way", [pytest.param("stop", marks=pytest.mark.full), "slow-pull"])
 def test_braked_training_is_held_and_resumes_to_the_same_bits(tiny_model, tmp_path, way):
     whole, trainer, callback = fit(tiny_model, tmp_path, budget=0.012, way=way)
     kept = callback.kept
