@@ -280,6 +280,22 @@ def test_report_draws_what_was_written(tiny_model, sums, tmp_path, capsys):
     assert "The course of the training: Training loss" in page
 
 
+def test_without_a_number_of_steps_the_first_measurement_is_after_fifty(tiny_model, sums, tmp_path):
+    trainer = make_trainer(tiny_model, sums, tmp_path, max_steps=52)
+    ForgettingCallback.attach(trainer, ["text"])
+    trainer.train()
+    assert [mark.at for mark in load_forgetting(tmp_path).marks] == [50, 52]
+
+
+@pytest.mark.parametrize(("way", "every"), [("pull", None), ("stop", 50), ("slow-pull", 50)])
+def test_time_does_not_decide_when_a_budget_brakes(monkeypatch, way, every):
+    asked = []
+    monkeypatch.setattr("mofo.trainers.watch.Pace", asked.append)
+    ForgettingCallback(["text"], budget={"text": 1.0}, way=way)
+    ForgettingCallback(["text"], 7, budget={"text": 1.0}, way=way)
+    assert asked == [every, 7]
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(UserError, match="Unknown probe `kl`"):
         ForgettingCallback(["kl"])
