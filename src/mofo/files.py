@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -151,6 +151,25 @@ def sole_owner(path: Path) -> Iterator[None]:
                     path.unlink()
     except Timeout:
         raise TimeoutError(f"{path} is held by another process") from None
+
+
+@contextmanager
+def sole_owner_of(output: Path) -> Iterator[None]:
+    """Keep other processes from working on an output folder; the lock lies beside it.
+
+    Raises:
+        UserError: Another process works on it, or nothing can be written there.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_owner(output.with_name(f".{output.name}.lock")))
+        except TimeoutError:
+            raise UserError(
+                f"Another process is working on {output}: wait for it, or choose another --output."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from error
+        yield
 
 
 def check_place(folder: Path, flag: str) -> None:

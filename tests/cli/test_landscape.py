@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mofo import cli
+from mofo.files import sole_owner
 from mofo.landscape import load_landscape
 from mofo.measure import landscape
 from mofo.measure.held_out import read_held_out
@@ -131,4 +132,7 @@ def test_what_cannot_be_mapped_is_refused_in_a_sentence_before_anything_is_writt
     (tmp_path / "filled" / "thesis.txt").touch()
     assert cli.main([*words[:-1], str(tmp_path / "filled")]) == 2
     assert "is not a folder of mofo landscape" in capsys.readouterr().err
+    with sole_owner(tmp_path / ".out.lock"):
+        assert cli.main(words) == 2
+    assert f"Another process is working on {tmp_path / 'out'}: wait for it" in capsys.readouterr().err
     assert math.isfinite(load_landscape(tmp_path / "out").unit)

@@ -71,9 +71,11 @@ def printed(table):
 
 def test_outcome_of_a_watched_training_is_what_it_forgot():
     assert way_outcome(watched()) == (
-        "After step 100, tiny forgot divergence (+0.250 ±0.010); shows no change beyond noise on text loss "
-        "(+0.0300 ±0.020)."
+        "After step 100, tiny moved away from the base on divergence (+0.250 ±0.010); shows no change beyond noise on "
+        "text loss (+0.0300 ±0.020)."
     )
+    worse = watched(marks=[Mark(at=7, point=point(0.0001, 3.5))])
+    assert "got worse on text loss (+0.500 ±0.020)" in way_outcome(worse)
     assert way_outcome(watched(marks=[])) == "Nothing was measured of tiny yet but the base."
     broken = watched(marks=[Mark(at=7, point=point(float("nan"), 2.5))])
     assert way_outcome(broken) == "After step 7, tiny gained on text loss (−0.500 ±0.020); has no finite divergence."
@@ -172,7 +174,7 @@ def test_training_that_was_watched_has_both_in_one_report(tmp_path, capsys):
     write_training(training, [LogEntry(step=10, loss=2.5), LogEntry(step=100, loss=1.25)], tmp_path)
     write_forgetting(watched(), tmp_path)
     assert cli.main(["report", str(tmp_path)]) == 0
-    assert "After step 100, tiny forgot divergence" in capsys.readouterr().out
+    assert "After step 100, tiny moved away from the base on divergence" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "Forgetting along the training" in page
     assert "The course of the training" in page

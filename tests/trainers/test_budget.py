@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from mofo import MoFO
 from mofo.errors import UserError
@@ -25,6 +17,7 @@ from mofo.trainers.budget import WAYS, Budget, parse_budget
 from mofo.trainers.line import Line, at, copy_of_trained, largest_share
 from mofo.trainers.trl.training import train
 from reference.sft import equal, flags, weights
+from reference.trainers import make_trainer as make
 
 BOUNDS = {"full": 0.03, "lora": 3e-4}
 """Bounds of the divergence that a training without a budget exceeds."""
@@ -56,31 +49,16 @@ class Rates(TrainerCallback):
         self.seen[state.global_step + 1] = (group["lr"], group.get("fraction"))
 
 
-def make_trainer(folder, sums, output, *, wrap=None, mofo=False, **more):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    data = Dataset.from_dict(dict(tokenizer([f"{row['question']} {row['answer']}" for row in sums])))
-    arguments = {
-        "output_dir": str(output),
+def make_trainer(folder, sums, output, *, mofo=False, **more):
+    settings = {
         "max_steps": 8,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.01,
         "lr_scheduler_type": "linear",
-        "use_cpu": True,
-        "report_to": "none",
         "logging_steps": 3,
+        "save_strategy": "steps",
         "save_steps": 4,
-        "disable_tqdm": True,
+        "optimizer": (MoFO, {"lr": 0.01, "fraction": 0.5}) if mofo else None,
     }
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    trainer = Trainer(
-        model=wrap(model) if wrap else model,
-        args=TrainingArguments(**arguments | more),
-        train_dataset=data,
-        eval_dataset=data,
-        processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        optimizer_cls_and_kwargs=(MoFO, {"lr": 0.01, "fraction": 0.5}) if mofo else None,
-    )
+    trainer = make(folder, output, sums, **settings | more)
     trainer.rates = Rates()
     trainer.add_callback(trainer.rates)
     return trainer
@@ -138,7 +116,7 @@ def test_pull_keeps_the_largest_share_of_the_change_that_is_within_the_budget(ti
         torch.testing.assert_close(weight, start + share * (end[name] - start), rtol=1e-6, atol=1e-8)
 
     # What is left in the model is what was noted, and a step less of the way back would not do.
-    probe = callback._watch._probes[0]
+    probe = callback._training.watch._probes[0]
     assert probe.measure(trainer.model)["kl"] == pytest.approx(kept.used * bound, rel=1e-6)
     record = load_forgetting(tmp_path)
     assert record.kept == kept
@@ -369,5 +347,5 @@ def test_best_checkpoint_that_is_loaded_at_the_end_is_held_too(tiny_model, sums,
     trainer.train()
     assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-4"
     assert 0 < callback.kept.share < 1
-    assert callback._watch._probes[0].measure(trainer.model)["kl"] == pytest.approx(0.02 * callback.kept.used)
+    assert callback._training.watch._probes[0].measure(trainer.model)["kl"] == pytest.approx(0.02 * callback.kept.used)
     assert callback.kept.used <= 1

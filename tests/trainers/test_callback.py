@@ -7,18 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import save_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from mofo import MoFO
 from mofo.trainers import MoFOCallback
+from reference.trainers import make_trainer as make
 
 NAMES = {"mofo/selected", "mofo/moved", "mofo/overlap", "mofo/distance"}
 OPTIMIZER = (MoFO, {"lr": 0.01, "fraction": 0.1})
@@ -63,30 +57,9 @@ class Exact(TrainerCallback):
         self.values[state.global_step + 1] = values
 
 
-def make_trainer(tiny_model, sums, output, *, dtype=torch.float32, optimizer=OPTIMIZER, callbacks=(), **more):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    data = Dataset.from_dict(dict(tokenizer([f"{row['question']} {row['answer']}" for row in sums])))
-    arguments = {
-        "output_dir": str(output),
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.01,
-        "lr_scheduler_type": "constant",
-        "use_cpu": True,
-        "report_to": "none",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
-    return Trainer(
-        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype),
-        args=TrainingArguments(**arguments | more),
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        optimizer_cls_and_kwargs=optimizer,
-        callbacks=list(callbacks),
-    )
+def make_trainer(tiny_model, sums, output, **more):
+    settings = {"optimizer": OPTIMIZER, "lr_scheduler_type": "constant", "logging_steps": 1}
+    return make(tiny_model, output, sums, **settings | more)
 
 
 def train(trainer, **how):

@@ -9,14 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from mofo import MoFO, cli
@@ -25,6 +18,7 @@ from mofo.forgetting import load_forgetting
 from mofo.measure.pair import measure_pair
 from mofo.trainers import ForgettingCallback, MoFOCallback
 from mofo.trainers.watch import unnoticed
+from reference.trainers import make_trainer as make
 
 PROBES = ["divergence", "text"]
 NAMES = {"forgotten/divergence", "forgotten/text"}
@@ -54,29 +48,8 @@ def lora(model):
     return get_peft_model(model, LoraConfig(**settings))
 
 
-def make_trainer(folder, sums, output, *, wrap=None, dtype=torch.float32, callbacks=(), **more):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    data = Dataset.from_dict(dict(tokenizer([f"{row['question']} {row['answer']}" for row in sums])))
-    arguments = {
-        "output_dir": str(output),
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.01,
-        "use_cpu": True,
-        "report_to": "none",
-        "logging_steps": 3,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return Trainer(
-        model=wrap(model) if wrap else model,
-        args=TrainingArguments(**arguments | more),
-        train_dataset=data,
-        processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
-        callbacks=list(callbacks),
-    )
+def make_trainer(folder, sums, output, **more):
+    return make(folder, output, sums, **{"logging_steps": 3} | more)
 
 
 def history(trainer):
@@ -305,6 +278,22 @@ def test_report_draws_what_was_written(tiny_model, sums, tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert "Forgetting along the training: text loss" in page
     assert "The course of the training: Training loss" in page
+
+
+def test_without_a_number_of_steps_the_first_measurement_is_after_fifty(tiny_model, sums, tmp_path):
+    trainer = make_trainer(tiny_model, sums, tmp_path, max_steps=52)
+    ForgettingCallback.attach(trainer, ["text"])
+    trainer.train()
+    assert [mark.at for mark in load_forgetting(tmp_path).marks] == [50, 52]
+
+
+@pytest.mark.parametrize(("way", "every"), [("pull", None), ("stop", 50), ("slow-pull", 50)])
+def test_time_does_not_decide_when_a_budget_brakes(monkeypatch, way, every):
+    asked = []
+    monkeypatch.setattr("mofo.trainers.watch.Pace", asked.append)
+    ForgettingCallback(["text"], budget={"text": 1.0}, way=way)
+    ForgettingCallback(["text"], 7, budget={"text": 1.0}, way=way)
+    assert asked == [every, 7]
 
 
 def test_bad_settings_are_refused():

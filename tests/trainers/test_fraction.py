@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.trainers import FractionCallback, use_method
 from mofo.trainers.trl.training import train
 from reference.sft import equal, flags, weights
-
-ROWS = [[1, 7, 9, 11, 5], [1, 8, 6, 4, 2], [1, 30, 20, 10, 3], [1, 40, 41, 42, 43]]
+from reference.trainers import make_trainer as make
 
 
 class Fractions(TrainerCallback):
@@ -28,24 +26,9 @@ class Fractions(TrainerCallback):
         self.used[state.global_step + 1] = kwargs["optimizer"].param_groups[0]["fraction"]
 
 
-def make_trainer(folder, output, **more):
-    settings = {
-        "output_dir": str(output),
-        "max_steps": 6,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 0.01,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "save_steps": 3,
-    }
-    trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(folder),
-        args=TrainingArguments(**settings | more),
-        train_dataset=Dataset.from_list([{"input_ids": row, "labels": row} for row in ROWS]),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        optimizer_cls_and_kwargs=(MoFO, {"lr": 0.01, "fraction": 0.3}),
-    )
+def make_trainer(folder, output):
+    optimizer = MoFO, {"lr": 0.01, "fraction": 0.3}
+    trainer = make(folder, output, max_steps=6, save_strategy="steps", save_steps=3, optimizer=optimizer)
     trainer.seen = Fractions()
     trainer.add_callback(trainer.seen)
     return trainer

@@ -155,6 +155,9 @@ def test_what_is_forgotten_is_measured_along_the_way(pairs, tmp_path):
     watched = load_forgetting(tmp_path / "tuned")
     assert [mark.at for mark in watched.marks] == [2, 3]
     assert {metric.source for metric in watched.metrics} == {"divergence", "text"}
+    arguments = load_training(tmp_path / "tuned")[0].arguments
+    assert (arguments["probes"], arguments["probe_steps"]) == ("divergence,text", 2)
+    assert "budget" not in arguments
     assert watched.marks[-1].point.forgotten["divergence"]["kl"] > 0
 
 

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from transformers import Trainer
+from trl import SFTTrainer
 
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.trainers import use_method
 from mofo.trainers.trl.training import train
+from reference.trainers import make_trainer as make
 
-ROWS = [[1, 7, 9, 11, 5], [1, 8, 6, 4, 2], [1, 30, 20, 10, 3], [1, 40, 41, 42, 43]]
 DISTILL = {"texts": 3, "tokens": 8}
 
 
@@ -19,30 +18,11 @@ DISTILL = {"texts": 3, "tokens": 8}
 def make_trainer(tiny_model, tmp_path):
     """A trainer of transformers or of trl; four steps of two rows."""
 
-    def make(kind=Trainer, folder="out", **more):
-        settings = {
-            "output_dir": str(tmp_path / folder),
-            "max_steps": 4,
-            "per_device_train_batch_size": 2,
-            "learning_rate": 0.01,
-            "lr_scheduler_type": "constant",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "save_steps": 2,
-        }
-        arguments = (
-            SFTConfig(**settings, bf16=False, **more) if kind is SFTTrainer else TrainingArguments(**settings, **more)
-        )
-        data = [{"input_ids": row, "labels": row} for row in ROWS]
-        return kind(
-            model=AutoModelForCausalLM.from_pretrained(tiny_model),
-            args=arguments,
-            train_dataset=Dataset.from_list(data),
-            processing_class=AutoTokenizer.from_pretrained(tiny_model),
-        )
+    def in_folder(kind=Trainer, folder="out", *, model=tiny_model, **more):
+        settings = {"kind": kind, "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2}
+        return make(model, tmp_path / folder, **settings | more)
 
-    return make
+    return in_folder
 
 
 def weights(trainer):
@@ -94,6 +74,31 @@ def test_another_base_in_the_same_folder_writes_its_own_text(make_trainer, tmp_p
         other.model.lm_head.weight.mul_(-1)
     use_method(other, "adamw+self-distill", DISTILL)
     assert len(list((tmp_path / "out" / "mofo").glob("*/self-distill-*.safetensors"))) == 2
+
+
+def test_weights_are_hashed_once_and_only_where_something_is_kept(make_trainer, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("mofo.trainers.method.weights_digest", lambda model: hashed.append(model) or "0" * 64)
+    use_method(make_trainer(), "adamw+l2")
+    assert not hashed
+    trainer = make_trainer()
+    use_method(trainer, "adamw+self-distill+ewc", {**DISTILL, "ewc.texts": 2, "ewc.tokens": 4})
+    assert hashed == [trainer.model]
+
+
+def test_extras_are_refused_for_sharded_models(make_trainer):
+    trainer = make_trainer()
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(UserError, match=r"adamw.l2: extras do not go with sharded models yet"):
+        use_method(trainer, "adamw+l2")
+    use_method(trainer, "mofo")
+
+
+def test_checkpoint_that_is_taken_for_the_base_is_named(make_trainer, tmp_path):
+    make_trainer().train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-2")
+    with pytest.warns(UserWarning, match=r"adamw.l2 takes .*checkpoint-2, a checkpoint of a training, for the base"):
+        use_method(make_trainer(model=checkpoint), "adamw+l2")
 
 
 def test_plain_adamw_is_the_trainers_own(make_trainer):

@@ -13,7 +13,7 @@ import numpy as np
 from mofo.data.conversation import Turns
 from mofo.data.tokens import Example
 from mofo.errors import UserError
-from mofo.files import append_jsonl, write_jsonl, write_text
+from mofo.files import append_jsonl, sole_owner_of, write_jsonl, write_text
 from mofo.landscape import FILE_NAME, POINTS_NAME, End, Landscape, Place, Point, Step, Values, load_landscape
 from mofo.measure.held_out import read_held_out
 from mofo.measure.kinds import check_probe_specs, make_probes, probe_states
@@ -78,7 +78,8 @@ def measure_landscape(
         begun: Called with how many points are to be measured, and how many there are in all.
 
     Raises:
-        UserError: The input cannot be used; models of other shapes are refused before any is loaded.
+        UserError: The input cannot be used, or another process works on the folder; models of other shapes are refused
+            before any is loaded.
     """
     if rows < 1:
         raise UserError(f"--rows is {rows}, expected at least 1.")
@@ -99,46 +100,47 @@ def measure_landscape(
         )
     precision = choose_precision("auto")
     settings = {"rows": _digest(held_out), "probes": list(probes), "precision": precision}
-    earlier = _earlier(output, settings, overwrite=overwrite)
     whole = [model for one in tuned for model in (one.model, *one.checkpoints.values())]
     check_same_shapes(base, whole, trust_remote_code=trust_remote_code)
-
-    load = _Loader(base, trust_remote_code=trust_remote_code)
-    with stage("loading the base"):
-        model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
-        model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
-    with autocast(precision), stage("preparing the probes"):
-        states = earlier.states if earlier else {}
-        made = make_probes(probes, base=model, tokenizer=tokenizer, states=states)
-    ruler = Ruler(held_out, made, precision)
-    known = {end.model: end.values for end in earlier.ends} if earlier else {}
-    at_base = earlier.at_base if earlier else ruler.measure(model)
-    plane, ends = _place_all(model, tuned, load, ruler, known)
-    if earlier:
-        ends = _as_before(ends, earlier, output)
-    xs, ys = square([(0.0, 0.0), *(place for end in ends for place in _places(end))], resolution)
-    found = Landscape(
-        base=base,
-        data=data,
-        held_out_rows=len(held_out),
-        settings=settings,
-        unit=plane.unit,
-        angle=plane.angle,
-        at_base=at_base,
-        ends=ends,
-        metrics=[*(learned_metrics("task")[:1] if data else []), *(m for probe in made for m in probe.metrics)],
-        states=probe_states(made),
-        xs=xs,
-        ys=ys,
-    )
-    points = earlier.points if earlier else []  # written again: a kill may have left half a line, not to be continued
-    write_jsonl(output / POINTS_NAME, [point.model_dump(mode="json") for point in points])
-    write_text(output / FILE_NAME, found.model_dump_json(by_alias=True, exclude={"points"}, indent=1) + "\n")
-    found = load_landscape(output)
-    begun(len(found.missing), len(found.grid))
-    if found.missing:
-        _measure_grid(found, plane, load.base(), ruler, output / POINTS_NAME)
-    return load_landscape(output)
+    with sole_owner_of(output):
+        earlier = _earlier(output, settings, overwrite=overwrite)
+        load = _Loader(base, trust_remote_code=trust_remote_code)
+        with stage("loading the base"):
+            model, tokenizer = load_model(base, trust_remote_code=trust_remote_code)
+            model.to(compute_device())  # type: ignore[arg-type]  # transformers hides the method's type
+        with autocast(precision), stage("preparing the probes"):
+            states = earlier.states if earlier else {}
+            made = make_probes(probes, base=model, tokenizer=tokenizer, states=states)
+        ruler = Ruler(held_out, made, precision)
+        known = {end.model: end.values for end in earlier.ends} if earlier else {}
+        at_base = earlier.at_base if earlier else ruler.measure(model)
+        plane, ends = _place_all(model, tuned, load, ruler, known)
+        if earlier:
+            ends = _as_before(ends, earlier, output)
+        xs, ys = square([(0.0, 0.0), *(place for end in ends for place in _places(end))], resolution)
+        found = Landscape(
+            base=base,
+            data=data,
+            held_out_rows=len(held_out),
+            settings=settings,
+            unit=plane.unit,
+            angle=plane.angle,
+            at_base=at_base,
+            ends=ends,
+            metrics=[*(learned_metrics("task")[:1] if data else []), *(m for probe in made for m in probe.metrics)],
+            states=probe_states(made),
+            xs=xs,
+            ys=ys,
+        )
+        # written again: a kill may have left half a line, not to be continued
+        points = earlier.points if earlier else []
+        write_jsonl(output / POINTS_NAME, [point.model_dump(mode="json") for point in points])
+        write_text(output / FILE_NAME, found.model_dump_json(by_alias=True, exclude={"points"}, indent=1) + "\n")
+        found = load_landscape(output)
+        begun(len(found.missing), len(found.grid))
+        if found.missing:
+            _measure_grid(found, plane, load.base(), ruler, output / POINTS_NAME)
+        return load_landscape(output)
 
 
 def square(places: Sequence[Place], resolution: int) -> tuple[list[float], list[float]]:

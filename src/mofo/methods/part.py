@@ -47,6 +47,8 @@ class Setup:
         task: Number of the task, from 0.
         tasks: Number of tasks that the run learns one after the other.
         earlier: The rows of each task that it has learned before, in the order of training.
+        base_name: Returns the name of the folder below these two that is of this base alone, where other bases may be
+            trained into the same ones; it is asked for when something is first kept.
     """
 
     base: Mapping[str, Tensor]
@@ -62,6 +64,7 @@ class Setup:
     task: int = 0
     tasks: int = 1
     earlier: Sequence[Sequence[Example]] = ()
+    base_name: Callable[[], str] = lambda: ""
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]], *, shared: bool = False) -> dict[str, Tensor]:
         """Return the tensors that `make` returned when it was first called, interrupted or not.
@@ -77,7 +80,7 @@ class Setup:
         from safetensors.torch import load_file, save
 
         if name not in self.scratch:
-            folder = self.shared if shared else self.folder
+            folder = (self.shared if shared else self.folder) / self.base_name()
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"{name}.safetensors"
             with FileLock(file.with_suffix(".lock")):

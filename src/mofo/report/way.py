@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -24,14 +24,18 @@ from mofo.results import Metric, Outcome, Point
 if TYPE_CHECKING:
     from rich.table import Table as TerminalTable
 
-_OUTCOMES: dict[Outcome | None, str] = {
-    "worse": "forgot",
+_OUTCOMES: dict[Outcome | Literal["away"] | None, str] = {
+    "away": "moved away from the base on",
+    "worse": "got worse on",
     "better": "gained on",
     "unchanged": "shows no change beyond noise on",
     "unclear": "has too few questions to tell on",
     None: "has no finite",
 }
-"""What is said of the model where a probe has an outcome."""
+"""What is said of the model where a probe has an outcome.
+
+A distance from the base is above chance after any training, however little that forgot: only how large it is tells.
+"""
 
 _STYLE = make_styles([], "way")["way"]
 
@@ -178,12 +182,20 @@ def _headlines(record: Forgetting) -> list[Metric]:
 
 def _outcomes(record: Forgetting, end: Point) -> str:
     """Return what is said of each probe at the end."""
-    found: dict[Outcome | None, list[str]] = {}
+    found: dict[Outcome | Literal["away"] | None, list[str]] = {}
     for metric in _headlines(record):
         change, error = metric.change(record.base, end), metric.change_error(end)
         amount = f" ({_change(change, error, metric)})" if change is not None else ""
-        found.setdefault(metric.outcome(record.base, end), []).append(f"{metric.label}{amount}")
+        outcome = metric.outcome(record.base, end)
+        said = "away" if outcome == "worse" and _is_distance(record, metric) else outcome
+        found.setdefault(said, []).append(f"{metric.label}{amount}")
     return "; ".join(f"{words} {joined(found[outcome])}" for outcome, words in _OUTCOMES.items() if outcome in found)
+
+
+def _is_distance(record: Forgetting, metric: Metric) -> bool:
+    """Return whether a metric is 0 for the base and never better than that, as a divergence is."""
+    changes = [metric.change(record.base, mark.point) for mark in record.marks]
+    return metric.of(record.base) == 0 and all(change >= 0 for change in changes if change is not None)
 
 
 def _caption(record: Forgetting) -> str:

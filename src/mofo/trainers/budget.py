@@ -55,6 +55,11 @@ class Budget:
         """Whether an end that is over the budget is pulled back."""
         return "pull" in self.way
 
+    @property
+    def brakes(self) -> bool:
+        """Whether measurements along the training change what is learned."""
+        return self.way != "pull"
+
     def used(self, values: Mapping[str, float]) -> float:
         """Return the share of the budget that is used: that of the probe which has used most; above 1 is over it.
 

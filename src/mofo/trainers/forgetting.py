@@ -8,27 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from mofo.errors import UserError
 from mofo.forgetting import Kept
 from mofo.results import TrainingStep
-from mofo.trainers.budget import Budget, Way
-from mofo.trainers.keeper import USED, USED_BEFORE, Keeper
+from mofo.trainers.budget import Way
+from mofo.trainers.keeper import USED, USED_BEFORE
 from mofo.trainers.reported import ReportedCallback
-from mofo.trainers.watch import EVERY, PROBES, Watch
+from mofo.trainers.watch import PROBES
+from mofo.trainers.watched import WatchedTraining
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 
 class ForgettingCallback(ReportedCallback):
     """Measure what a model has forgotten, along its training, for whatever `report_to` names.
 
     The base is measured when the training begins, or read from the cache if these weights have been measured before.
-    After every `every` steps and after the last, the model is measured against it. `forgotten/PROBE` is the change
-    from the base, in the unit of the probe; positive is worse. `forgotten/divergence` is KL(base ‖ model) in nats per
-    token, `forgotten/text` the rise of the loss on general English. The same goes into `forgetting.json` in
-    `output_dir`, with standard errors; `mofo report OUTPUT_DIR` draws it.
+    Along the training and after its last step, the model is measured against it. `forgotten/PROBE` is the change from
+    the base, in the unit of the probe; positive is worse. `forgotten/divergence` is KL(base ‖ model) in nats per token,
+    `forgotten/text` the rise of the loss on general English. The same goes into `forgetting.json` in `output_dir`, with
+    standard errors; `mofo report OUTPUT_DIR` draws it.
+
+    Measurements along the training take at most 2 % of its time: after 50 steps, and then after as many multiples of 50
+    as that allows. With `every` they come after each so many steps, whatever that costs.
 
     With any optimizer and any trainer of transformers and trl (SFT, DPO, GRPO, KTO, ...). With adapters of peft the
     base is the model with them switched off. With several processes (DDP, FSDP2) each measures its share. The training
@@ -46,7 +49,8 @@ class ForgettingCallback(ReportedCallback):
 
     Args:
         probes: What to measure, as for `mofo measure`: `divergence`, `text`, `choice`, and files of one's own.
-        every: Steps between two measurements.
+        every: Steps between two measurements; by default as the cost allows, and 50 where `way` acts along the
+            training, which must not depend on time.
         tokenizer: The model's tokenizer, if the trainer was not given it as `processing_class`.
         seed: Seed of what the probes draw.
         budget: By how much probes may get worse until the end, in their units: `{"divergence": 0.05}`. They are
@@ -59,7 +63,7 @@ class ForgettingCallback(ReportedCallback):
 
     Examples:
         >>> trainer = SFTTrainer(...)
-        >>> ForgettingCallback.attach(trainer, probes=["divergence", "text"], every=50, budget={"divergence": 0.05})
+        >>> ForgettingCallback.attach(trainer, probes=["divergence", "text"], budget={"divergence": 0.05})
         >>> trainer.train()
 
     Raises:
@@ -72,7 +76,7 @@ class ForgettingCallback(ReportedCallback):
     def __init__(
         self,
         probes: Sequence[str] = PROBES,
-        every: int = EVERY,
+        every: int | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         seed: int = 0,
@@ -81,18 +85,20 @@ class ForgettingCallback(ReportedCallback):
         origin: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self._watch = Watch(list(dict.fromkeys([*probes, *(budget or ())])), every, seed=seed)
-        self._keeper = None if budget is None else Keeper(Budget(budget, way), self._watch, origin)
+        self._training = WatchedTraining(probes, every, seed=seed, budget=budget, way=way, origin=origin)
         self._tokenizer = tokenizer
-        self._held = -1
-        self.kept: Kept | None = None
+
+    @property
+    def kept(self) -> Kept | None:
+        """How the budget was held; None before the end, and without a budget."""
+        return self._training.kept
 
     @classmethod
     def attach(
         cls,
         trainer: Trainer,
         probes: Sequence[str] = PROBES,
-        every: int = EVERY,
+        every: int | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
         seed: int = 0,
@@ -107,51 +113,37 @@ class ForgettingCallback(ReportedCallback):
     ) -> None:
         """Measure the base, or read what was measured of it."""
         self.check_place(args)
-        self.values, self.kept, self._held = {}, None, -1
-        model, folder, step = kwargs["model"], Path(str(args.output_dir)), state.global_step
-        resumable = args.save_strategy != "no" and not args.save_only_model
-        at_base = None
-        if self._keeper is not None:
-            at_base = self._keeper.begin(model, folder, step=step, resumable=resumable, used=_used_so_far(state))
-        self._watch.begin(
-            model,
+        self.values = {}
+        self._training.begin(
+            kwargs["model"],
             self._tokenizer or _tokenizer_of(kwargs["processing_class"]),
-            folder,
-            step=step,
-            resumable=resumable,
+            Path(str(args.output_dir)),
+            step=state.global_step,
+            resumable=args.save_strategy != "no" and not args.save_only_model,
             precision="bf16" if args.bf16 else "fp16" if args.fp16 else "",
-            at_base=at_base,
+            used=_used_so_far(state),
         )
-        if self._keeper is not None and not self._watch.is_ready:
-            raise UserError(
-                f"The budget cannot be held: what was measured of the base is not in {folder}; resume in the folder in "
-                "which the training began, or start anew."
-            )
-        if self._keeper is not None and self._watch.kept is not None and self._watch.kept.step == step:
-            self.kept, self._held = self._watch.kept, step  # the checkpoint is of the end that was held
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Brake a step, if the budget asks for it."""
-        if self._keeper is not None:
-            self._keeper.before_step(kwargs["optimizer"])
+        self._training.before_step(kwargs["optimizer"])
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Release the brake."""
-        if self._keeper is not None:
-            self._keeper.after_step()
+        self._training.after_step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure the model where a measurement is due; end the training if nothing may move any more, and hold it."""
-        if self._watch.is_due(state.global_step, state.max_steps):
-            self._measure(kwargs["model"], state, control)
-        if self._keeper is not None and self._keeper.has_ended:
+        if self._training.is_due(state.global_step, state.max_steps):
+            self._log(self._training.measure(kwargs["model"], state.global_step), control)
+        if self._training.has_ended:
             control.should_training_stop = True
         if control.should_training_stop or state.global_step >= state.max_steps:
-            self._hold(kwargs["model"], state, control)
+            self._log(self._training.end(kwargs["model"], state.global_step, state.max_steps), control)
 
     def on_log(
         self,
@@ -165,34 +157,23 @@ class ForgettingCallback(ReportedCallback):
         measured = bool(self.values)
         super().on_log(args, state, control, logs, **kwargs)
         if measured and state.is_world_process_zero:
-            self._watch.write(_training(state))
+            self._training.write(_log_of(state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure a training that was ended early, hold the budget there, too, and write the file."""
-        if args.load_best_model_at_end and self._keeper is not None:  # the weights are those of another step
-            self._watch.measure(kwargs["model"], state.global_step)
-            self._held = -1
-        self._hold(kwargs["model"], state, control)
+        if args.load_best_model_at_end:  # the weights are those of another step
+            self._training.measure_other_end(kwargs["model"], state.global_step)
+        self._log(self._training.end(kwargs["model"], state.global_step, state.max_steps), control)
         if state.is_world_process_zero:
-            self._watch.write(_training(state))
+            self._training.write(_log_of(state))
 
-    def _measure(self, model: PreTrainedModel, state: TrainerState, control: TrainerControl) -> None:
-        """Measure the model, and have the trainer log it."""
-        self.values = self._watch.measure(model, state.global_step)
-        control.should_log = True
-        if self._keeper is not None:
-            self.values = self._keeper.measured(self.values)
-
-    def _hold(self, model: PreTrainedModel, state: TrainerState, control: TrainerControl) -> None:
-        """Measure the end of a training, if that has not been done, and hold the budget there."""
-        step = state.global_step
-        if self._watch.is_due(step, step):
-            self._measure(model, state, control)
-        if self._keeper is not None and self._held != step:
-            self._held = step
-            self.kept, self.values = self._keeper.hold(model, step, state.max_steps)
+    def _log(self, values: dict[str, float], control: TrainerControl) -> None:
+        """Have the trainer log values, if there are any."""
+        if values:
+            self.values = values
+            control.should_log = True
 
 
 def _used_so_far(state: TrainerState) -> float:
@@ -201,7 +182,7 @@ def _used_so_far(state: TrainerState) -> float:
     return float(last.get(USED_BEFORE, last.get(USED, 0.0)))
 
 
-def _training(state: TrainerState) -> list[TrainingStep]:
+def _log_of(state: TrainerState) -> list[TrainingStep]:
     """Return the training log."""
     return [
         TrainingStep(step=int(entry["step"]), loss=entry["loss"], learning_rate=entry.get("learning_rate"))

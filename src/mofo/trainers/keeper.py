@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from mofo.errors import UserError
 from mofo.forgetting import Kept
 from mofo.trainers.line import Line, at, check_line, copy_of_trained, largest_share
+from mofo.trainers.processes import rank
 from mofo.trainers.watch import Watch, has_adapters
 
 if TYPE_CHECKING:
@@ -45,13 +45,16 @@ class Keeper:
         budget: The budget.
         watch: Measures its probes.
         origin: The base's weights by name, if the caller keeps them anyway.
+
+    Attributes:
+        used: The share of the budget that was used when it was last measured along the training.
     """
 
     def __init__(self, budget: Budget, watch: Watch, origin: Mapping[str, Tensor] | None = None) -> None:
         self.budget, self.watch = budget, watch
         self._given = origin
         self._origin: Mapping[str, Tensor] = {}
-        self._brake = 1.0
+        self.used = 0.0
         self._braked: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def begin(
@@ -72,7 +75,7 @@ class Keeper:
         Raises:
             UserError: The way back to the base is not known, or the weights of a resumed training are not there.
         """
-        self._brake, self._braked, self._origin = self.budget.brake(used), [], {}
+        self.used, self._braked, self._origin = used, [], {}
         if self.budget.pulls:
             check_line(model)
         if has_adapters(model):
@@ -80,7 +83,7 @@ class Keeper:
         if self._given is not None:
             self._origin = self._given
         elif self.budget.pulls:
-            file = folder / ORIGIN.format(dist.get_rank() if dist.is_available() and dist.is_initialized() else 0)
+            file = folder / ORIGIN.format(rank())
             self._origin = _read(file, model) if step else copy_of_trained(model)
             if resumable and not step:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -96,13 +99,18 @@ class Keeper:
         """Whether nothing would move any more, so that the training can end."""
         return self._brake == 0
 
+    @property
+    def _brake(self) -> float:
+        return self.budget.brake(self.used)
+
     def before_step(self, optimizer: Optimizer) -> None:
         """Brake a step of the optimizer."""
-        for group in optimizer.param_groups if self._brake < 1 else ():
+        brake = self._brake
+        for group in optimizer.param_groups if brake < 1 else ():
             self._braked.append((group, {name: group[name] for name in ("lr", "fraction") if name in group}))
-            group["lr"] = group["lr"] * self._brake
-            if self._brake and "fraction" in group:
-                group["fraction"] = group["fraction"] * self._brake
+            group["lr"] = group["lr"] * brake
+            if brake and "fraction" in group:
+                group["fraction"] = group["fraction"] * brake
 
     def after_step(self) -> None:
         """Set learning rate and fraction as they were: schedulers and checkpoints do not see the brake."""
@@ -112,9 +120,8 @@ class Keeper:
 
     def measured(self, values: Mapping[str, float]) -> dict[str, float]:
         """Set the brake by a measurement, and return its values with the share of the budget that is used."""
-        used = self.budget.used(values)
-        self._brake = self.budget.brake(used)
-        return {**values, USED: used}
+        self.used = self.budget.used(values)
+        return {**values, USED: self.used}
 
     @torch.no_grad()
     def hold(self, model: PreTrainedModel, step: int, planned: int) -> tuple[Kept, dict[str, float]]:

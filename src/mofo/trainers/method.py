@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,9 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
 
     Learning rate and weight decay are the trainer's own, as its arguments have them. A plain AdamW is the trainer's own
     too, with its betas, epsilon and parameters that do not decay.
+
+    The model as the trainer has it now is the base that extras keep to. To resume a training, therefore, make the
+    trainer with the model that it began with: `trainer.train(resume_from_checkpoint=...)` loads the checkpoint.
 
     Args:
         trainer: A trainer of transformers or trl that has not begun to train.
@@ -92,6 +97,19 @@ def check_any_trainer(method: Method) -> None:
             )
 
 
+def check_sharding(method: Method, *, is_sharded: bool) -> None:
+    """Check that a method goes with the sharding of a model, before that is loaded where it is known then.
+
+    Raises:
+        UserError: It has extras, which do not know how to treat a sharded model.
+    """
+    if method.extras and is_sharded:
+        raise UserError(
+            f"{method.name}: extras do not go with sharded models yet (FSDP, DeepSpeed): leave them out, as "
+            "--method adamw or --method mofo do, or use one process or DDP (--accelerate_config multi_gpu)."
+        )
+
+
 def use_extras(trainer: Trainer, method: Method) -> None:
     """Let a trainer's steps call the hooks of a method's extras; its optimizer stays as it is.
 
@@ -103,12 +121,12 @@ def use_extras(trainer: Trainer, method: Method) -> None:
 
 def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
     """Make a trainer one of a class with a mix-in, and give it what the hooks ask for."""
-    if method.extras and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError(f"{method.name}: extras do not go with sharded models yet; use one process or DDP.")
+    check_sharding(method, is_sharded=trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
     model: Any = trainer.model
     needed = any(part.compares_with_base for part in method.extras)
-    # what parts keep is of one base: another that is trained into the same folder must not find it
-    kept = Path(str(trainer.args.output_dir)) / "mofo" / (weights_digest(model)[:16] if method.extras else "")
+    if method.extras:
+        _warn_of_checkpoint(model, method)
+    kept = Path(str(trainer.args.output_dir)) / "mofo"
     hooked: Any = trainer
     hooked.method = method
     hooked.setup = Setup(
@@ -121,6 +139,7 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         rows=[],
         folder=kept,
         shared=kept,
+        base_name=functools.cache(lambda: weights_digest(model)[:16]),
     )
     hooked.trained = model
     for part in method.extras:
@@ -131,6 +150,17 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         else:
             trainer.add_callback(callback)
     trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
+
+
+def _warn_of_checkpoint(model: Any, method: Method) -> None:
+    """Say so if what is taken for the base was loaded from a checkpoint of a training."""
+    folder = Path(str(getattr(model.config, "name_or_path", "")))
+    if (folder / "trainer_state.json").is_file():
+        warnings.warn(
+            f"{method.name} takes {folder}, a checkpoint of a training, for the base: to go on with that training, "
+            "load the model it began with and call trainer.train(resume_from_checkpoint=...)",
+            stacklevel=4,
+        )
 
 
 class _OwnOptimizer(MethodHooks):

@@ -100,8 +100,10 @@ def made_by(args: Arguments, method: Method, optimizer_settings: dict[str, Any])
     named = ("eos_token", "pad_token")  # which look like secrets
     given |= {name: getattr(args.training, name) for name in named if hasattr(args.training, name)}
     given = {name: value for name, value in given.items() if not name.startswith(("optim", "adam_"))}  # in settings
+    if args.mofo.probes or args.mofo.budget:
+        given |= {name: getattr(args.mofo, name) for name in ("probes", "probe_steps")}
     if args.mofo.budget:
-        given |= {name: getattr(args.mofo, name) for name in ("budget", "budget_way", "probes", "probe_steps")}
+        given |= {name: getattr(args.mofo, name) for name in ("budget", "budget_way")}
     given |= {"model_name_or_path": args.base, "dataset_name": args.data}
     return Made(args.objective.name, args.base, args.data, method, settings, json.loads(json.dumps(given, default=str)))
 

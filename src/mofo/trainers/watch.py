@@ -30,6 +30,8 @@ from mofo.measure.measured import Measured
 from mofo.measure.probe import Probe
 from mofo.measure.share import among_processes
 from mofo.optim.dtensor import local
+from mofo.trainers.pace import Pace
+from mofo.trainers.processes import from_first, rank
 from mofo.trainers.sample import sum_over_processes
 
 if TYPE_CHECKING:
@@ -39,9 +41,6 @@ if TYPE_CHECKING:
 
 PROBES = ("divergence", "text")
 """What is measured where nothing else is asked for: both need no data, and a pass over 6000 tokens together."""
-
-EVERY = 50
-"""Steps between two measurements where nothing else is asked for."""
 
 KEPT = "forgetting_base_{}.safetensors"
 """File of a process with what the probes have computed from the base, to resume with."""
@@ -55,20 +54,19 @@ class Watch:
 
     Args:
         probes: What to measure, as for `mofo measure`.
-        every: Steps between two measurements.
+        every: Steps between two measurements; None as for `mofo.trainers.pace.Pace`.
         seed: Seed of what the probes draw.
 
     Raises:
         UserError: A probe is unknown or cannot be made, or `every` is no number of steps.
     """
 
-    def __init__(self, probes: Sequence[str] = PROBES, every: int = EVERY, *, seed: int = 0) -> None:
+    def __init__(self, probes: Sequence[str] = PROBES, every: int | None = None, *, seed: int = 0) -> None:
         if not probes:
             raise UserError("There is nothing to measure: name at least one probe, such as divergence.")
-        if every < 1:
-            raise UserError(f"every is {every}, expected a number of steps of at least 1.")
+        self._pace = Pace(every)
         check_probe_specs(probes)
-        self.specs, self.every, self.seed = list(probes), every, seed
+        self.specs, self.seed = list(probes), seed
         self._probes: list[Probe] = []
         self._record: Forgetting | None = None
         self._seconds = 0.0
@@ -103,23 +101,22 @@ class Watch:
         self._seconds = 0.0
         self._record = None
         has_base = has_adapters(model) or at_base is not None
-        with self._measuring(model):
+        with self._measuring(model), (at_base or nullcontext)():
             if step and not has_base:
                 self._resume(model, tokenizer, step)
-                return
-            if at_base is None:
+            else:
                 key = self._key(model, tokenizer, precision)  # not with adapters off, which look like the base's own
                 with adapters_off(model):
                     self._begin(model, tokenizer, step, key)
-            else:
-                with at_base():
-                    self._begin(model, tokenizer, step, self._key(model, tokenizer, precision))
-            if resumable and not has_base:
-                self._keep()
+                if resumable and not has_base:
+                    self._keep()
+        self._pace.begin()
 
     def is_due(self, step: int, last: int | None = None) -> bool:
-        """Return whether a step is one to measure after: each of a number of steps, and the last."""
-        return self._record is not None and (step % self.every == 0 or step == last) and not self.has(step)
+        """Return whether a step is one to measure after: as the pace says, and the last. All processes must ask."""
+        if self._record is None or self.has(step):
+            return False
+        return step == last or self._pace.is_due(step)
 
     def has(self, step: int) -> bool:
         """Return whether a step has been measured."""
@@ -140,7 +137,8 @@ class Watch:
         Returns:
             As `changes`.
         """
-        point = self.look(model)
+        with self._pace.measuring():
+            point = self.look(model)
         self.note(step, point)
         return self.changes(point)
 
@@ -194,11 +192,11 @@ class Watch:
     def _begin(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: int, key: str) -> None:
         """Make the probes from the base and measure it, as far as that is not in the cache."""
         file = cache_folder() / "bases" / f"{key}.json"
-        cached: dict[str, Any] = _on_all(read_json(file) if file.is_file() else {})
+        cached: dict[str, Any] = from_first(read_json(file) if file.is_file() else {})
         states = cached.get("states")
         self._probes = make_probes(self.specs, base=model, tokenizer=tokenizer, seed=self.seed, states=states)
         self._base = _measured(cached["numbers"]) if cached else self._numbers(model)
-        if not cached and _rank() == 0:
+        if not cached and rank() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"states": probe_states(self._probes), "numbers": _numbers(self._base)})
         self._start_record(model, step)
@@ -223,7 +221,7 @@ class Watch:
         """Write what the probes have computed from the base, for a training that is resumed when it is gone."""
         about = {"states": probe_states(self._probes), "numbers": _numbers(self._base), "specs": self.specs}
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / KEPT.format(_rank())
+        file = self._folder / KEPT.format(rank())
         scratch = file.with_suffix(".new")
         tensors = {f"{p.name}/{key}": tensor.contiguous() for p in self._probes for key, tensor in p.kept().items()}
         save_file(tensors, scratch, metadata={"about": json.dumps(about)})
@@ -326,19 +324,6 @@ def weights_digest(model: nn.Module) -> str:
         parts = [""] * dist.get_world_size()
         dist.all_gather_object(parts, own.hexdigest())
     return hashlib.sha256("".join(dict.fromkeys(parts)).encode()).hexdigest()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _on_all(value: Any) -> Any:
-    """Return the first process's value in all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
 
 
 def _digest_of(file: Path) -> str:

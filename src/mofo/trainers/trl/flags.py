@@ -15,7 +15,6 @@ from mofo.optim.state.int8 import StateDtype
 from mofo.trainers.budget import Way, parse_budget
 from mofo.trainers.forgetting import ForgettingCallback
 from mofo.trainers.method import is_plain_adamw, single_method
-from mofo.trainers.watch import EVERY
 
 if TYPE_CHECKING:
     from mofo.trainers.trl.objective import Objective
@@ -90,8 +89,13 @@ class MoFOArguments:
             "`mofo probes` lists them",
         },
     )
-    probe_steps: int = field(
-        default=EVERY, metadata={"metavar": "N", "help": "steps between two measurements of --probes and --budget"}
+    probe_steps: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "N",
+            "help": "steps between two measurements of --probes and --budget; by default 50, or as many more as keep "
+            "their cost within 2 percent of the time",
+        },
     )
     budget: str = field(
         default="",
@@ -164,7 +168,7 @@ class MoFOArguments:
         if self.budget_way != type(self).budget_way and not self.budget:
             raise UserError("--budget_way is given without --budget, such as --budget divergence=0.05.")
         if not specs and not self.budget:
-            if self.probe_steps != type(self).probe_steps:
+            if self.probe_steps is not None:
                 raise UserError("--probe_steps is given without --probes and --budget: there is nothing to measure.")
             return None
         budget = parse_budget(self.budget) if self.budget else None

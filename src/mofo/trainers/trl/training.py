@@ -19,7 +19,7 @@ from mofo.models.quiet import hide_loading_bars, silence_datasets
 from mofo.trainers.callback import LastStepIsLogged, MoFOCallback
 from mofo.trainers.forgetting import ForgettingCallback
 from mofo.trainers.keeper import kept_sentence
-from mofo.trainers.method import use_extras, use_method
+from mofo.trainers.method import check_sharding, use_extras, use_method
 from mofo.trainers.record import Made, RecordsTraining, made_by
 from mofo.trainers.trl.arguments import Arguments, give_rows, parse, unknown_flag
 from mofo.trainers.trl.flags import OPTIONS
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from accelerate import FullyShardedDataParallelPlugin
     from transformers import Trainer, TrainingArguments
 
-    from mofo.methods.method import Method
     from mofo.trainers.trl.objective import Objective
 
 
@@ -54,7 +53,7 @@ def train(name: str, argv: list[str]) -> None:
         raise unknown_flag(objective, args.unknown_in_argv[0])
     _refuse_flat_parameters(args.training)
     method = args.mofo.chosen_method()
-    _refuse_sharded_extras(method)
+    check_sharding(method, is_sharded=os.environ.get("ACCELERATE_USE_FSDP") == "true")
     _convert_hub_rows(args)
     if args.training.include_num_input_tokens_seen == "no" and objective.counts_tokens:
         args.training.include_num_input_tokens_seen = "non_padding"  # the record names them, and resumes count on
@@ -179,13 +178,4 @@ def _refuse_flat_parameters(training: TrainingArguments) -> None:
         raise UserError(
             "DeepSpeed and version 1 of FSDP flatten the parameters, so that MoFO could not select within each tensor: "
             "use FSDP2 (--accelerate_config fsdp2) or plain data parallelism (--accelerate_config multi_gpu)."
-        )
-
-
-def _refuse_sharded_extras(method: Method) -> None:
-    """Refuse extras with FSDP before a model is loaded; `use_method` itself would refuse them, but later."""
-    if method.extras and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UserError(
-            f"{method.name}: extras do not go with sharded models yet: train by --method adamw or --method mofo, "
-            "or use plain data parallelism (--accelerate_config multi_gpu)."
         )
