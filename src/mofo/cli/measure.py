@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mofo.errors import UserError
     from mofo.measure.bounds import judge, parse_bound
     from mofo.measure.pair import measure_pair
-    from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
+    from mofo.report.pair import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
 
     bounds = [parse_bound(text) for text in arguments.fail_on]
     if limited := next((bound for bound in bounds if bound.sign), None):
