@@ -13,7 +13,7 @@ from mofo.measure.bounds import Bound, bounded_metrics, check_bounds, judge, par
 from mofo.measure.gate import measure_gate
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
-from mofo.measure.pair import ModelResults, PairResults
+from mofo.pair import ModelResults, PairResults
 from mofo.results import FinalDistance, Metric
 from reference.folders import saved
 
