@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def ask(
-    probe: Probe, model: PreTrainedModel, folder: Path | None, name: str
-) -> tuple[dict[str, float], list[Answer]]:
+def ask(probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> tuple[dict[str, float], list[Answer]]:
     """Return the numbers of a probe and the answers to its questions, and leave these in a folder, if one is given.
 
     Args:

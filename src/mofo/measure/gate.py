@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mofo.errors import UserError
@@ -20,7 +21,13 @@ EXIT_CODES: dict[Verdict, int] = {"ship": 0, "do not ship": 3, "too little evide
 
 
 def measure_gate(
-    base: str | None, tuned: str, *, learned: str | None, forgotten: Sequence[str], **reading: Unpack[Reading]
+    base: str | None,
+    tuned: str,
+    *,
+    learned: str | None,
+    forgotten: Sequence[str],
+    answers: Path | None = None,
+    **reading: Unpack[Reading],
 ) -> GateResults:
     """Measure a tuned model against its base, and hold it to bounds.
 
@@ -30,6 +37,7 @@ def measure_gate(
         learned: Held-out data of the task, on which the tuned model must have a lower loss than the base, beyond its
             interval; after `<` the change that it must be below, such as `held-out.jsonl<-0.2`.
         forgotten: Bounds on probes, as `mofo.measure.bounds` describes them. These probes are measured.
+        answers: As for `mofo.measure.pair.measure_pair`.
         reading: As for `mofo.measure.prepared.prepare`.
 
     Raises:
@@ -43,7 +51,7 @@ def measure_gate(
     if not bounds:
         raise UserError("There is nothing to decide by: give --learned, --forgotten or both.")
     probes = list(dict.fromkeys(bound.name for bound in bounds[data is not None :]))
-    results = measure_pair(base, tuned, probes=probes, data=data, bounds=bounds, **reading)
+    results = measure_pair(base, tuned, probes=probes, data=data, answers=answers, bounds=bounds, **reading)
     findings = judge(bounds, results)
     verdict = _verdict(findings)
     return GateResults(verdict=verdict, sentence=_sentence(verdict, findings), findings=findings, results=results)

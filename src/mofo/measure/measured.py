@@ -66,7 +66,7 @@ class Measured:
     @classmethod
     def from_units(cls, units: Mapping[str, Units]) -> Measured:
         """Return the means of units."""
-        return cls(*(_means(units.get(kind, {})) for kind in ("learned", "forgotten")))
+        return cls(_means(units.get("learned", {})), _means(units.get("forgotten", {})))
 
 
 def _means(units: Units) -> Numbers:

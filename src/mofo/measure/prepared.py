@@ -28,6 +28,7 @@ from mofo.results import Metric
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
 class Reading(TypedDict, total=False):
     """How rows, models and probes are read: the keyword arguments of `prepare` that have defaults."""
 

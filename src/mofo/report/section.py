@@ -73,11 +73,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt, the answer that the data has if any, and what models answered."""
+    """A prompt, the answer that the data has if any, and what models answered; `title` stands for it folded in."""
 
     prompt: str
     expected: str
     answers: Sequence[Written]
+    title: str = ""
 
 
 @dataclass(frozen=True)
