@@ -1,6 +1,6 @@
 """Measure a pair with mofo and with finetunecheck 2.0.2, one after the other: what each found, and how long it took.
 
-Usage: python experiments/harness/peer.py BASE TUNED OUTPUT [--peer FOLDER] [--probes PROBE,...]
+Usage: python experiments/harness/peer.py BASE TUNED OUTPUT [--peer FOLDER] [--probes PROBE,...] [--target SET]
 
 BASE and TUNED are as for `mofo measure`, of safetensors weights; TUNED may be a LoRA adapter. finetunecheck needs
 transformers below 5, so it lives in an environment of its own, `--peer` (default /tmp/ftc):
@@ -12,7 +12,10 @@ Older versions of transformers read what newer ones save, and fall silently back
 name: the base of the rotary positions is one. So both get a copy in the old form (weights are links), and the two must
 give the same logits before anything is measured.
 
-OUTPUT gets mofo.json, mofo.html, finetunecheck.json and peer.json: seconds of each, with loading, and the exit codes.
+Asked are those of its twelve sets of questions that need neither a judge model (without one `ftcheck run` refuses) nor
+the running of generated code, through its own classes, because its command line cannot choose sets.
+
+OUTPUT gets mofo.json, mofo.html, finetunecheck.json and peer.json: seconds of each, with loading.
 """
 
 import argparse
@@ -30,6 +33,21 @@ from mofo.models.load import load_model, local_folder
 
 TEXT = "The capital of France is Paris, and the sum of two and three is five."
 TOLERANCE = 1e-3
+SETS = "classification,extraction,instruction_following,math,safety,summarization,world_knowledge"
+RUN = """
+import sys
+from finetunecheck.config import EvalConfig
+from finetunecheck.eval.runner import EvalRunner
+from finetunecheck.report.exporters import JSONExporter
+base, tuned, sets, target, report = sys.argv[1:]
+config = EvalConfig(
+    base_model=base, finetuned_model=tuned, general_probes=sets.split(","), target_tasks=[target] if target else [],
+    device="cpu", cache_baseline=False,
+)
+results = EvalRunner(config).run()
+print(results.verdict.value, results.summary)
+JSONExporter.export(results, report)
+"""
 LOGITS = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -94,16 +112,15 @@ def check_logits(spec, base_spec, folder, base, python):
     print(f"{spec}: logits differ by {difference:.1e} at most")
 
 
-def timed(name, command, allowed, environment=None):
-    """Run a command, and return its seconds and exit code."""
-    print(f"{name}: {' '.join(map(str, command))}", flush=True)
+def timed(name, command):
+    """Run a command, and return its seconds, with loading."""
     began = time.perf_counter()
-    done = subprocess.run(list(map(str, command)), env=os.environ | (environment or {}))
+    done = subprocess.run(list(map(str, command)), env=os.environ | {"HF_HUB_OFFLINE": "1"})
     seconds = time.perf_counter() - began
-    if done.returncode not in allowed:
+    if done.returncode:
         raise SystemExit(f"{name} ended with exit code {done.returncode}.")
-    print(f"{name}: {seconds:.1f} s, exit code {done.returncode}", flush=True)
-    return {"seconds": round(seconds, 1), "exit_code": done.returncode}
+    print(f"{name}: {seconds:.1f} s", flush=True)
+    return {"seconds": round(seconds, 1)}
 
 
 def main():
@@ -113,11 +130,12 @@ def main():
     parser.add_argument("output", type=Path)
     parser.add_argument("--peer", type=Path, default=Path("/tmp/ftc"))
     parser.add_argument("--probes", default="text,divergence,choice")
+    parser.add_argument("--target", default="", metavar="SET", help="the set that stands for what was learned: math")
     arguments = parser.parse_args()
     output, python = arguments.output, arguments.peer / "bin" / "python"
     if output.exists():
         raise SystemExit(f"{output} exists: give a folder that does not.")
-    if not (arguments.peer / "bin" / "ftcheck").exists():
+    if not python.exists():
         raise SystemExit(f"{arguments.peer} has no finetunecheck: make it as this file says.")
     base = old_form(local_folder(arguments.base), output / "for-peer" / "base")
     tuned = old_form(local_folder(arguments.tuned), output / "for-peer" / "tuned", base.resolve())
@@ -125,10 +143,8 @@ def main():
     check_logits(arguments.tuned, arguments.base, tuned, base, python)
     ours = [sys.executable, "-m", "mofo.cli", "measure", "--base", arguments.base, "--tuned", arguments.tuned]
     ours += ["--probes", arguments.probes, "--output", output / "mofo.json", "--output", output / "mofo.html"]
-    theirs = [arguments.peer / "bin" / "ftcheck", "run", base, tuned, "--device", "cpu", "--no-cache", "--exit-code"]
-    theirs += ["--format", "json", "--report", output / "finetunecheck.json"]
-    offline = {"HF_HUB_OFFLINE": "1"}
-    found = {"mofo": timed("mofo", ours, {0}), "finetunecheck": timed("finetunecheck", theirs, {0, 1}, offline)}
+    theirs = [python, "-c", RUN, base, tuned, SETS, arguments.target, output / "finetunecheck.json"]
+    found = {"mofo": timed("mofo", ours), "finetunecheck": timed("finetunecheck", theirs)}
     (output / "peer.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
