@@ -192,6 +192,23 @@ def check_place(folder: Path, flag: str) -> None:
         raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {flag}.") from None
 
 
+def check_new_file(file: Path, flag: str) -> None:
+    """Check, without making it, that a new file can be written.
+
+    Args:
+        file: The file.
+        flag: The flag that names it, for the message.
+
+    Raises:
+        UserError: There is something at its place, its folder does not exist, or nothing can be written there.
+    """
+    if file.exists():
+        raise UserError(f"{file} exists: give another {flag}, or remove it first.")
+    if not file.parent.is_dir():
+        raise UserError(f"The folder {file.parent} of {flag} {file} does not exist: make it first.")
+    check_place(file.parent, flag)
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()

@@ -1,8 +1,10 @@
 """`mofo measure`."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -72,12 +74,14 @@ def test_adapter_names_its_base_and_other_vocabularies_are_said(capsys, tiny_mod
 
 def test_regression_that_is_named_ends_with_exit_code_3(capsys, tiny_model, tmp_path):
     worse = saved(moved(tiny_model, by=0.3), tmp_path / "worse", tiny_model)
-    argv = ["measure", "--base", tiny_model, "--probes", "divergence,text", "--csv"]
-    assert cli.main([*argv, "--tuned", worse, "--fail-on", "divergence"]) == 3
+    argv = ["measure", "--base", tiny_model, "--probes", "divergence,text", "--output"]
+    file = str(tmp_path / "numbers.csv")
+    assert cli.main([*argv, file, "--tuned", worse, "--fail-on", "divergence"]) == 3
     printed = capsys.readouterr()
-    assert printed.out.startswith("metric,probe,")
+    assert printed.out.endswith(f"Written: {file}\n")
+    assert Path(file).read_text().startswith("metric,probe,")
     assert printed.err == "mofo measure: the tuned model got worse on divergence\n"
-    assert cli.main([*argv, "--tuned", tiny_model, "--fail-on", "divergence,text loss"]) == 0
+    assert cli.main([*argv[:-1], "--tuned", tiny_model, "--fail-on", "divergence,text loss"]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -85,3 +89,65 @@ def test_number_behind_fail_on_is_refused(capsys):
     assert cli.main(["measure", "--base", "b", "--tuned", "t", "--fail-on", "text,divergence<0.05"]) == 2
     expected = "mofo measure: --fail-on takes probes without a number: mofo gate holds a model to divergence<0.05.\n"
     assert capsys.readouterr().err == expected
+
+
+CHANGED = [{"question": "what is blue?", "choices": ["the sky", "the old king", "a coat"], "answer": 0}] * 6
+
+
+def test_page_and_json_hold_the_questions_that_changed(capsys, tiny_model, tmp_path):
+    tuned = saved(moved(tiny_model, by=0.5, share=1), tmp_path / "tuned", tiny_model)
+    questions = tmp_path / "quiz.jsonl"
+    rows = [row | {"question": f"{n}: {row['question']}", "answer": n % 3} for n, row in enumerate(CHANGED)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page, numbers, answers = (tmp_path / name for name in ("page.html", "numbers.json", "answers"))
+    argv = ["measure", "--base", tiny_model, "--tuned", tuned, "--probes", f"choice:{questions}"]
+    argv += ["--output", str(page), "--output", str(numbers), "--save-answers", str(answers)]
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out.endswith(f"Written: {page}\nWritten: {numbers}\n")
+    found = json.loads(numbers.read_text())
+    paired = found["tuned"]["paired"]["forgotten"]["quiz"]["accuracy"]
+    changed = {str(place) for place in (*paired["lost_questions"], *paired["won_questions"])}
+    quoted = found["questions"].get("quiz", {}).get("accuracy", {})
+    assert changed, "the tuned model was moved far: some answer is another"
+    assert quoted.keys() == changed
+    kept = [[json.loads(row) for row in (answers / role / "quiz.jsonl").open()] for role in ("base", "tuned")]
+    for place, asked in quoted.items():
+        both = [rows[int(place)] for rows in kept]
+        assert (asked["base"], asked["tuned"]) == tuple(answer["given"] for answer in both)
+        assert asked["question"] == both[0]["question"]
+        assert asked["question"] in page.read_text()
+    for role, folder in (("base", tiny_model), ("tuned", tuned)):
+        weights = (Path(folder) / "model.safetensors").read_bytes()
+        assert found[role]["sha256"] == hashlib.sha256(weights).hexdigest()
+        assert found[role]["sha256"] in page.read_text()
+
+
+@pytest.mark.parametrize("command", ["measure", "gate"])
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("page.pdf", "says no format: expected a name that ends in .json, .csv, .md or .html"),
+        ("none/page.html", "does not exist: make it first"),
+        ("there.html", "exists: give another --output, or remove it first"),
+    ],
+)
+def test_output_that_cannot_be_written_is_refused_first(capsys, tmp_path, command, name, sentence):
+    (tmp_path / "there.html").write_text("kept")
+    models = ["--base", "none", "--tuned", "none"] if command == "measure" else ["none", "none"]
+    assert cli.main([command, *models, "--output", str(tmp_path / name)]) == 2
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+    assert (tmp_path / "there.html").read_text() == "kept"
+
+
+def test_results_are_shown_even_if_they_cannot_be_written(capsys, tiny_model, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mofo.report.pair_files.write_text", full)
+    argv = ["measure", "--base", tiny_model, "--tuned", tiny_model, "--probes", "text"]
+    assert cli.main([*argv, "--output", str(tmp_path / "page.html")]) == 2
+    printed = capsys.readouterr()
+    assert "no change beyond noise on text loss" in printed.out
+    assert printed.err == f"mofo measure: {tmp_path / 'page.html'} cannot be written: No space left on device.\n"

@@ -137,11 +137,11 @@ def test_progress_of_measuring_is_a_file_while_it_lasts(tmp_path):
     assert read_progress(tmp_path) is None
 
 
-def test_measure_fails_on_a_regression_alone(tiny_model, rows, capsys, tmp_path):
+def test_measure_fails_on_a_regression_alone(tiny_model, rows, tmp_path):
     argv = ["measure", "--base", tiny_model, "--tuned", tiny_model, "--probes", "harness:arc_easy@5"]
     argv += ["--harness-data", rows, "--save-answers", str(tmp_path), "--fail-on", "harness:arc_easy@5"]
-    assert cli.main([*argv, "--csv"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert cli.main([*argv, "--output", str(tmp_path / "numbers.csv")]) == 0
+    lines = (tmp_path / "numbers.csv").read_text().splitlines()
     assert lines[0].startswith("metric,probe,unit,base")
     assert lines[1].split(",")[:3] == ["arc_easy", "arc_easy", "%"]
     assert lines[1].split(",")[-5:] == ["5", "0", "0", "1.0", "unclear"]

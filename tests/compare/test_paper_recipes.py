@@ -1,11 +1,15 @@
 """The recipes of the paper's figures and tables: checked with a tiny model and rows of their form, without training."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from mofo.compare.estimate import estimate
 from mofo.compare.folder import OutputFolder
 from mofo.compare.launch import read_launch
 from mofo.compare.prepare import prepare
@@ -64,6 +68,29 @@ def test_recipes_of_the_papers_size_have_its_settings(evidence, tiny_model, file
     assert (recipe.epochs, recipe.schedule, recipe.settings["weight_decay"]) == (2, "cosine", 0)
     assert len({run.method_name for run in recipe.runs()}) == 6
     assert found.runs == (18 if "metamath" in file else 21)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("file", ["harness/metamath.yaml", "llama/pmc.yaml"])
+def test_recipes_of_the_papers_size_take_the_memory_that_is_said(file, monkeypatch):
+    def llama(*_, **__):
+        with torch.device("meta"):
+            return LlamaForCausalLM(LlamaConfig(attn_implementation="sdpa"))  # its defaults are Llama-2-7B
+
+    monkeypatch.setattr("mofo.compare.estimate.empty_model", llama)
+    monkeypatch.setattr("mofo.compare.estimate.compute_device", lambda: torch.device("cuda"))
+    found = estimate(make_recipe(read_recipe(EXPERIMENTS / file)), "bfloat16", [617], [[250, 1024]])
+    assert found.parameters == 6_738_415_616
+    said = (EXPERIMENTS / "harness" / "metamath.yaml").read_text()
+    for claim, size in (
+        ("about 86 GB of GPU memory", found.states + found.activations),
+        ("weights 13.5 GB", 2 * found.parameters),
+        ("moments 53.9 GB", found.states - 2 * found.parameters),
+        ("tokens 19.0 GB", found.activations),
+    ):
+        assert claim in " ".join(said.replace("#", " ").split())
+        number = re.search(r"([\d.]+) GB", claim)[1]
+        assert f"{size / 1e9:.{len(number.partition('.')[2])}f}" == number
 
 
 @pytest.mark.parametrize("file", ["harness/metamath.yaml", "llama/pmc.yaml"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from html import unescape
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from mofo.measure.bounds import Bound, bounded_metrics, check_bounds, judge, par
 from mofo.measure.gate import measure_gate
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
-from mofo.measure.pair import ModelResults, PairResults
+from mofo.pair import ModelResults, PairResults
 from mofo.results import FinalDistance, Metric
 from reference.folders import saved
 
@@ -192,6 +193,28 @@ def test_gate_prints_all_that_it_rests_on_as_json(tiny_model, tuned, capsys):
     assert [finding["outcome"] for finding in shown["findings"]] == ["broken", "kept"]
     kl = shown["results"]["tuned"]["forgotten"]["divergence"]["kl"]
     assert shown["findings"][0]["change"] == pytest.approx(kl), "the base's divergence from itself is 0"
+
+
+@pytest.mark.usefixtures("quick")
+def test_gate_leaves_its_evidence_in_files(tiny_model, tuned, tmp_path, capsys):
+    files = [tmp_path / f"gate{ending}" for ending in (".html", ".csv", ".md")]
+    words = [word for file in files for word in ("--output", str(file))]
+    argv = [
+        "gate",
+        tiny_model,
+        tuned,
+        "--forgotten",
+        "choice,divergence<1e-6",
+        "--save-answers",
+        str(tmp_path / "said"),
+    ]
+    assert cli.main([*argv, *words]) == 3
+    sentence, *written = capsys.readouterr().out.splitlines()
+    assert written == [f"Written: {file}" for file in files]
+    assert sentence in unescape(files[0].read_text())
+    assert files[1].read_text().splitlines()[2].startswith("divergence<1e-06,broken,divergence,0.0,")
+    assert files[2].read_text().startswith(f"{sentence}\n\n| bound |")
+    assert len((tmp_path / "said" / "tuned" / "choice.jsonl").read_text().splitlines()) >= 200
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from mofo.errors import UserError
 from mofo.measure import learned_metrics
 from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
-from mofo.measure.pair import ModelResults, PairResults, measure_pair
-from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
+from mofo.measure.pair import measure_pair
 from mofo.measure.progress import watched
+from mofo.pair import ModelResults, PairResults
+from mofo.report.pair import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
 from mofo.results import Errors, FinalDistance, Metric
 
 

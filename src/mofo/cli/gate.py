@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mofo.cli.measuring_flags import add_measuring_flags, add_pair, measuring_options
-from mofo.cli.output import as_json, measuring_bars, show
+from mofo.cli.measuring_flags import add_measuring_flags, add_pair, add_results_flags, measuring_options
+from mofo.cli.output import as_json, measuring_bars, show, show_written
 from mofo.cli.recipe_flags import split_commas
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ examples:
   mofo gate smollm2-135m tuned --learned held-out.jsonl
   mofo gate smollm2-135m tuned --forgotten "divergence<0.05,choice"
   mofo gate adapter --learned "rows.jsonl<-0.2" --forgotten "harness:mmlu>-0.02"
-  mofo gate adapter --forgotten "divergence<0.05" --json
+  mofo gate adapter --forgotten "divergence<0.05" --output gate.html
 
 exit code: 0 ship, 3 do not, 4 too little evidence: the 95 % interval of a
 change holds its limit
@@ -30,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     parser.usage = "mofo gate [BASE] TUNED [--learned DATA] [--forgotten BOUND,...] [flags]"
     parser.epilog = EXAMPLES
     add_pair(parser)
-    parser.add_argument("--json", action="store_true", help="print the verdict and all that was measured as JSON")
+    add_results_flags(parser)
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a model")
     bounds = parser.add_argument_group("bounds, on the change from the base (tuned minus base)")
     bounds.add_argument(
@@ -52,17 +52,24 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and say what came out."""
     from mofo.measure.gate import EXIT_CODES, measure_gate
+    from mofo.report.pair_files import check_pair_files, write_pair_files
 
+    check_pair_files(arguments.output)
     with measuring_bars():
         gate = measure_gate(
             arguments.base,
             arguments.tuned,
             learned=arguments.learned,
             forgotten=arguments.forgotten,
+            answers=arguments.save_answers,
             **measuring_options(arguments),
         )
-    if arguments.json:
-        print(as_json(gate))
-    else:
-        show(gate.sentence)
+    try:
+        write_pair_files(gate, arguments.output)
+    finally:
+        if arguments.json:
+            print(as_json(gate))
+        else:
+            show(gate.sentence)
+            show_written(arguments.output)
     return EXIT_CODES[gate.verdict]

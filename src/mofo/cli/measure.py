@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofo.cli.measuring_flags import PROBES_HELP, add_measuring_flags, measuring_options
-from mofo.cli.output import as_json, measuring_bars, show
+from mofo.cli.measuring_flags import PROBES_HELP, add_measuring_flags, add_results_flags, measuring_options
+from mofo.cli.output import as_json, measuring_bars, show, show_written
 from mofo.cli.recipe_flags import split_commas
 
 if TYPE_CHECKING:
     from mofo.cli.parser import Parser
+    from mofo.pair import PairResults
 
 HELP = "Measure what a tuned model learned and what it forgot"
 EXAMPLES = """\
 examples:
   mofo measure --base smollm2-135m --tuned tuned
   mofo measure --base smollm2-135m --tuned tuned --data held-out.jsonl
-  mofo measure --tuned lora-adapter
+  mofo measure --tuned lora-adapter --output page.html --output numbers.csv
   mofo measure --tuned lora-adapter --probes general --fail-on harness:mmlu
 """
 
@@ -31,10 +31,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     parser.usage = "mofo measure [--base MODEL] --tuned MODEL [--data DATA] [flags]"
     parser.epilog = EXAMPLES
-    formats = parser.add_mutually_exclusive_group()
-    formats.add_argument("--json", action="store_true", help="print the results as JSON")
-    formats.add_argument("--csv", action="store_true", help="print a row per metric as comma-separated values")
-    formats.add_argument("--markdown", action="store_true", help="print a row per metric as a Markdown table")
+    add_results_flags(parser)
     parser.add_argument(
         "--fail-on",
         type=split_commas,
@@ -62,9 +59,6 @@ def add_arguments(parser: Parser) -> None:
         metavar="PROBE,...",
         help=f"{PROBES_HELP} (default text,divergence,choice)",
     )
-    measuring.add_argument(
-        "--save-answers", type=Path, metavar="FOLDER", help="write what the models answered to each question"
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     from mofo.errors import UserError
     from mofo.measure.bounds import judge, parse_bound
     from mofo.measure.pair import measure_pair
-    from mofo.measure.pair_text import pair_csv, pair_legend, pair_markdown, pair_table, pair_verdict
+    from mofo.report.pair_files import check_pair_files, write_pair_files
 
+    check_pair_files(arguments.output)
     bounds = [parse_bound(text) for text in arguments.fail_on]
     if limited := next((bound for bound in bounds if bound.sign), None):
         raise UserError(f"--fail-on takes probes without a number: mofo gate holds a model to {limited}.")
@@ -87,16 +82,25 @@ def run(arguments: argparse.Namespace) -> int:
             bounds=bounds,
             **measuring_options(arguments),
         )
-    if arguments.json:
-        print(as_json(results))
-    elif arguments.csv or arguments.markdown:
-        print((pair_csv if arguments.csv else pair_markdown)(results), end="")
-    else:
-        show(pair_verdict(results))
-        show(pair_table(results))
-        for line in [*pair_legend(results), *results.notes]:
-            show(line)
+    try:
+        write_pair_files(results, arguments.output)
+    finally:
+        _show(results, arguments)
     worse = [finding.metric for finding in judge(bounds, results) if finding.outcome == "broken"]
     if worse:
         print(f"mofo measure: the tuned model got worse on {', '.join(dict.fromkeys(worse))}", file=sys.stderr)
     return REGRESSION if worse else 0
+
+
+def _show(results: PairResults, arguments: argparse.Namespace) -> None:
+    """Print the results: for a program, or for a reader with where they were written."""
+    from mofo.report.pair import pair_legend, pair_table, pair_verdict
+
+    if arguments.json:
+        print(as_json(results))
+        return
+    show(pair_verdict(results))
+    show(pair_table(results))
+    for line in [*pair_legend(results), *results.notes]:
+        show(line)
+    show_written(arguments.output)

@@ -42,6 +42,22 @@ def add_measuring_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_results_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the results of two models go."""
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the results to a new file too: page.html, or .json, .csv, .md (may be given again)",
+    )
+    parser.add_argument(
+        "--save-answers", type=Path, metavar="FOLDER", help="write what the models answered to each question"
+    )
+
+
 def measuring_options(arguments: argparse.Namespace) -> Reading:
     """Return what these flags say, as `mofo.measure.prepared.prepare` takes it."""
     from mofo.measure.probe import Options

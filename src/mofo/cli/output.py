@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,12 @@ def show_note(text: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+def show_written(files: Sequence[Path]) -> None:
+    """Print where results were written."""
+    for file in files:
+        show(f"Written: {file}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from mofo.compare.folder import LEARNED, OutputFolder, answers_in
 from mofo.compare.recipe import PlannedRun, Recipe
 from mofo.compare.tune import planned_runs
 from mofo.machine import hardware, versions
-from mofo.measure.answers import questions_of, read_answers
+from mofo.measure.answers import answers_to, read_answers
 from mofo.results import FILE_NAME, Results, Run, Task, load_results, write_results
 
 MOST_CHARACTERS = 300
@@ -67,7 +67,8 @@ def _questions(recipe: Recipe, folder: OutputFolder, runs: Sequence[Run]) -> dic
     for source, names in changed.items():
         answers = read_answers(answers_in(folder.path), source)
         for name, places in names.items():
-            asked = dict(enumerate(questions_of(answers, name))) or earlier.get(source, {}).get(name, {})
+            asked = {place: answer.question for place, answer in enumerate(answers_to(answers, name))}
+            asked = asked or earlier.get(source, {}).get(name, {})
             found_texts = {place: _brief(asked[place]) for place in sorted(places) if place in asked}
             if found_texts:
                 texts.setdefault(source, {})[name] = found_texts

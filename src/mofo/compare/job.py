@@ -110,13 +110,13 @@ class Job:
         with autocast(self.plan.precision), progress_in(folder):
             learned = {task.name: self._learned(task, model, answers=answers) for task in self.tasks}
             for probe in self.learned:  # of the only task
-                learned[self.tasks[0].name] |= ask(probe, model, kept, LEARNED)
+                learned[self.tasks[0].name] |= ask(probe, model, kept, LEARNED)[0]
             if len(self.tasks) > 1:
                 learned[ALL_TASKS] = self._means(learned)
             taken = [probe for probe in self.probes if in_full or probe.name not in self.at_end_only]
             return Measured(
                 learned=learned,
-                forgotten={probe.name: ask(probe, model, kept, probe.name) for probe in taken},
+                forgotten={probe.name: ask(probe, model, kept, probe.name)[0] for probe in taken},
             )
 
     def _learned(self, task: TaskSettings, model: PreTrainedModel, *, answers: bool) -> dict[str, float]:

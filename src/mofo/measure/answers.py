@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def ask(probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> dict[str, float]:
-    """Return the numbers of a probe, and leave the answers to its questions in a folder, if one is given.
+def ask(probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) -> tuple[dict[str, float], list[Answer]]:
+    """Return the numbers of a probe and the answers to its questions, and leave these in a folder, if one is given.
 
     Args:
         probe: The probe.
@@ -26,7 +26,7 @@ def ask(probe: Probe, model: PreTrainedModel, folder: Path | None, name: str) ->
     numbers, answers = probe.ask(model)
     if answers and folder is not None:
         write_jsonl(_file(folder, name), map(asdict, answers))
-    return numbers
+    return numbers, answers
 
 
 def read_answers(folder: Path, name: str) -> list[Answer]:
@@ -34,9 +34,9 @@ def read_answers(folder: Path, name: str) -> list[Answer]:
     return [Answer(**row) for row in read_jsonl(_file(folder, name))]
 
 
-def questions_of(answers: Sequence[Answer], metric: str) -> list[str]:
-    """Return the texts of the questions that are units of a probe's number, in the order of the units."""
-    return [answer.question for answer in answers if metric in answer.scores]
+def answers_to(answers: Sequence[Answer], metric: str) -> list[Answer]:
+    """Return the answers to the questions that are units of a probe's number, in the order of the units."""
+    return [answer for answer in answers if metric in answer.scores]
 
 
 def _file(folder: Path, name: str) -> Path:

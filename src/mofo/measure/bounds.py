@@ -11,20 +11,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-from pydantic import Field
+from typing import Literal, NamedTuple
 
 from mofo.errors import UserError, closest
 from mofo.measure.kinds import probe_name
-from mofo.results import Metric, Number, Record
+from mofo.pair import Finding, Holds, PairResults
+from mofo.results import Metric
 
-if TYPE_CHECKING:
-    from mofo.measure.pair import PairResults
-
-Outcome = Literal["kept", "broken", "unsure"]
-
-_BY_CHANCE: dict[str | None, Outcome] = {"worse": "broken", "unclear": "unsure", "unchanged": "kept", "better": "kept"}
+_BY_CHANCE: dict[str | None, Holds] = {"worse": "broken", "unclear": "unsure", "unchanged": "kept", "better": "kept"}
 """What an outcome of `Metric.outcome` means for a bound without a limit."""
 
 
@@ -44,17 +38,6 @@ class Bound(NamedTuple):
     def __str__(self) -> str:
         """Return the bound as it is written."""
         return self.name if self.sign is None else f"{self.name}{self.sign}{self.limit:.12g}"
-
-
-class Finding(Record):
-    """What was measured of a metric that a bound is on."""
-
-    bound: str = Field(description="the bound, as it is written")
-    metric: str = Field(description="label of the metric")
-    change: Number = Field(description="tuned minus base, in the direction of the metric; `null` if it diverged")
-    low: Number = Field(description="lower end of the 95 % interval of the change; `null` without one")
-    high: Number = Field(description="upper end")
-    outcome: Outcome = Field(description="whether the bound is kept or broken beyond chance; or which is unsure")
 
 
 def parse_bound(text: str) -> Bound:
@@ -126,7 +109,7 @@ def _judge(bound: Bound, metric: Metric, results: PairResults) -> Finding:
     before, after, paired = metric.of(base), metric.of(tuned), metric.paired(tuned)
     change = None if before is None or after is None else after - before
     low, high = (paired.low, paired.high) if paired else (None, None)
-    outcome: Outcome
+    outcome: Holds
     if change is None:
         outcome = "broken"
     elif bound.sign is None:

@@ -12,7 +12,7 @@ import torch
 from mofo.errors import UserError
 from mofo.measure.continuations import Tokenized, score_batch, score_continuations
 from mofo.measure.mean import Mean
-from mofo.measure.probe import Base, Options, Probe
+from mofo.measure.probe import Answer, Base, Options, Probe
 from mofo.measure.scoring import inference
 from mofo.results import Metric
 
@@ -51,8 +51,8 @@ class ChoiceProbe(Probe):
 
     def __init__(self, name: str, questions: list[Question], tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(name)
-        self._answers = [question["answer"] for question in questions]
-        self._questions = [tokenize_question(question, tokenizer) for question in questions]
+        self._questions = questions
+        self._tokenized = [tokenize_question(question, tokenizer) for question in questions]
 
     @classmethod
     def check(cls, argument: str, options: Options) -> None:
@@ -73,17 +73,23 @@ class ChoiceProbe(Probe):
             token; guessing blindly among four gives −1.39). Higher is better for both. The log-probability by itself
             would mostly show how the model has come to like the format. The units of both are the questions.
         """
+        return self.ask(model)[0]
+
+    def ask(self, model: PreTrainedModel) -> tuple[dict[str, float], list[Answer]]:
+        """Return what `measure` returns, and the choice that the model made in each question."""
         with inference(model):
-            scored = score_continuations(model, self._questions, self.name)
-        scores = [[choice.per_token for choice in question] for question in scored]
-        hits = [scores[n].index(max(scores[n])) == answer for n, answer in enumerate(self._answers)]
-        right = [float(torch.tensor(scores[n]).log_softmax(0)[answer]) for n, answer in enumerate(self._answers)]
-        return {"accuracy": Mean(hits), "log_probability": Mean(right)}
+            scored = score_continuations(model, self._tokenized, self.name)
+        answers = [
+            _answer(question, [choice.per_token for choice in choices])
+            for question, choices in zip(self._questions, scored, strict=True)
+        ]
+        names = ("accuracy", "log_probability")
+        return {name: Mean([answer.scores[name] for answer in answers]) for name in names}, answers
 
     @property
     def metrics(self) -> list[Metric]:
         """Accuracy, and log-probability, which stands for the probe: accuracy on a few hundred questions is coarse."""
-        questions = f"{len(self._answers)} questions with choices"
+        questions = f"{len(self._questions)} questions with choices"
         return [
             Metric(
                 kind="forgotten",
@@ -106,6 +112,18 @@ class ChoiceProbe(Probe):
                 higher_is_better=True,
             ),
         ]
+
+
+def _answer(question: Question, scores: list[float]) -> Answer:
+    """Return what a model answered to a question whose choices it gave these log-probabilities per token."""
+    right, given = question["answer"], scores.index(max(scores))
+    log_probability = float(torch.tensor(scores).log_softmax(0)[right])
+    return Answer(
+        question["question"],
+        question["choices"][right],
+        question["choices"][given],
+        {"accuracy": float(given == right), "log_probability": log_probability},
+    )
 
 
 def tokenize_question(question: Question, tokenizer: PreTrainedTokenizerBase) -> Tokenized:

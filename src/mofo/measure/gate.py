@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mofo.errors import UserError
-from mofo.measure.bounds import Bound, Finding, judge, parse_bound
+from mofo.measure.bounds import Bound, judge, parse_bound
 from mofo.measure.metrics import learned_metrics
-from mofo.measure.pair import PairResults, measure_pair
-from mofo.measure.prepared import TASK, Reading
-from mofo.results import Record
+from mofo.measure.pair import measure_pair
+from mofo.measure.prepared import Reading
+from mofo.pair import TASK, Finding, GateResults, Verdict
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-Verdict = Literal["ship", "do not ship", "too little evidence"]
 
 EXIT_CODES: dict[Verdict, int] = {"ship": 0, "do not ship": 3, "too little evidence": 4}
 """What `mofo gate` ends with."""
 
 
-class GateResults(Record):
-    """What a tuned model was held to, and what came out."""
-
-    verdict: Verdict = Field(description="what to do with the model")
-    findings: list[Finding] = Field(description="what was found of each metric that a bound is on")
-    results: PairResults = Field(description="all that was measured")
-
-    @property
-    def sentence(self) -> str:
-        """The verdict with the findings that it rests on."""
-        if self.verdict == "do not ship":
-            told = [_told(finding, "which is not {}") for finding in self.findings if finding.outcome == "broken"]
-            return f"Do not ship: {'; '.join(told)}."
-        if self.verdict == "too little evidence":
-            told = [_told(finding, "to be {}") for finding in self.findings if finding.outcome == "unsure"]
-            return f"Too little evidence: {'; '.join(told)}; measure more rows or questions."
-        return f"Ship: {'; '.join(_told(finding, '{}') for finding in self.findings)}."
-
-
 def measure_gate(
-    base: str | None, tuned: str, *, learned: str | None, forgotten: Sequence[str], **reading: Unpack[Reading]
+    base: str | None,
+    tuned: str,
+    *,
+    learned: str | None,
+    forgotten: Sequence[str],
+    answers: Path | None = None,
+    **reading: Unpack[Reading],
 ) -> GateResults:
     """Measure a tuned model against its base, and hold it to bounds.
 
@@ -53,6 +37,7 @@ def measure_gate(
         learned: Held-out data of the task, on which the tuned model must have a lower loss than the base, beyond its
             interval; after `<` the change that it must be below, such as `held-out.jsonl<-0.2`.
         forgotten: Bounds on probes, as `mofo.measure.bounds` describes them. These probes are measured.
+        answers: As for `mofo.measure.pair.measure_pair`.
         reading: As for `mofo.measure.prepared.prepare`.
 
     Raises:
@@ -66,9 +51,10 @@ def measure_gate(
     if not bounds:
         raise UserError("There is nothing to decide by: give --learned, --forgotten or both.")
     probes = list(dict.fromkeys(bound.name for bound in bounds[data is not None :]))
-    results = measure_pair(base, tuned, probes=probes, data=data, bounds=bounds, **reading)
+    results = measure_pair(base, tuned, probes=probes, data=data, answers=answers, bounds=bounds, **reading)
     findings = judge(bounds, results)
-    return GateResults(verdict=_verdict(findings), findings=findings, results=results)
+    verdict = _verdict(findings)
+    return GateResults(verdict=verdict, sentence=_sentence(verdict, findings), findings=findings, results=results)
 
 
 def _verdict(findings: Sequence[Finding]) -> Verdict:
@@ -76,6 +62,17 @@ def _verdict(findings: Sequence[Finding]) -> Verdict:
     if "broken" in outcomes:
         return "do not ship"
     return "too little evidence" if "unsure" in outcomes else "ship"
+
+
+def _sentence(verdict: Verdict, findings: Sequence[Finding]) -> str:
+    """Return a verdict with the findings that it rests on."""
+    if verdict == "do not ship":
+        told = [_told(finding, "which is not {}") for finding in findings if finding.outcome == "broken"]
+        return f"Do not ship: {'; '.join(told)}."
+    if verdict == "too little evidence":
+        told = [_told(finding, "to be {}") for finding in findings if finding.outcome == "unsure"]
+        return f"Too little evidence: {'; '.join(told)}; measure more rows or questions."
+    return f"Ship: {'; '.join(_told(finding, '{}') for finding in findings)}."
 
 
 def _learned_bound(text: str) -> tuple[str, Bound]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mofo.measure.mean import Mean, Stratum, change_errors, errors
 from mofo.measure.pairing import paired
+from mofo.measure.probe import Answer
 from mofo.results import Errors, Paired, Pairings, Point
 
 Numbers = Mapping[str, Mapping[str, float]]
@@ -33,10 +34,12 @@ class Measured:
     Attributes:
         learned: Numbers of each task.
         forgotten: Numbers of each probe.
+        answers: What it answered to the questions of each probe that keeps answers.
     """
 
     learned: Numbers
     forgotten: Numbers
+    answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
 
     def point(self, base: Measured | None) -> Point:
         """Return the numbers as a point at step 0, with the errors of their changes from the base if it is given."""
@@ -63,7 +66,7 @@ class Measured:
     @classmethod
     def from_units(cls, units: Mapping[str, Units]) -> Measured:
         """Return the means of units."""
-        return cls(*(_means(units.get(kind, {})) for kind in ("learned", "forgotten")))
+        return cls(_means(units.get("learned", {})), _means(units.get("forgotten", {})))
 
 
 def _means(units: Units) -> Numbers:

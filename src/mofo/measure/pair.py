@@ -6,54 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from mofo.files import check_place
+from mofo.machine import LIBRARIES, versions
+from mofo.measure.answers import answers_to
 from mofo.measure.bounds import Bound, check_bounds
 from mofo.measure.distance import weight_distance
-from mofo.measure.prepared import TASK, Reading, prepare
+from mofo.measure.measured import Measured
+from mofo.measure.prepared import Reading, prepare
 from mofo.measure.progress import stage
+from mofo.models.digest import weights_digest
+from mofo.models.pairing import base_of
 from mofo.models.precision import autocast, choose_precision
 from mofo.models.weights import weights_of
-from mofo.results import Errors, FinalDistance, Metric, Number, Pairings, Point, Record
+from mofo.pair import TASK, ModelResults, PairResults, Question
+from mofo.results import Point
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-class ModelResults(Record):
-    """What was measured of one model."""
-
-    learned: dict[str, Number] = Field(description="held-out `loss`; empty where there was no data")
-    forgotten: dict[str, dict[str, Number]] = Field(description="per probe its metrics")
-    errors: Errors = Field(default=Errors(), description="standard errors of these numbers")
-    change_errors: Errors = Field(default=Errors(), description="standard errors of their changes from the base")
-    paired: Pairings = Field(default=Pairings(), description="what was compared with the base question by question")
-
-    @property
-    def point(self) -> Point:
-        """The numbers as a point of a comparison."""
-        return Point(
-            step=0,
-            learned={TASK: self.learned},
-            forgotten=self.forgotten,
-            errors=self.errors,
-            change_errors=self.change_errors,
-            paired=self.paired,
-        )
-
-
-class PairResults(Record):
-    """What was measured of a base and a tuned model."""
-
-    base: ModelResults = Field(description="the base")
-    tuned: ModelResults = Field(description="the tuned model")
-    distance: FinalDistance = Field(description="distance of the tuned model from the base")
-    metrics: list[Metric] = Field(default=[], description="what the numbers of the task and the probes are")
-    rows: dict[str, int] = Field(
-        default={}, description="number of held-out rows that were not used as they are, by reason"
-    )
-    notes: list[str] = Field(default=[], description="how the two were made comparable, where they were not")
 
 
 def measure_pair(
@@ -90,7 +59,8 @@ def measure_pair(
     with stage("distance"):
         distance = weight_distance(weights_of(pair.base), weights_of(pair.tuned))
     pair.tuned.float()
-    with autocast(choose_precision("auto")):
+    precision = choose_precision("auto")
+    with autocast(precision):
         made = prepared.make_probes()
         metrics = prepared.metrics(made)
         check_bounds(bounds, metrics)
@@ -98,21 +68,48 @@ def measure_pair(
             prepared.measure(model, role, made, answers / role if answers else None)
             for role, model in {"base": pair.base, "tuned": pair.tuned}.items()
         )
+    point = after.point(before)
     return PairResults(
-        base=_results(before.point(None)),
-        tuned=_results(after.point(before)),
+        base=_results(base_of(base, tuned), before.point(None)),
+        tuned=_results(tuned, point),
         distance=distance,
         metrics=metrics,
+        questions=_changed(before, after, point),
+        data=data,
         rows=prepared.reasons,
         notes=pair.notes,
+        precision=precision,
+        versions=versions(*LIBRARIES, "lm_eval"),
     )
 
 
-def _results(point: Point) -> ModelResults:
+def _results(model: str, point: Point) -> ModelResults:
     return ModelResults(
+        model=model,
+        sha256=weights_digest(model),
         learned=point.learned[TASK],
         forgotten=point.forgotten,
         errors=point.errors,
         change_errors=point.change_errors,
         paired=point.paired,
     )
+
+
+def _changed(before: Measured, after: Measured, point: Point) -> dict[str, dict[str, dict[int, Question]]]:
+    """Return the questions that were lost or won, with what both models answered, where answers were kept."""
+    changed: dict[str, dict[str, dict[int, Question]]] = {}
+    for source, numbers in point.paired.forgotten.items():
+        for name, paired in numbers.items():
+            old, new = (answers_to(measured.answers.get(source, ()), name) for measured in (before, after))
+            places = sorted((*paired.lost_questions, *paired.won_questions)) if old else []
+            if places:
+                changed.setdefault(source, {})[name] = {
+                    place: Question(
+                        question=old[place].question,
+                        expected=old[place].expected,
+                        base=old[place].given,
+                        tuned=new[place].given,
+                    )
+                    for place in places
+                }
+    return changed

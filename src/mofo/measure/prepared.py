@@ -22,13 +22,11 @@ from mofo.models.load import resolve_model
 from mofo.models.pairing import Pair, base_of, load_pair
 from mofo.models.precision import compute_device
 from mofo.models.weights import token_rows
+from mofo.pair import TASK
 from mofo.results import Metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TASK = "task"
-"""The task's name in what is learned of held-out data."""
 
 
 class Reading(TypedDict, total=False):
@@ -84,11 +82,11 @@ class Prepared:
         if self.examples:
             with stage(f"held-out loss, {role}"):
                 learned["loss"] = held_out_loss(model, self.examples)["loss"]
-        forgotten = {}
+        forgotten, answered = {}, {}
         for probe in probes:
             with stage(f"{probe.name}, {role}"):
-                forgotten[probe.name] = ask(probe, model, answers, probe.name)
-        return Measured(learned={TASK: learned}, forgotten=forgotten)
+                forgotten[probe.name], answered[probe.name] = ask(probe, model, answers, probe.name)
+        return Measured(learned={TASK: learned}, forgotten=forgotten, answers=answered)
 
 
 def prepare(

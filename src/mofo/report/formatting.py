@@ -31,6 +31,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return _fixed(value, _decimals(value, digits)) if abs(value) < 1e6 else _minus(scientific(value))
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a change: `number` with a plus sign where it is positive."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
 def pooled(amount: Pooled | None, digits: int = 3) -> str:
     """Return mean ± standard deviation.
 

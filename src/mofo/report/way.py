@@ -15,7 +15,7 @@ from mofo.errors import UserError
 from mofo.files import write_files
 from mofo.forgetting import Forgetting, Mark
 from mofo.report.figures import INK, PAGE, Panel, mark_better, png
-from mofo.report.formatting import NOTHING, joined, number, with_unit
+from mofo.report.formatting import NOTHING, joined, number, signed, with_unit
 from mofo.report.render import render
 from mofo.report.section import Cell, Group, Plot, Row, Section, Table
 from mofo.report.styles import BASE, make_styles
@@ -245,8 +245,7 @@ def _value(metric: Metric, point: Point) -> str:
 def _change(change: float | None, error: float | None, metric: Metric) -> str:
     if change is None:
         return NOTHING
-    text = number(change * metric.scale, 3)
-    text = text if text.startswith("−") or not change else f"+{text}"
+    text = signed(change * metric.scale)
     return text if error is None else f"{text} ±{number(error * metric.scale, 2)}"
 
 

@@ -7,7 +7,7 @@ import io
 
 from rich.table import Table
 
-from mofo.measure.pair import PairResults
+from mofo.pair import PairResults
 from mofo.results import MARGIN, Metric, Outcome, Paired
 
 OUTCOMES: dict[Outcome, str] = {
