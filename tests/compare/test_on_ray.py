@@ -3,6 +3,7 @@
 What needs the cluster is marked `full`: on a busy machine it takes half a minute to start and half a gigabyte.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -283,7 +284,7 @@ def test_command_refuses_flags_that_contradict_each_other(capsys, values, tmp_pa
         ("127.0.0.1:1", "no Ray cluster to use at the address 127.0.0.1:1 ([Errno 111] Connection refused): start one"),
         (
             "nonsense",
-            "no Ray cluster to use at the address nonsense (Invalid address format: nonsense): start one with",
+            "no Ray cluster to use at the address nonsense (Invalid address format: nonsense): start one",
         ),
         ("ray://127.0.0.1:1", "RAY_ADDRESS is ray://127.0.0.1:1, for Ray's client: run mofo on a node of the cluster"),
     ],
