@@ -24,8 +24,6 @@ from mofo.compare.recipe import make_recipe
 from mofo.errors import UserError
 
 SMALL = {"num_gpus": 0, "object_store_memory": 100 << 20}
-EAGER = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
-"""A node is dead after three seconds without an answer."""
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def cluster():
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": EAGER, **SMALL}
+    head = {"num_cpus": 0, "include_dashboard": False, **SMALL}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1, **SMALL)
