@@ -46,11 +46,14 @@ def values(tiny_model, tiny_data):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of Ray, whose address is in `RAY_ADDRESS`; a node that a test removes it must replace."""
+    """A cluster of Ray, whose address is in `RAY_ADDRESS`; a node that a test removes it must replace.
+
+    Ray's workers have a niceness of 15 by default, with which they starve beside other tests.
+    """
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, **SMALL}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": {"worker_niceness": 0}, **SMALL}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1, **SMALL)
