@@ -109,11 +109,14 @@ def test_flags_give_the_values_of_a_recipe(compared):
 def test_other_arguments_are_passed_on(compared, tmp_path):
     assert cli.main(["compare"]) == 0
     assert str(compared[-1][1]) == "mofo-compare"
-    assert compared[-1][2] == {"overwrite": False, "jobs": 1, "launch": None, "until": None}
+    default = {"overwrite": False, "jobs": 1, "launch": None, "on_ray": False, "gpus": None, "until": None}
+    assert compared[-1][2] == default
     argv = ["compare", "--output", str(tmp_path / "out"), "--overwrite", "--jobs=2", "--launch", "f", "--until", "9"]
     assert cli.main(argv) == 0
     given = {"overwrite": True, "jobs": 2, "launch": Path("f"), "until": 9}
-    assert compared[-1][1:] == (tmp_path / "out", given)
+    assert compared[-1][1:] == (tmp_path / "out", default | given)
+    assert cli.main(["compare", "--on", "ray", "--gpus", "0.5"]) == 0
+    assert compared[-1][2] == default | {"on_ray": True, "gpus": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_dry_run_prints_and_writes_nothing(recipe, capsys):
     ("words", "message"),
     [
         (["--tune"], "--array needs to know all runs beforehand"),
-        (["--jobs", "2"], "does not go with --launch, --jobs and --until"),
+        (["--jobs", "2"], "does not go with --launch, --jobs, --until and --on"),
         (["--data", "missing.jsonl"], "missing.jsonl does not exist"),
     ],
 )

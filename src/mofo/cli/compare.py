@@ -20,6 +20,7 @@ examples:
   mofo compare --steps 32 --learning-rates 1e-4,3e-4 --output comparison
   mofo compare --recipe comparison/recipe.yaml --seeds 0,1 --output comparison
   mofo compare --recipe recipe.yaml --output comparison --array > submit.sh
+  RAY_ADDRESS=head:6379 mofo compare --recipe recipe.yaml --output comparison --on ray --precision bfloat16
 """
 
 
@@ -68,6 +69,18 @@ def add_comparison_flags(parser: Parser, *, default_output: str) -> None:
         help="spread each run over several GPUs by `accelerate launch` with this file (DDP or FSDP2)",
     )
     parser.add_argument(
+        "--on",
+        choices=["ray"],
+        help="do the runs as tasks of the Ray cluster that RAY_ADDRESS names or this machine is part of, whose nodes "
+        "all see the output folder",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=float,
+        metavar="N",
+        help="with --on ray: GPUs of a run, 1 by default, a share of one such as 0.5, or 0 for runs on CPUs",
+    )
+    parser.add_argument(
         "--array",
         action="store_true",
         help="prepare the folder, and print a script that has Slurm do the runs, a job each; with --dry-run only print",
@@ -86,14 +99,17 @@ def _array_script(recipe: Recipe, arguments: argparse.Namespace) -> str:
     """Return the script of `--array`."""
     from mofo.compare.array import array_script
 
-    if arguments.launch or arguments.jobs > 1 or arguments.until:
-        raise UserError("--array makes a job of Slurm for each run; it does not go with --launch, --jobs and --until.")
+    if arguments.launch or arguments.jobs > 1 or arguments.until or arguments.on:
+        raise UserError(
+            "--array makes a job of Slurm for each run; it does not go with --launch, --jobs, --until and --on."
+        )
     return array_script(recipe, arguments.output, overwrite=arguments.overwrite, dry_run=arguments.dry_run)
 
 
 def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None) -> int:
     """Run the comparison of a recipe file and flags, and show its results."""
     from mofo.compare.launch import read_launch
+    from mofo.compare.on_ray import gpus_of_run, ray_cluster
     from mofo.compare.recipe import make_recipe, override, read_recipe
 
     recipe = make_recipe(override(read_recipe(recipe_file) if recipe_file else {}, recipe_values(arguments)))
@@ -101,12 +117,17 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
         raise UserError(f"--jobs is {arguments.jobs}, expected at least 1.")
     if arguments.until is not None and arguments.until < 1:
         raise UserError(f"--until is {arguments.until}, expected at least 1.")
+    here = arguments.on is None
+    if arguments.gpus is not None and here:
+        raise UserError("--gpus is for --on ray: here each run has the GPU that there is, or several by --launch.")
     if arguments.array:
         print(_array_script(recipe, arguments), end="")
         return 0
     if arguments.dry_run:
-        if arguments.launch:
-            read_launch(arguments.launch, recipe, arguments.jobs)
+        launched = read_launch(arguments.launch, recipe, arguments.jobs, here=here) if arguments.launch else None
+        if not here:
+            with ray_cluster(gpus_of_run(arguments.gpus, recipe, launched, arguments.jobs)):
+                pass
         show_plan(recipe, arguments.output, overwrite=arguments.overwrite)
         return 0
     from mofo.compare.jobs import compare
@@ -118,6 +139,8 @@ def run_comparison(arguments: argparse.Namespace, recipe_file: str | Path | None
             overwrite=arguments.overwrite,
             jobs=arguments.jobs,
             launch=arguments.launch,
+            on_ray=not here,
+            gpus=arguments.gpus,
             until=arguments.until,
         )
     except KeyboardInterrupt:

@@ -47,13 +47,14 @@ class Launch:
         return f"Each run is spread over {self.processes} processes with {kind} ({self.file})."
 
 
-def read_launch(file: Path, recipe: Recipe, jobs: int) -> Launch:
+def read_launch(file: Path, recipe: Recipe, jobs: int, *, here: bool = True) -> Launch:
     """Read a configuration file of accelerate and check that the runs of a recipe can be launched by it.
 
     Args:
         file: The file, as `accelerate config` writes it.
         recipe: What to do.
         jobs: Runs at the same time.
+        here: Whether the runs are to be on this machine, whose GPUs are then counted.
 
     Raises:
         UserError: The file cannot be read, or asks for what the recipe or this machine cannot do.
@@ -75,7 +76,7 @@ def read_launch(file: Path, recipe: Recipe, jobs: int) -> Launch:
         raise UserError(f"{file} is for several machines: --launch starts its processes on this one alone.")
     if jobs > 1:
         raise UserError(f"--jobs is {jobs}, but with --launch one run uses all GPUs: leave --jobs out.")
-    if torch.cuda.device_count() < launch.processes:
+    if here and torch.cuda.device_count() < launch.processes:
         raise UserError(
             f"{file} wants {launch.processes} GPUs and this machine has {torch.cuda.device_count()}: change "
             "num_processes, or leave --launch out."

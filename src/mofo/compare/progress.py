@@ -73,15 +73,18 @@ class Progress:
         self.bars.update(self.all_runs, total=total)
 
     def start(self, name: str) -> None:
-        """Show a job; what an earlier session measured is not shown again."""
+        """Show a job once it has a log, which one in a cluster's queue has not; nothing of an earlier session."""
+        text, total = (name, self.steps) if name in self.runs else ("measuring the base", None)
+        self.jobs[name] = self.bars.add_task(text, total=total, rate="", start=False, visible=False)
         if name in self.runs:
-            self.jobs[name] = self.bars.add_task(name, total=self.steps, rate="")
             self._new_rows(name)
-        else:
-            self.jobs[name] = self.bars.add_task("measuring the base", total=None, rate="")
 
     def update(self, name: str) -> None:
         """Show what a job has written since the last call."""
+        bar = self.bars.tasks[self.bars.task_ids.index(self.jobs[name])]
+        if not bar.started and self.folder.log(name).exists():
+            self.bars.start_task(bar.id)
+            self.bars.update(bar.id, visible=True)
         if name not in self.runs:
             measuring = read_progress(self.folder.path)
             if measuring is not None:
@@ -91,7 +94,6 @@ class Progress:
             if isinstance(row, Measurement):
                 self.bars.console.print(self._line(name, row.point), highlight=False)
             self.done_steps[name] = row.point.step if isinstance(row, Measurement) else row.step
-        bar = self.bars.tasks[self.bars.task_ids.index(self.jobs[name])]
         rate = f"{bar.speed:.2f} steps/s" if bar.speed else ""
         measuring = read_progress(self.folder.run(name).path)
         rate = measuring.text if measuring else rate
@@ -123,13 +125,17 @@ class Progress:
     def _new_rows(self, name: str) -> list[LoggedStep | Measurement]:
         """Return the whole lines that a run has written since the last call.
 
-        A resumed run shortens its file to what came before its checkpoint.
+        A resumed run shortens its file to what came before its checkpoint. Where that was not seen, because it was in
+        this session and the file has grown since, a line may begin elsewhere; then all are read again.
         """
         file = self.folder.run(name).metrics
         if not file.exists():
             return []
         with file.open("rb") as stream:
-            start = stream.seek(min(self.read_so_far.get(name, 0), file.stat().st_size))
+            start = min(self.read_so_far.get(name, 0), file.stat().st_size)
+            stream.seek(max(0, start - 1))
+            if start and stream.read(1) != b"\n":
+                start = stream.seek(0)
             content = stream.read()
         lines = content[: content.rfind(b"\n") + 1]
         self.read_so_far[name] = start + len(lines)
