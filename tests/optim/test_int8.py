@@ -13,6 +13,7 @@ from torchao.optim import AdamW8bit
 from torchao.optim.subclass_8bit import OptimState8bit
 
 from mofo import MoFO
+from mofo.optim.kernels.plain.int8 import code_tables
 from mofo.optim.rule.types import Operands
 from mofo.optim.rule.update import update
 from mofo.optim.state import int8
@@ -116,7 +117,7 @@ def test_quantise_equals_torchao_to_the_bit(seed, signed, block, exponent, sprea
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_quantise_has_torchaos_boundary_between_any_two_codes(signed):
-    _, bounds = int8.code_tables(signed, torch.device("cpu"))
+    _, bounds = code_tables(signed, torch.device("cpu"))
     near = (bounds[:-1].view(torch.int32)[:, None] + torch.arange(-40, 41)).int().view(torch.float32)
     values = torch.zeros(255, 128)
     values[:, :81] = near.clamp(-1, 1)

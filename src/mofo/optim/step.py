@@ -6,7 +6,10 @@ import contextlib
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from mofo.optim.distributed.step import ShardedStep
+from mofo.optim.dtensor import is_dtensor
 from mofo.optim.kernels.cpu.step import NativeStep
 from mofo.optim.kernels.plain.adamw import AdamWStep
 from mofo.optim.kernels.plain.foreach import ForeachStep
@@ -64,8 +67,12 @@ def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Wor
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    route = _update([task for task in tasks if not task.int8], scale, workspaces)
-    for batch in _int8_batches(tasks):
+    direct: list[Task] = []
+    widened: list[Task] = []
+    for task in tasks:
+        (widened if task.int8 and not _stays_int8(task) else direct).append(task)
+    route = _update(direct, scale, workspaces)
+    for batch in _batches(widened):
         route = None
         if scale.overflowed:  # to quantise again what was not changed might change it
             break
@@ -158,16 +165,28 @@ class LocalStep:
             kernels.run()
 
 
-def _int8_batches(tasks: list[Task]) -> Iterator[list[Task]]:
-    """Cut the tensors with moments in 8 bits into batches that are no larger than the largest of them.
+def _stays_int8(task: Task) -> bool:
+    """Check whether the native library updates a tensor whose moments are in 8 bits, without a float32 copy of them.
+
+    Raises:
+        RuntimeError: `fused=True` insists on it, and it cannot.
+    """
+    operands, rule, execution, _, together = task
+    is_torchs = rule.fraction == 1 and operands.param.dtype is torch.float32  # AdamWStep has it
+    if together is not None or execution.capturable or is_torchs or is_dtensor(operands.param):
+        return False
+    return NativeStep().serves(operands, rule, execution)
+
+
+def _batches(tasks: list[Task]) -> Iterator[list[Task]]:
+    """Cut the tensors whose moments in 8 bits are widened into batches that are no larger than the largest of them.
 
     In float32 their moments take memory. Entries are counted in all processes, so that these have the same batches.
     """
-    quantised = [task for task in tasks if task.int8]
-    largest = max((task.operands.param.numel() for task in quantised), default=0)
+    largest = max((task.operands.param.numel() for task in tasks), default=0)
     batch: list[Task] = []
     size = 0
-    for task in quantised:
+    for task in tasks:
         entries = task.operands.param.numel()
         if size + entries > largest:
             yield batch

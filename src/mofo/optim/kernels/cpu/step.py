@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mofo.optim.kernels.cpu import int8
 from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
 from mofo.optim.kernels.dispatch import uses_native
+from mofo.optim.state.int8 import is_int8, quantisation_block
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mofo.optim.kernels import Execution
     from mofo.optim.rule.types import Operands, Rule
 
@@ -30,19 +34,31 @@ class NativeStep:
         self.layouts: list[MemoryLayout] = []
         self._config = config or NativeConfig()
         self._packed: list[bytes] = []
-        self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept
+        self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept,
+        self._int8: list[Tensor] = []  # and of moments in 8 bits, their scales
 
     def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
-        """Check whether the library updates a tensor.
+        """Check whether the library updates a tensor; its moments may be in 8 bits.
 
         Raises:
             RuntimeError: `fused=True` insists on it, and it cannot.
         """
-        return uses_native(execution, *operands[:4])
+        param, grad, exp_avg, exp_avg_sq = operands[:4]
+        if is_int8(exp_avg) and is_int8(exp_avg_sq):
+            readable = all(int8.serves(m) and m.block_size == quantisation_block(param) for m in (exp_avg, exp_avg_sq))
+            in_order = param.is_contiguous() and grad.is_contiguous()
+            return readable and in_order and uses_native(execution, param, grad)
+        return uses_native(execution, param, grad, exp_avg, exp_avg_sq)
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor that the library can update."""
-        self.add_all([operands], rule, [MemoryLayout.of(operands, rule)])
+        m, v = operands.exp_avg, operands.exp_avg_sq
+        codebooks = None
+        if is_int8(m) and is_int8(v):
+            self._int8 += (m, v)
+            codebooks = int8.pack(m, v)
+            operands = operands._replace(exp_avg=m.codes, exp_avg_sq=v.codes)
+        self.add_all([operands], rule, [MemoryLayout.of(operands, rule, codebooks)])
 
     def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[MemoryLayout]) -> None:
         """Take tensors with the same rule, whose layouts are known."""
