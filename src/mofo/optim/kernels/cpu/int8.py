@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 from array import array
 from typing import TYPE_CHECKING
+
+import torch
 
 from mofo.optim.kernels.cpu.library import Library, NativeConfig, load
 from mofo.optim.kernels.plain.int8 import code_tables
@@ -12,6 +14,9 @@ from mofo.optim.kernels.plain.int8 import code_tables
 if TYPE_CHECKING:
     from torch import Tensor
     from torchao.optim.subclass_8bit import OptimState8bit
+
+DECADES = 7  # of the numbers that codes stand for
+ZERO = {True: 127, False: 0}  # the code of 0, by whether there are negative numbers
 
 
 def serves(moment: OptimState8bit) -> bool:
@@ -24,10 +29,39 @@ def pack(*moments: OptimState8bit) -> array[int]:
     """Return `struct Codebook` of kernel.h for each moment. These must be kept while the library reads it."""
     packed = array("Q")
     for moment in moments:
-        cells, bounds = code_tables(moment.signed, moment.device)
-        tables = (moment.qmap.data_ptr(), cells.data_ptr(), bounds.data_ptr())
-        packed.extend((moment.scale.data_ptr(), moment.block_size, *tables))
+        tables = (*code_tables(moment.signed, moment.device), code_lines(moment.signed))
+        addresses = (table.data_ptr() for table in (moment.qmap, *tables))
+        packed.extend((moment.scale.data_ptr(), moment.block_size, *addresses, ZERO[moment.signed]))
     return packed
+
+
+@functools.cache
+def code_lines(signed: bool) -> Tensor:
+    """Return `struct Lines` of kernel.h, as bytes.
+
+    torchao's map has seven decades: the j-th has c = 2^j numbers, or 2^(j+1) if there are no negative ones, equally
+    spaced between 10^(j-7) and 10^(j-6). Before them there is 0, after them 1.
+    """
+    _, bounds = code_tables(signed, torch.device("cpu"))
+    slopes, offsets, limits = [0.0], [0.5], [0.5]  # magnitudes that round to 0
+    starts, rank = [], 1
+    for decade in range(DECADES):
+        count = 1 << decade + (not signed)
+        slopes.append(count / (9 * 10.0 ** (decade - DECADES)))
+        offsets.append(rank - count / 9)
+        limits.append(rank + count - 0.5)  # up to the first bound of the next decade
+        starts.append(bounds[ZERO[signed] + rank - 1])
+        rank += count
+    starts.append(bounds[ZERO[signed] + rank - 1])  # magnitudes that round to 1
+    for row, value in ((slopes, 0.0), (offsets, rank + 0.5), (limits, rank + 0.5)):
+        row.extend([value] * (16 - len(row)))
+
+    begins = torch.stack(starts)
+    exponents = 2.0 ** torch.arange(-31, 1)  # by their lower five bits as floats have them
+    line = (exponents[:, None] >= begins).sum(dim=1)
+    following = torch.cat([begins, torch.tensor([torch.inf])])[line]
+    columns = (torch.tensor(slopes), torch.tensor(offsets), torch.tensor(limits), line.int(), following)
+    return torch.cat([column.view(torch.int32) for column in columns])
 
 
 def dequantise(moment: OptimState8bit, values: Tensor, config: NativeConfig | None = None) -> None:

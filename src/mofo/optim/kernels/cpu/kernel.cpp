@@ -12,7 +12,14 @@
 // Only C functions and this file's own may be called here: of an inline function of the C++ library, which all
 // compilations of this file would share, the linker keeps one, perhaps one that the processor at hand cannot run.
 #if defined(__AVX2__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own header, its bug 105593
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #if defined(_MSC_VER)
 #include <intrin.h>

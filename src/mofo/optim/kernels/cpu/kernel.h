@@ -14,9 +14,19 @@ constexpr Key INFINITE = 0x7F800000;                      // of an infinite scor
 constexpr Key HIGHEST = std::numeric_limits<Key>::max();  // higher than any
 constexpr Key NONE = -1;                                  // lower than any
 
+constexpr int LINE = 16;  // entries that are looked at together: a cache line of float32
+
 enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16, INT8 };  // INT8: of moments alone
 enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
 enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
+
+// Straight lines that give the rank of a magnitude in [0, 1] among the codes of one sign: slope * magnitude + offset,
+// but at most limit. Line 0 is for the least magnitudes.
+struct Lines {
+  float slope[LINE], offset[LINE], limit[LINE];
+  int32_t line[2 * LINE];  // by the lower five bits of the exponent: which line it begins with,
+  int32_t next[2 * LINE];  // and from which magnitude on, as bits, the next line holds
+};
 
 // How a moment in 8 bits is read and written: the code of an entry stands for a number in [-1, 1], which is multiplied
 // by the scale of its quantisation block. Fields of 8 bytes, in the order in which library.py packs them.
@@ -26,6 +36,8 @@ struct Codebook {
   const float* values;   // [256]: the number that each code stands for
   const uint8_t* cells;  // [1 << 16]: the code of the smallest number whose upper 16 bits, plus 2^15, are the index
   const float* bounds;   // [256]: the smallest number that has a higher code; cells are so small that none has two
+  const Lines* lines;    // that give the rank of most numbers,
+  int64_t zero;          // counted from this code, which stands for 0
 };
 
 // One tensor of a step. Fields of 8 bytes, in the order in which library.py packs them.
@@ -108,8 +120,6 @@ struct Kernel {
   void (*dequantise)(const Codebook&, const uint8_t* codes, int64_t start, int64_t length, float* values);
   void (*quantise)(const Codebook&, uint8_t* codes, int64_t start, int64_t length, const float* values);
 };
-
-constexpr int LINE = 16;  // entries that are sampled together: a cache line of float32
 
 namespace avx512 {
 extern const Kernel kernel;
