@@ -6,36 +6,62 @@
 
 #if defined(__AVX512F__)
 
+// Looks up the two halves of a float apart, because there are twice as many of them in a register.
 class Lookup {
  public:
+  static constexpr int TOGETHER = 2 * LINE;
+
   explicit Lookup(const Codebook& book) {
-    for (int i = 0; i < 16; ++i) table_[i] = _mm512_loadu_ps(book.values + 16 * i);
+    for (int i = 0; i < 8; ++i) {
+      const __m512i first = _mm512_loadu_si512(book.values + 2 * LINE * i);
+      const __m512i second = _mm512_loadu_si512(book.values + 2 * LINE * i + LINE);
+      lower_[i] = join(_mm512_cvtepi32_epi16(first), _mm512_cvtepi32_epi16(second));
+      upper_[i] = join(_mm512_cvtepi32_epi16(_mm512_srli_epi32(first, 16)),
+                       _mm512_cvtepi32_epi16(_mm512_srli_epi32(second, 16)));
+    }
   }
 
-  // Writes LINE values.
+  // Writes TOGETHER values.
   void operator()(const uint8_t* codes, float scale, float* out) const {
-    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    __m512 found[8];  // by the five lower bits, in any two registers; the three upper ones say in which
-    for (int i = 0; i < 8; ++i) found[i] = _mm512_permutex2var_ps(table_[2 * i], code, table_[2 * i + 1]);
-    for (int bit = 5, left = 4; left > 0; ++bit, left /= 2) {
-      const __mmask16 upper = _mm512_test_epi32_mask(code, _mm512_set1_epi32(1 << bit));
-      for (int i = 0; i < left; ++i) found[i] = _mm512_mask_blend_ps(upper, found[2 * i], found[2 * i + 1]);
-    }
-    _mm512_storeu_ps(out, _mm512_mul_ps(found[0], _mm512_set1_ps(scale)));
+    const __m512i in_order = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+    // such that the halves, interleaved within quarters of a register, are in order
+    const __m512i code = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), in_order);
+    const __m512i lower = find(lower_, code), upper = find(upper_, code);
+    store(out, _mm512_unpacklo_epi16(lower, upper), scale);
+    store(out + LINE, _mm512_unpackhi_epi16(lower, upper), scale);
   }
 
  private:
-  __m512 table_[16];
+  static __m512i join(__m256i first, __m256i second) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  }
+
+  static void store(float* out, __m512i found, float scale) {
+    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_castsi512_ps(found), _mm512_set1_ps(scale)));
+  }
+
+  static __m512i find(const __m512i (&table)[8], __m512i code) {
+    const __mmask32 odd = _mm512_test_epi16_mask(code, _mm512_set1_epi16(64));
+    const __mmask32 high = _mm512_test_epi16_mask(code, _mm512_set1_epi16(128));
+    __m512i found[4];  // by the six lower bits, in any two registers; the two upper ones say in which
+    for (int i = 0; i < 4; ++i) found[i] = _mm512_permutex2var_epi16(table[2 * i], code, table[2 * i + 1]);
+    return _mm512_mask_blend_epi16(high, _mm512_mask_blend_epi16(odd, found[0], found[1]),
+                                   _mm512_mask_blend_epi16(odd, found[2], found[3]));
+  }
+
+  __m512i lower_[8], upper_[8];
 };
 
 #else
 
 class Lookup {
  public:
+  static constexpr int TOGETHER = LINE;
+
   explicit Lookup(const Codebook& book) : values_(book.values) {}
 
   void operator()(const uint8_t* codes, float scale, float* RESTRICT out) const {
-    for (int i = 0; i < LINE; ++i) out[i] = values_[codes[i]] * scale;
+    for (int i = 0; i < TOGETHER; ++i) out[i] = values_[codes[i]] * scale;
   }
 
  private:
@@ -47,20 +73,22 @@ class Lookup {
 // Reads the values of any entries.
 void dequantise(const Codebook& book, const uint8_t* codes, int64_t start, int64_t length, float* RESTRICT out) {
   const Lookup lookup(book);
-  while (length > 0) {
-    const int64_t left = book.block - start % book.block;
-    const int size = int(left < length ? left : length);
-    const float scale = book.scales[start / book.block];
-    const int full = size / LINE * LINE;
-    for (int i = 0; i < full; i += LINE) lookup(codes + start + i, scale, out + i);
-    for (int i = full; i < size; ++i) out[i] = book.values[codes[start + i]] * scale;
-    start += size;
-    length -= size;
+  const float* scale = book.scales + start / book.block;
+  int64_t left = book.block - start % book.block;  // of the quantisation block
+  for (codes += start; length > 0; ++scale) {
+    const int size = int(left < length ? left : length), full = size / Lookup::TOGETHER * Lookup::TOGETHER;
+    for (int i = 0; i < full; i += Lookup::TOGETHER) lookup(codes + i, *scale, out + i);
+    for (int i = full; i < size; ++i) out[i] = book.values[codes[i]] * *scale;
+    codes += size;
     out += size;
+    length -= size;
+    left = book.block;
   }
 }
 
 // ---- Writing: the code of the number that is nearest, as torchao rounds.
+
+constexpr int ZERO = 127;  // the code of 0 where there are negative numbers
 
 inline uint8_t code_of(const Codebook& book, float y) {
   const uint8_t code = book.cells[bits<uint32_t>(y) >> 16 ^ 0x8000];
@@ -72,11 +100,11 @@ inline uint8_t code_of(const Codebook& book, float y) {
 // The numbers are equally spaced within each of seven decades, so that there the rank of a magnitude among the codes is
 // a straight line, chosen by the magnitude's exponent and by whether it has reached the next line's start. So near to a
 // bound of two codes that the rounding of the line, or of the product with 1 / scale, could decide, `code_of` does.
+template <bool is_signed>
 class Rounder {
  public:
   explicit Rounder(const Codebook& book)
       : book_(book),
-        zero_(_mm512_set1_epi32(int(book.zero))),
         slope_(_mm512_loadu_ps(book.lines->slope)),
         offset_(_mm512_loadu_ps(book.lines->offset)),
         limit_(_mm512_loadu_ps(book.lines->limit)) {
@@ -88,45 +116,42 @@ class Rounder {
 
   // Writes LINE codes.
   void operator()(const float* x, float scale, float inverse, uint8_t* codes) const {
-    const __m512 y = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse));
-    const __m512i magnitude = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(y), _mm512_set1_epi32(0x7FFFFFFF)),
-                                               _mm512_set1_epi32(96 << 23));  // 2^-31
-    const __m512i exponent = _mm512_srli_epi32(magnitude, 23);                // five bits of it count
+    const __m512i y = _mm512_castps_si512(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    const __m512i positive = is_signed ? _mm512_and_si512(y, _mm512_set1_epi32(0x7FFFFFFF)) : y;
+    const __m512i magnitude = _mm512_max_epi32(positive, _mm512_set1_epi32(96 << 23));  // 2^-31 or more
+    const __m512i exponent = _mm512_srli_epi32(magnitude, 23);                          // five bits of it count
     const __m512i beyond = _mm512_sub_epi32(magnitude, _mm512_permutex2var_epi32(next_[0], exponent, next_[1]));
-    const __m512i first = _mm512_permutex2var_epi32(line_[0], exponent, line_[1]);
-    const __mmask16 reached = _mm512_cmpge_epi32_mask(beyond, _mm512_setzero_si512());
-    const __m512i line = _mm512_mask_add_epi32(first, reached, first, _mm512_set1_epi32(1));
-    const __m512 rank =
-        _mm512_min_ps(_mm512_permutexvar_ps(line, limit_),
-                      _mm512_fmadd_ps(_mm512_castsi512_ps(magnitude), _mm512_permutexvar_ps(line, slope_),
-                                      _mm512_permutexvar_ps(line, offset_)));
-    const __m512 off = _mm512_sub_ps(rank, _mm512_roundscale_ps(rank, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    const __mmask16 unsure = _mm512_cmp_ps_mask(_mm512_abs_ps(off), _mm512_set1_ps(NEAR_RANK), _CMP_LT_OQ) |
-                             _mm512_cmplt_epu32_mask(_mm512_add_epi32(beyond, _mm512_set1_epi32(NEAR_BITS)),
-                                                     _mm512_set1_epi32(2 * NEAR_BITS));
-    if (unsure) {
+    const __mmask16 reached = _mm512_cmpge_epi32_mask(beyond, _mm512_set1_epi32(Lines::MARGIN));
+    const __m512i before = _mm512_permutex2var_epi32(line_[0], exponent, line_[1]);
+    const __m512i line = _mm512_mask_add_epi32(before, reached, before, _mm512_set1_epi32(1));
+    const __m512 height = _mm512_fmadd_ps(_mm512_castsi512_ps(magnitude), _mm512_permutexvar_ps(line, slope_),
+                                          _mm512_permutexvar_ps(line, offset_));
+    const __m512i units = _mm512_cvttps_epi32(_mm512_min_ps(_mm512_permutexvar_ps(line, limit_), height));
+    const __m512i from_bound = _mm512_add_epi32(units, _mm512_set1_epi32(1));  // 0 or 1 within a unit of one
+    if (_mm512_testn_epi32_mask(from_bound, _mm512_set1_epi32(Lines::UNITS - 2)) |
+        _mm512_cmplt_epu32_mask(beyond, _mm512_set1_epi32(2 * Lines::MARGIN))) {
       for (int i = 0; i < LINE; ++i) codes[i] = code_of(book_, x[i] / scale);
       return;
     }
-    const __m512i distance = _mm512_cvttps_epi32(rank);
-    const __m512i code = _mm512_mask_sub_epi32(_mm512_add_epi32(zero_, distance),
-                                               _mm512_movepi32_mask(_mm512_castps_si512(y)), zero_, distance);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
-                     _mm512_cvtepi32_epi8(_mm512_max_epi32(code, _mm512_setzero_si512())));
+    __m512i code = _mm512_srli_epi32(units, 12);
+    static_assert(Lines::UNITS == 1 << 12, "a shift divides by it");
+    if (is_signed) {
+      const __m512i zero = _mm512_set1_epi32(ZERO);
+      code = _mm512_mask_sub_epi32(_mm512_add_epi32(zero, code), _mm512_movepi32_mask(y), zero, code);
+      code = _mm512_max_epi32(code, _mm512_setzero_si512());  // there is 1, but not -1
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(code));
   }
 
  private:
-  static constexpr float NEAR_RANK = 0x1p-12f;
-  static constexpr int NEAR_BITS = 16;  // in units in the last place
-
   const Codebook& book_;
-  const __m512i zero_;
   const __m512 slope_, offset_, limit_;
   __m512i line_[2], next_[2];
 };
 
 #else
 
+template <bool is_signed>
 class Rounder {
  public:
   explicit Rounder(const Codebook& book) : book_(book) {}
@@ -143,22 +168,44 @@ class Rounder {
 
 #endif
 
+// The scale of a quantisation block.
+inline float scale_of(const float* values, int size) {
+  int32_t largest[LINE];  // as integers, of which a NaN is the largest
+  for (int i = 0; i < LINE; ++i) largest[i] = bits<int32_t>(1e-12f);
+  for (int done = 0; done < size; done += LINE) {
+    for (int i = 0; i < LINE; ++i) {
+      const int32_t magnitude = bits<int32_t>(values[done + i]) & 0x7FFFFFFF;
+      largest[i] = magnitude > largest[i] ? magnitude : largest[i];
+    }
+  }
+  for (int left = LINE / 2; left > 0; left /= 2) {
+    for (int i = 0; i < left; ++i) largest[i] = largest[i] > largest[left + i] ? largest[i] : largest[left + i];
+  }
+  return bits<float>(largest[0]);
+}
+
+template <bool is_signed>
+void quantise_as(const Codebook& book, uint8_t* codes, int64_t start, int64_t length, const float* values) {
+  const Rounder<is_signed> round(book);
+  const int size = int(book.block);
+  float* scales = book.scales + start / size;
+  codes += start;
+  for (int64_t done = 0; done < length; done += RUN) {
+    const int blocks = int(length - done < RUN ? length - done : RUN) / size;
+    for (int i = 0; i < blocks; ++i) scales[i] = scale_of(values + i * size, size);
+    for (int i = 0; i < blocks; ++i, values += size, codes += size) {
+      const float scale = scales[i], inverse = 1 / scale;
+      if (inverse >= FLT_MIN) {
+        for (int j = 0; j < size; j += LINE) round(values + j, scale, inverse, codes + j);
+      } else {  // NaN, infinite, or so large that its inverse is not exact
+        for (int j = 0; j < size; ++j) codes[j] = code_of(book, values[j] / scale);
+      }
+    }
+    scales += blocks;
+  }
+}
+
 // Rounds the values of whole quantisation blocks.
 void quantise(const Codebook& book, uint8_t* codes, int64_t start, int64_t length, const float* values) {
-  const Rounder round(book);
-  const int size = int(book.block);
-  for (const int64_t end = start + length; start < end; start += size, values += size) {
-    int32_t largest = bits<int32_t>(1e-12f);  // as integers, of which a NaN is the largest
-    for (int i = 0; i < size; ++i) {
-      const int32_t magnitude = bits<int32_t>(values[i]) & 0x7FFFFFFF;
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    const float scale = bits<float>(largest), inverse = 1 / scale;
-    book.scales[start / size] = scale;
-    if (!(inverse >= FLT_MIN)) {  // NaN, infinity, or so large that the inverse is rounded
-      for (int i = 0; i < size; ++i) codes[start + i] = code_of(book, values[i] / scale);
-      continue;
-    }
-    for (int i = 0; i < size; i += LINE) round(values + i, scale, inverse, codes + start + i);
-  }
+  (book.is_signed ? quantise_as<true> : quantise_as<false>)(book, codes, start, length, values);
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchao.optim.subclass_8bit import OptimState8bit
 
 DECADES = 7  # of the numbers that codes stand for
+UNITS, MARGIN = 1 << 12, 16  # of struct Lines
 ZERO = {True: 127, False: 0}  # the code of 0, by whether there are negative numbers
 
 
@@ -31,7 +32,7 @@ def pack(*moments: OptimState8bit) -> array[int]:
     for moment in moments:
         tables = (*code_tables(moment.signed, moment.device), code_lines(moment.signed))
         addresses = (table.data_ptr() for table in (moment.qmap, *tables))
-        packed.extend((moment.scale.data_ptr(), moment.block_size, *addresses, ZERO[moment.signed]))
+        packed.extend((moment.scale.data_ptr(), moment.block_size, *addresses, moment.signed))
     return packed
 
 
@@ -60,8 +61,8 @@ def code_lines(signed: bool) -> Tensor:
     exponents = 2.0 ** torch.arange(-31, 1)  # by their lower five bits as floats have them
     line = (exponents[:, None] >= begins).sum(dim=1)
     following = torch.cat([begins, torch.tensor([torch.inf])])[line]
-    columns = (torch.tensor(slopes), torch.tensor(offsets), torch.tensor(limits), line.int(), following)
-    return torch.cat([column.view(torch.int32) for column in columns])
+    heights = [(UNITS * torch.tensor(row, dtype=torch.float64)).float().view(torch.int32) for row in (slopes, offsets, limits)]
+    return torch.cat([*heights, line.int(), following.view(torch.int32) - MARGIN])
 
 
 def dequantise(moment: OptimState8bit, values: Tensor, config: NativeConfig | None = None) -> None:

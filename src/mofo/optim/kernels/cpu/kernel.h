@@ -21,11 +21,13 @@ enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
 enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
 
 // Straight lines that give the rank of a magnitude in [0, 1] among the codes of one sign: slope * magnitude + offset,
-// but at most limit. Line 0 is for the least magnitudes.
+// but at most limit, in units of 1 / UNITS. Line 0 is for the least magnitudes.
 struct Lines {
+  static constexpr int UNITS = 1 << 12, MARGIN = 16;
+
   float slope[LINE], offset[LINE], limit[LINE];
   int32_t line[2 * LINE];  // by the lower five bits of the exponent: which line it begins with,
-  int32_t next[2 * LINE];  // and from which magnitude on, as bits, the next line holds
+  int32_t next[2 * LINE];  // and the bits, less MARGIN, of the least magnitude for which the next line holds
 };
 
 // How a moment in 8 bits is read and written: the code of an entry stands for a number in [-1, 1], which is multiplied
@@ -36,8 +38,8 @@ struct Codebook {
   const float* values;   // [256]: the number that each code stands for
   const uint8_t* cells;  // [1 << 16]: the code of the smallest number whose upper 16 bits, plus 2^15, are the index
   const float* bounds;   // [256]: the smallest number that has a higher code; cells are so small that none has two
-  const Lines* lines;    // that give the rank of most numbers,
-  int64_t zero;          // counted from this code, which stands for 0
+  const Lines* lines;    // of its numbers
+  int64_t is_signed;     // 1: some of its numbers are negative
 };
 
 // One tensor of a step. Fields of 8 bytes, in the order in which library.py packs them.
