@@ -128,8 +128,9 @@ class Rounder {
                                           _mm512_permutexvar_ps(line, offset_));
     const __m512i units = _mm512_cvttps_epi32(_mm512_min_ps(_mm512_permutexvar_ps(line, limit_), height));
     const __m512i from_bound = _mm512_add_epi32(units, _mm512_set1_epi32(1));  // 0 or 1 within a unit of one
-    if (_mm512_testn_epi32_mask(from_bound, _mm512_set1_epi32(Lines::UNITS - 2)) |
-        _mm512_cmplt_epu32_mask(beyond, _mm512_set1_epi32(2 * Lines::MARGIN))) {
+    const __mmask16 near_bound = _mm512_testn_epi32_mask(from_bound, _mm512_set1_epi32(Lines::UNITS - 2));
+    const __mmask16 near_start = _mm512_cmplt_epu32_mask(beyond, _mm512_set1_epi32(2 * Lines::MARGIN));
+    if (!_mm512_kortestz(near_bound, near_start)) {
       for (int i = 0; i < LINE; ++i) codes[i] = code_of(book_, x[i] / scale);
       return;
     }
@@ -168,6 +169,16 @@ class Rounder {
 
 #endif
 
+inline int32_t largest_of(const int32_t (&numbers)[LINE]) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32(_mm512_loadu_si512(numbers));
+#else
+  int32_t largest = numbers[0];
+  for (int i = 1; i < LINE; ++i) largest = numbers[i] > largest ? numbers[i] : largest;
+  return largest;
+#endif
+}
+
 // The scale of a quantisation block.
 inline float scale_of(const float* values, int size) {
   int32_t largest[LINE];  // as integers, of which a NaN is the largest
@@ -178,10 +189,7 @@ inline float scale_of(const float* values, int size) {
       largest[i] = magnitude > largest[i] ? magnitude : largest[i];
     }
   }
-  for (int left = LINE / 2; left > 0; left /= 2) {
-    for (int i = 0; i < left; ++i) largest[i] = largest[i] > largest[left + i] ? largest[i] : largest[left + i];
-  }
-  return bits<float>(largest[0]);
+  return bits<float>(largest_of(largest));
 }
 
 template <bool is_signed>

@@ -14,7 +14,8 @@
 #if defined(__AVX2__)
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own header, its bug 105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC's own header, its bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__)
