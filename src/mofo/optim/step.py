@@ -77,8 +77,8 @@ def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Wor
         if scale.overflowed:  # to quantise again what was not changed might change it
             break
         with contextlib.ExitStack() as stack:
-            wide = [task._replace(operands=stack.enter_context(float32_moments(task.operands))) for task in batch]
-            _update(wide, scale, workspaces)
+            wide = [(task, stack.enter_context(float32_moments(task.operands))) for task in batch]
+            _update([task._replace(operands=operands, int8=False) for task, operands in wide], scale, workspaces)
     return route
 
 
@@ -93,8 +93,10 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     local = LocalStep(scale, workspaces)
     sharded = ShardedStep(scale, local.add)
     grouped = TogetherStep(scale)
-    for operands, rule, execution, _, together in tasks:
-        if together is not None:
+    for operands, rule, execution, int8, together in tasks:
+        if int8:
+            local.add_int8(operands, rule, execution)
+        elif together is not None:
             grouped.add(operands, rule, together)
         elif sharded.serves(operands, rule, execution):
             sharded.add(operands, rule, execution)
@@ -137,7 +139,13 @@ class LocalStep:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
         serve = (number for number, each in enumerate(self._by_priority) if each.serves(operands, rule, execution))
-        number = next(serve)
+        self._add(next(serve), operands, rule, execution)
+
+    def add_int8(self, operands: Operands, rule: Rule, execution: Execution) -> None:
+        """Give a tensor whose moments are in 8 bits to the native library, which serves it."""
+        self._add(self._by_priority.index(self._native), operands, rule, execution)
+
+    def _add(self, number: int, operands: Operands, rule: Rule, execution: Execution) -> None:
         self.route.kernels.append(number)
         kernels = self._by_priority[number]
         if kernels.unscales or not self._scale.is_set:

@@ -72,17 +72,21 @@ class Lookup {
 
 // Reads the values of any entries.
 void dequantise(const Codebook& book, const uint8_t* codes, int64_t start, int64_t length, float* RESTRICT out) {
-  const Lookup lookup(book);
   const float* scale = book.scales + start / book.block;
   int64_t left = book.block - start % book.block;  // of the quantisation block
-  for (codes += start; length > 0; ++scale) {
-    const int size = int(left < length ? left : length), full = size / Lookup::TOGETHER * Lookup::TOGETHER;
-    for (int i = 0; i < full; i += Lookup::TOGETHER) lookup(codes + i, *scale, out + i);
-    for (int i = full; i < size; ++i) out[i] = book.values[codes[i]] * *scale;
-    codes += size;
-    out += size;
-    length -= size;
-    left = book.block;
+  codes += start;
+  if (length >= book.block) {
+    const Lookup lookup(book);
+    for (; left == book.block && length >= left; ++scale, codes += left, out += left, length -= left) {
+      for (int i = 0; i < left; i += Lookup::TOGETHER) lookup(codes + i, *scale, out + i);
+    }
+  }
+  for (int64_t i = 0; i < length; ++i, --left) {
+    if (left == 0) {
+      left = book.block;
+      ++scale;
+    }
+    out[i] = book.values[codes[i]] * *scale;
   }
 }
 

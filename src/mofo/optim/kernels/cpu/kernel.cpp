@@ -370,10 +370,11 @@ void apply_and_write(const Tensor& t, int64_t start, int64_t length, Key above, 
       const float* g = load_grad(t, at, size, buffer_g);
       load(t, EXP_AVG, at, size, m);
       load(t, EXP_AVG_SQ, at, size, v);
+      // To round a run takes so long that the processor itself does not fetch the next.
+      for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) prefetch(t, operand, at + size, RUN);
       decay.momenta(g, m, size);
       decay.squares(g, v, size);
       choose_moving([&](int i) { return rank(g[i], m[i], v[i], at + i); }, size, above, ties, chosen);
-      chosen.for_lines([&](int line, Mask) { prefetch(t, PARAM, at + line * LINE, LINE); });
       store(t, EXP_AVG, at, size, m);
       store(t, EXP_AVG_SQ, at, size, v);
       chosen.for_lines([&](int line, Mask mask) {
@@ -385,6 +386,10 @@ void apply_and_write(const Tensor& t, int64_t start, int64_t length, Key above, 
 }
 
 void apply(const Tensor& t, int64_t start, int64_t length, Key above, int64_t ties) {
+  if (ties >= length) {  // all of them: nothing is to be counted
+    --above;
+    ties = 0;
+  }
   if (t.codebooks) {
     return with_type_of_param(t, [&](auto zero) { apply_and_write<decltype(zero)>(t, start, length, above, ties); });
   }

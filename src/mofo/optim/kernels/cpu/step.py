@@ -45,9 +45,10 @@ class NativeStep:
         """
         param, grad, exp_avg, exp_avg_sq = operands[:4]
         if is_int8(exp_avg) and is_int8(exp_avg_sq):
-            readable = all(int8.serves(m) and m.block_size == quantisation_block(param) for m in (exp_avg, exp_avg_sq))
+            is_usual = exp_avg.block_size == exp_avg_sq.block_size == quantisation_block(param)
+            is_readable = int8.serves(exp_avg) and int8.serves(exp_avg_sq)
             in_order = param.is_contiguous() and grad.is_contiguous()
-            return readable and in_order and uses_native(execution, param, grad)
+            return is_usual and is_readable and in_order and uses_native(execution, param, grad)
         return uses_native(execution, param, grad, exp_avg, exp_avg_sq)
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
