@@ -95,7 +95,7 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     grouped = TogetherStep(scale)
     for operands, rule, execution, int8, together in tasks:
         if int8:
-            local.add_int8(operands, rule, execution)
+            local.add_int8(operands, rule)
         elif together is not None:
             grouped.add(operands, rule, together)
         elif sharded.serves(operands, rule, execution):
@@ -105,7 +105,8 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     sharded.run()
     local.run()
     grouped.run()
-    is_simple = not (sharded.has_served or scale.is_set or any(task.together is not None for task in tasks))
+    special = any(task.int8 or task.together is not None for task in tasks)
+    is_simple = not (sharded.has_served or scale.is_set or special)
     return local.route if is_simple else None
 
 
@@ -139,19 +140,18 @@ class LocalStep:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
         serve = (number for number, each in enumerate(self._by_priority) if each.serves(operands, rule, execution))
-        self._add(next(serve), operands, rule, execution)
-
-    def add_int8(self, operands: Operands, rule: Rule, execution: Execution) -> None:
-        """Give a tensor whose moments are in 8 bits to the native library, which serves it."""
-        self._add(self._by_priority.index(self._native), operands, rule, execution)
-
-    def _add(self, number: int, operands: Operands, rule: Rule, execution: Execution) -> None:
+        number = next(serve)
         self.route.kernels.append(number)
         kernels = self._by_priority[number]
-        if kernels.unscales or not self._scale.is_set:
+        if kernels.unscales:
             kernels.add(operands, rule, execution)
         elif not self._scale.overflowed:
-            kernels.add(operands._replace(grad=self._scale.unscaled(operands.grad)), rule, execution)
+            kernels.add(self._unscaled(operands), rule, execution)
+
+    def add_int8(self, operands: Operands, rule: Rule) -> None:
+        """Give a tensor whose moments are in 8 bits to the native library, which must serve it so."""
+        if not self._scale.overflowed:
+            self._native.add_int8(self._unscaled(operands), rule)
 
     def add_all(self, batches: list[Batch], route: Route) -> None:
         """Give tensors to the back ends that a step before has found to serve them."""
@@ -172,6 +172,11 @@ class LocalStep:
         for kernels in self._in_order:
             kernels.run()
 
+    def _unscaled(self, operands: Operands) -> Operands:
+        if not self._scale.is_set:
+            return operands
+        return operands._replace(grad=self._scale.unscaled(operands.grad))
+
 
 def _stays_int8(task: Task) -> bool:
     """Check whether the native library updates a tensor whose moments are in 8 bits, without a float32 copy of them.
@@ -183,7 +188,7 @@ def _stays_int8(task: Task) -> bool:
     is_torchs = rule.fraction == 1 and operands.param.dtype is torch.float32  # AdamWStep has it
     if together is not None or execution.capturable or is_torchs or is_dtensor(operands.param):
         return False
-    return NativeStep().serves(operands, rule, execution)
+    return NativeStep().serves_int8(operands, execution)
 
 
 def _batches(tasks: list[Task]) -> Iterator[list[Task]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchao.optim.subclass_8bit import OptimState8bit
 
+BLOCKS = (64, 128, 256)  # entries of a quantisation block
 DECADES = 7  # of the numbers that codes stand for
 UNITS, MARGIN = 1 << 12, 16  # of struct Lines
 ZERO = {True: 127, False: 0}  # the code of 0, by whether there are negative numbers
@@ -23,7 +24,8 @@ ZERO = {True: 127, False: 0}  # the code of 0, by whether there are negative num
 def serves(moment: OptimState8bit) -> bool:
     """Check whether the library reads and writes a moment."""
     parts = (moment.codes, moment.scale, moment.qmap)
-    return all(part.is_cpu and part.is_contiguous() for part in parts) and isinstance(load(), Library)
+    in_place = all(part.is_cpu and part.is_contiguous() for part in parts)
+    return in_place and moment.block_size in BLOCKS and isinstance(load(), Library)
 
 
 def pack(*moments: OptimState8bit) -> array[int]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from mofo.optim.kernels.cpu import int8
 from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
 from mofo.optim.kernels.dispatch import uses_native
-from mofo.optim.state.int8 import is_int8, quantisation_block
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torchao.optim.subclass_8bit import OptimState8bit
 
     from mofo.optim.kernels import Execution
     from mofo.optim.rule.types import Operands, Rule
@@ -35,31 +35,32 @@ class NativeStep:
         self._config = config or NativeConfig()
         self._packed: list[bytes] = []
         self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept,
-        self._int8: list[Tensor] = []  # and of moments in 8 bits, their scales
+        self._int8: list[OptimState8bit] = []  # and of moments in 8 bits the scales
 
     def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
-        """Check whether the library updates a tensor; its moments may be in 8 bits.
+        """Check whether the library updates a tensor.
 
         Raises:
             RuntimeError: `fused=True` insists on it, and it cannot.
         """
+        return uses_native(execution, *operands[:4])
+
+    def serves_int8(self, operands: Operands, execution: Execution) -> bool:
+        """Check likewise of a tensor whose moments are in 8 bits: it must be contiguous, its gradient too."""
         param, grad, exp_avg, exp_avg_sq = operands[:4]
-        if is_int8(exp_avg) and is_int8(exp_avg_sq):
-            is_usual = exp_avg.block_size == exp_avg_sq.block_size == quantisation_block(param)
-            is_readable = int8.serves(exp_avg) and int8.serves(exp_avg_sq)
-            in_order = param.is_contiguous() and grad.is_contiguous()
-            return is_usual and is_readable and in_order and uses_native(execution, param, grad)
-        return uses_native(execution, param, grad, exp_avg, exp_avg_sq)
+        is_readable = int8.serves(_in_8_bits(exp_avg)) and int8.serves(_in_8_bits(exp_avg_sq))
+        return is_readable and param.is_contiguous() and grad.is_contiguous() and uses_native(execution, param, grad)
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor that the library can update."""
-        m, v = operands.exp_avg, operands.exp_avg_sq
-        codebooks = None
-        if is_int8(m) and is_int8(v):
-            self._int8 += (m, v)
-            codebooks = int8.pack(m, v)
-            operands = operands._replace(exp_avg=m.codes, exp_avg_sq=v.codes)
-        self.add_all([operands], rule, [MemoryLayout.of(operands, rule, codebooks)])
+        self.add_all([operands], rule, [MemoryLayout.of(operands, rule)])
+
+    def add_int8(self, operands: Operands, rule: Rule) -> None:
+        """Take a tensor whose moments are in 8 bits, and that `serves_int8`."""
+        m, v = _in_8_bits(operands.exp_avg), _in_8_bits(operands.exp_avg_sq)
+        operands = operands._replace(exp_avg=m.codes, exp_avg_sq=v.codes)
+        self.add_all([operands], rule, [MemoryLayout.of(operands, rule, int8.pack(m, v))])
+        self._int8 += (m, v)
 
     def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[MemoryLayout]) -> None:
         """Take tensors with the same rule, whose layouts are known."""
@@ -81,3 +82,7 @@ class NativeStep:
         library.step(self._packed, self._config)
         # With a number instead of the tensor torch would make one of it for each step.
         torch._foreach_add_([operands.step for operands in self._operands], torch.tensor(1.0), alpha=1.0)
+
+
+def _in_8_bits(moment: Tensor) -> OptimState8bit:
+    return cast("OptimState8bit", moment)
