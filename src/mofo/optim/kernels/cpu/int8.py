@@ -63,7 +63,9 @@ def code_lines(signed: bool) -> Tensor:
     exponents = 2.0 ** torch.arange(-31, 1)  # by their lower five bits as floats have them
     line = (exponents[:, None] >= begins).sum(dim=1)
     following = torch.cat([begins, torch.tensor([torch.inf])])[line]
-    heights = [(UNITS * torch.tensor(row, dtype=torch.float64)).float().view(torch.int32) for row in (slopes, offsets, limits)]
+    heights = [
+        (UNITS * torch.tensor(row, dtype=torch.float64)).float().view(torch.int32) for row in (slopes, offsets, limits)
+    ]
     return torch.cat([*heights, line.int(), following.view(torch.int32) - MARGIN])
 
 
