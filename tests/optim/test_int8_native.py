@@ -64,7 +64,7 @@ def assert_equal_to_torchao(values, block, signed, **config):
     assert torch.equal(bits(read), bits(theirs.dequantize()))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 1 << 40),
     signed=st.booleans(),
@@ -162,17 +162,22 @@ def assert_step_equals_specification(pairs, rule, **config):
 
 @pytest.mark.parametrize(
     ("instruction_set", "score", "path"),
-    matrix(INSTRUCTION_SETS, SCORES, PATHS, always=lambda _, score, path: score == "momentum" or path == "sampled"),
+    matrix(
+        INSTRUCTION_SETS,
+        SCORES,
+        PATHS,
+        always=lambda isa, score, path: path == "sampled" and (score == "momentum" or isa == INSTRUCTION_SETS[0]),
+    ),
 )
 def test_int8_step_equals_specification_on_every_pattern_and_path(instruction_set, score, path):
     generator = torch.Generator().manual_seed(0)
     config = PATHS[path] | {"instruction_set": instruction_set, "threads": 1}
     for kind, fraction in itertools.product(KINDS, (1e-6, 0.05, 0.6)):
-        pair = make_int8(generator, (70, 576), torch.float32, kind, 64)
+        pair = make_int8(generator, (70, 192), torch.float32, kind, 64)
         assert_step_equals_specification([pair], replace(RULE, score=score, fraction=fraction), **config)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 7),
     columns=st.sampled_from([64, 192, 256, 320, 512]),
