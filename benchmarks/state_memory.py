@@ -1,10 +1,10 @@
 """What the moments take: bytes a parameter between steps, memory and time of a step, for each kind of state.
 
-Usage: python benchmarks/state_memory.py [--repeats 5] [--shapes small]
+Usage: python benchmarks/state_memory.py [--repeats 5] [--shapes third]
 
 Between steps: the bytes of all tensors in the optimizer's state, for models whose shapes are listed here, without
 making them. During a step, with the shapes of SmolLM2-135M: the peak above what was held before it, each kind in a
-process of its own, and in another process the times of steps on one thread, paired in rounds.
+process of its own, and in another process the times of steps on one thread and on two, paired in rounds.
 """
 
 import argparse
@@ -40,6 +40,7 @@ KINDS = {
     "MoFO int8": lambda params: MoFO(params, lr=1e-5, state_dtype="int8"),
 }
 
+THREADS = (1, 2)
 
 MODELS = {
     "SmolLM2-135M": SHAPES["smollm2-135m"],
@@ -81,7 +82,7 @@ def memory_of(kind, arguments):
 
 
 def measure_times(shapes, repeats):
-    """Seconds of a step of each kind in each round, on the same parameters and gradients."""
+    """Seconds of a step of each kind in each round, on the same parameters and gradients, by the number of threads."""
     params = make_params(shapes)
     generator = torch.Generator().manual_seed(1)
     for param in params:
@@ -93,16 +94,32 @@ def measure_times(shapes, repeats):
         ready[kind].step()
         if kind != "MoFO int8":
             share_moments(ready[kind], moments)
-    seconds = {kind: [] for kind in KINDS}
+    seconds = {threads: {kind: [] for kind in KINDS} for threads in THREADS}
     for round_ in range(repeats + 1):
         fill_gradients([param.grad for param in params], generator)
-        for kind, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
-            start = time.perf_counter()
-            optimizer.step()
-            if round_:
-                seconds[kind].append(time.perf_counter() - start)
+        for threads in THREADS:
+            torch.set_num_threads(threads)
+            for kind, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
+                start = time.perf_counter()
+                optimizer.step()
+                if round_:
+                    seconds[threads][kind].append(time.perf_counter() - start)
         print(f"round {round_} of {repeats}", file=sys.stderr, flush=True)
     return seconds
+
+
+def compared(seconds):
+    """Times of the kinds, and their ratios to float32 in the same round."""
+    rows = {}
+    for kind, own in seconds.items():
+        ratios = [a / b for a, b in zip(own, seconds["MoFO float32"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        rows[kind] = {
+            "milliseconds": round(1000 * statistics.median(own), 1),
+            "ratio_to_mofo_float32": round(middle, 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+        }
+    return rows
 
 
 def main():
@@ -133,27 +150,28 @@ def main():
     memory = {kind: memory_of(kind, arguments) for kind in KINDS}
     seconds = measure_times(shapes, arguments.repeats)
     rows = []
+    times = {threads: compared(of_threads) for threads, of_threads in seconds.items()}
     for kind, found in memory.items():
-        ratios = [own / other for own, other in zip(seconds[kind], seconds["MoFO float32"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         rows.append(
             {
                 "kind": kind,
                 "state_bytes_per_parameter": round(found["state_bytes"] / entries, 4),
                 "extra_bytes_in_a_step": found["extra_bytes_in_a_step"],
                 "extra_over_largest_tensor": round(found["extra_bytes_in_a_step"] / largest, 3),
-                "milliseconds": round(1000 * statistics.median(seconds[kind]), 1),
-                "ratio_to_mofo_float32": round(middle, 3),
-                "quartiles": [round(low, 3), round(high, 3)],
+                "threads": {threads: of_kinds[kind] for threads, of_kinds in times.items()},
             }
         )
         print(
             f"{kind:<14}{rows[-1]['state_bytes_per_parameter']:>8.3f} bytes a parameter,"
-            f"{rows[-1]['extra_over_largest_tensor']:>7.2f} × the largest tensor in a step,"
-            f"{rows[-1]['milliseconds']:>9.1f} ms ({middle:.2f} ×, {low:.2f} – {high:.2f})"
+            f"{rows[-1]['extra_over_largest_tensor']:>7.2f} × the largest tensor in a step"
         )
+        for threads, of_kinds in times.items():
+            row, (low, high) = of_kinds[kind], of_kinds[kind]["quartiles"]
+            print(
+                f"  {threads} threads{row['milliseconds']:>9.1f} ms "
+                f"({row['ratio_to_mofo_float32']:.2f} ×, {low:.2f} – {high:.2f})"
+            )
     result = about_this_run() | {
-        "threads": 1,
         "repeats": arguments.repeats,
         "between_steps": models,
         "shapes": arguments.shapes,

@@ -259,9 +259,9 @@ class MoFO(Optimizer):
             What `closure` returned.
 
         Raises:
-            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then, but with
-                `state_dtype="int8"` those before one that overlaps its own gradient were. Or not all processes have
-                gradients of the same sharded parameters.
+            RuntimeError: a gradient is sparse, or parameters overlap in memory. No tensor was written then, but where
+                moments in 8 bits become float32 for the step, those before one that overlaps its own gradient were. Or
+                not all processes have gradients of the same sharded parameters.
             TypeError, ValueError, RuntimeError, NotImplementedError: as the class, where options or parameters
                 were changed since. No tensor was written then.
         """

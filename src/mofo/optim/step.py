@@ -6,7 +6,10 @@ import contextlib
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from mofo.optim.distributed.step import ShardedStep
+from mofo.optim.dtensor import is_dtensor
 from mofo.optim.kernels.cpu.step import NativeStep
 from mofo.optim.kernels.plain.adamw import AdamWStep
 from mofo.optim.kernels.plain.foreach import ForeachStep
@@ -64,14 +67,18 @@ def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Wor
     Raises:
         RuntimeError, NotImplementedError: a back end that a group insists on cannot serve; nothing was written then.
     """
-    route = _update([task for task in tasks if not task.int8], scale, workspaces)
-    for batch in _int8_batches(tasks):
+    direct: list[Task] = []
+    widened: list[Task] = []
+    for task in tasks:
+        (widened if task.int8 and not _stays_int8(task) else direct).append(task)
+    route = _update(direct, scale, workspaces)
+    for batch in _batches(widened):
         route = None
         if scale.overflowed:  # to quantise again what was not changed might change it
             break
         with contextlib.ExitStack() as stack:
-            wide = [task._replace(operands=stack.enter_context(float32_moments(task.operands))) for task in batch]
-            _update(wide, scale, workspaces)
+            wide = [(task, stack.enter_context(float32_moments(task.operands))) for task in batch]
+            _update([task._replace(operands=operands, int8=False) for task, operands in wide], scale, workspaces)
     return route
 
 
@@ -86,8 +93,10 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     local = LocalStep(scale, workspaces)
     sharded = ShardedStep(scale, local.add)
     grouped = TogetherStep(scale)
-    for operands, rule, execution, _, together in tasks:
-        if together is not None:
+    for operands, rule, execution, int8, together in tasks:
+        if int8:
+            local.add_int8(operands, rule)
+        elif together is not None:
             grouped.add(operands, rule, together)
         elif sharded.serves(operands, rule, execution):
             sharded.add(operands, rule, execution)
@@ -96,7 +105,8 @@ def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Works
     sharded.run()
     local.run()
     grouped.run()
-    is_simple = not (sharded.has_served or scale.is_set or any(task.together is not None for task in tasks))
+    special = any(task.int8 or task.together is not None for task in tasks)
+    is_simple = not (sharded.has_served or scale.is_set or special)
     return local.route if is_simple else None
 
 
@@ -133,10 +143,15 @@ class LocalStep:
         number = next(serve)
         self.route.kernels.append(number)
         kernels = self._by_priority[number]
-        if kernels.unscales or not self._scale.is_set:
+        if kernels.unscales:
             kernels.add(operands, rule, execution)
         elif not self._scale.overflowed:
-            kernels.add(operands._replace(grad=self._scale.unscaled(operands.grad)), rule, execution)
+            kernels.add(self._unscaled(operands), rule, execution)
+
+    def add_int8(self, operands: Operands, rule: Rule) -> None:
+        """Give a tensor whose moments are in 8 bits to the native library, which must serve it so."""
+        if not self._scale.overflowed:
+            self._native.add_int8(self._unscaled(operands), rule)
 
     def add_all(self, batches: list[Batch], route: Route) -> None:
         """Give tensors to the back ends that a step before has found to serve them."""
@@ -157,17 +172,34 @@ class LocalStep:
         for kernels in self._in_order:
             kernels.run()
 
+    def _unscaled(self, operands: Operands) -> Operands:
+        if not self._scale.is_set:
+            return operands
+        return operands._replace(grad=self._scale.unscaled(operands.grad))
 
-def _int8_batches(tasks: list[Task]) -> Iterator[list[Task]]:
-    """Cut the tensors with moments in 8 bits into batches that are no larger than the largest of them.
+
+def _stays_int8(task: Task) -> bool:
+    """Check whether the native library updates a tensor whose moments are in 8 bits, without a float32 copy of them.
+
+    Raises:
+        RuntimeError: `fused=True` insists on it, and it cannot.
+    """
+    operands, rule, execution, _, together = task
+    is_torchs = rule.fraction == 1 and operands.param.dtype is torch.float32  # AdamWStep has it
+    if together is not None or execution.capturable or is_torchs or is_dtensor(operands.param):
+        return False
+    return NativeStep().serves_int8(operands, execution)
+
+
+def _batches(tasks: list[Task]) -> Iterator[list[Task]]:
+    """Cut the tensors whose moments in 8 bits are widened into batches that are no larger than the largest of them.
 
     In float32 their moments take memory. Entries are counted in all processes, so that these have the same batches.
     """
-    quantised = [task for task in tasks if task.int8]
-    largest = max((task.operands.param.numel() for task in quantised), default=0)
+    largest = max((task.operands.param.numel() for task in tasks), default=0)
     batch: list[Task] = []
     size = 0
-    for task in quantised:
+    for task in tasks:
         entries = task.operands.param.numel()
         if size + entries > largest:
             yield batch

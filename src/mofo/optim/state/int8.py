@@ -3,7 +3,8 @@
 They are kept as torchao's `OptimState8bit`: a code of one byte for each entry and a float32 scale for each quantisation
 block, the dynamic map of Dettmers et al., "8-bit Optimizers via Block-wise Quantization" (arXiv 2110.02861). A step
 works on float32 values: `dequantise` reads a moment, `quantise_` writes it. Both also take moments that are not in
-8 bits, and the `DTensor` of a sharded parameter, of which they see the local shard.
+8 bits, and the `DTensor` of a sharded parameter, of which they see the local shard. Where the native library makes the
+whole step, it reads and writes the codes by itself, a few entries at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from mofo.optim.dtensor import is_dtensor, local
+from mofo.optim.kernels.cpu import int8 as native
+from mofo.optim.kernels.plain import int8 as plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +36,6 @@ SUBCLASS = "torchao.optim.subclass_8bit"  # module of the class of such moments;
 # Entries of a quantisation block; smaller ones would spend more than half a bit an entry on scales.
 LARGEST_BLOCK, SMALLEST_BLOCK = 256, 64
 SMALLEST_TENSOR = 4096  # entries; below it bytes saved are not worth the error, as in torchao and bitsandbytes
-PIECE = {"cpu": 1 << 16}  # entries quantised at a time: on a CPU they stay in the cache,
-PIECE_ELSEWHERE = 1 << 24  # elsewhere each piece costs kernel launches
 
 
 def check_torchao() -> None:
@@ -109,31 +110,20 @@ def dequantise(moment: Tensor) -> Tensor:
     if not _is_int8(moment):
         return moment
     values = torch.empty(moment.shape, dtype=torch.float32, device=moment.device)
-    flat, codes = values.view(-1), moment.codes.view(-1)
-    for piece, scales in _pieces(moment):
-        found = moment.qmap.index_select(0, codes[piece].int())
-        torch.mul(_blocks(found, moment), moment.scale[scales, None], out=_blocks(flat[piece], moment))
+    (native if native.serves(moment) else plain).dequantise(moment, values)
     return values
 
 
 def quantise_(moment: Tensor, values: Tensor) -> None:
     """Set a moment in place to `values`, which `dequantise` returned and a step has changed.
 
-    The codes and scales are those of torchao's `moment.copy_(values)`, bit for bit, on a CPU in about a tenth of its
-    time, and with less temporary memory. A NaN or infinity makes its whole quantisation block NaN.
+    The codes and scales are those of torchao's `moment.copy_(values)`, bit for bit. A NaN or infinity makes its whole
+    quantisation block NaN.
     """
     moment = local(moment)
     if not _is_int8(moment):
         return  # the values are its own memory
-    cells, bounds = code_tables(moment.signed, moment.device)
-    flat, codes = values.reshape(-1), moment.codes.view(-1)
-    for piece, scales in _pieces(moment):
-        part = _blocks(flat[piece], moment)
-        scale = part.abs().amax(1).clip_(min=1e-12)
-        part = (part / scale[:, None]).view(-1)
-        code = cells.index_select(0, (part.view(torch.int32) >> 16).add_(1 << 15))
-        codes[piece] = code.add_(part >= bounds.index_select(0, code.int()))
-        moment.scale[scales] = scale
+    (native if native.serves(moment) else plain).quantise(moment, values.contiguous())
 
 
 @contextlib.contextmanager
@@ -236,44 +226,3 @@ def _check_shards_hold_blocks(param: Tensor, block_size: int) -> None:
                     f"{sizes[dim]}, which cut its quantisation blocks of {block_size} entries: put it into a parameter "
                     "group with state_dtype='float32', or shard it along the first dimension"
                 )
-
-
-def _pieces(moment: OptimState8bit) -> Iterator[tuple[slice, slice]]:
-    """Cut the entries of a moment into pieces that are worked on at a time, each with the slice of its scales."""
-    entries, block_size = moment.codes.numel(), moment.block_size
-    size = PIECE.get(moment.device.type, PIECE_ELSEWHERE)
-    for start in range(0, entries, size):
-        end = min(start + size, entries)
-        yield slice(start, end), slice(start // block_size, end // block_size)
-
-
-def _blocks(flat: Tensor, moment: OptimState8bit) -> Tensor:
-    """Return a flat piece as (quantisation blocks, entries of each)."""
-    return flat.view(-1, moment.block_size)
-
-
-@functools.cache
-def code_tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return two tables that find the code of a float32 number y in [−1, 1] without a search.
-
-    Returns:
-        The code of the smallest y whose upper 16 bits are given, by these bits as an integer plus 2¹⁵; and for each
-        code the smallest y that has a higher one. No two such bounds agree in the upper 16 bits, so the code of y is
-        the first or the next.
-    """
-    from torchao.optim.quant_utils import quantize_8bit_with_qmap
-    from torchao.optim.subclass_8bit import get_qmap_signed, get_qmap_unsigned
-
-    values = torch.tensor(get_qmap_signed() if signed else get_qmap_unsigned())
-
-    upper = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
-    lowest = torch.where(upper < 0, upper | 0xFFFF, upper).view(torch.float32)
-    cells = quantize_8bit_with_qmap(lowest, values)
-
-    # The rounding of the middle decides; its neighbours are tried.
-    middles = ((values[1:].double() + values[:-1].double()) / 2).float().view(torch.int32)
-    tried = (middles[:, None] + torch.arange(-64, 65)).int().view(torch.float32).sort(dim=1).values
-    higher = quantize_8bit_with_qmap(tried, values).int() > torch.arange(255)[:, None]
-    bounds = tried.gather(1, higher.int().argmax(1, keepdim=True)).view(-1)
-    bounds = torch.cat([bounds, torch.tensor([torch.inf])])
-    return cells.to(device), bounds.to(device)

@@ -1,8 +1,9 @@
 // The loops over runs of entries. This file is compiled once for each instruction set, as namespace MOFO_ISA, and
 // left to the compiler to vectorise: loops without branches over short runs that stay in the first-level cache.
 //
-// Four headers are included within that namespace, in an order that matters: runs.h gives the entries of a run as
-// float32, choose.h (with mask.h) which of its keys are high enough, move.h the update of the chosen entries.
+// Five headers are included within that namespace, in an order that matters: codes.h reads and writes moments in 8
+// bits, runs.h gives the entries of a run as float32, choose.h (with mask.h) which of its keys are high enough, move.h
+// the update of the chosen entries.
 //
 // The results are those of rule/update.py to the bit on every instruction set, because each operation is rounded as
 // torch rounds it: products and sums apart, but for the two fused multiply-adds that torch's lerp_ and addcmul_ make.
@@ -11,7 +12,15 @@
 // Only C functions and this file's own may be called here: of an inline function of the C++ library, which all
 // compilations of this file would share, the linker keeps one, perhaps one that the processor at hand cannot run.
 #if defined(__AVX2__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC's own header, its bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #if defined(_MSC_VER)
 #include <intrin.h>
@@ -56,6 +65,8 @@ inline To bits(From from) {
   memcpy(&to, &from, sizeof(to));
   return to;
 }
+
+#include "codes.h"
 
 #include "runs.h"
 
@@ -127,6 +138,13 @@ struct Decay {
 
   float momentum(float g, float m) const { return fmaf(weight, g - m, from_old ? m : g); }
   float square(float g, float v) const { return fmaf(value * g, g, v * beta2); }
+
+  void momenta(const float* RESTRICT g, float* RESTRICT m, int length) const {
+    for (int i = 0; i < length; ++i) m[i] = momentum(g[i], m[i]);
+  }
+  void squares(const float* RESTRICT g, float* RESTRICT v, int length) const {
+    for (int i = 0; i < length; ++i) v[i] = square(g[i], v[i]);
+  }
 };
 
 #include "choose.h"
@@ -185,7 +203,48 @@ uint32_t* enter(Journal& journal, int above, int inside, int length) {
   return former;
 }
 
+// Calls visit(key, at, size) for each run of a tensor after `moments`, where key(i) is the key of an entry.
+template <class Visit>
+inline void for_runs(const Tensor& t, int64_t start, int64_t length, Visit visit) {
+  float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN];
+  const Decay decay(t);
+  const bool need_v = t.score == MOMENTUM_OVER_RMS, need_g = t.score == GRADIENT || t.codebooks;
+  with_ranking(t, [&](auto rank) {
+    for (int64_t done = 0; done < length; done += RUN) {
+      const int64_t at = start + done;
+      const int size = run_length(done, length);
+      float* m = load(t, EXP_AVG, at, size, buffer_m);
+      float* v = need_v ? load(t, EXP_AVG_SQ, at, size, buffer_v) : m;
+      const float* g = need_g ? load_grad(t, at, size, buffer_g) : m;
+      if (t.codebooks) {
+        if (need_v) decay.squares(g, v, size);
+        decay.momenta(g, m, size);
+      }
+      visit([=](int i) { return rank(g[i], m[i], v[i], at + i); }, at, size);
+    }
+  });
+}
+
+// What `moments` does without a journal where these are in 8 bits.
+void collect(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Band& band) {
+  uint16_t positions[RUN + LINE];
+  Found found(bracket, band);
+  Chosen above, inside;
+  for_runs(t, start, length, [&](auto key, int64_t, int size) {
+    if (bracket.low == 0 && bracket.high == HIGHEST) {
+      Key* keys = found.add(0, size);
+      for (int i = 0; i < size; ++i) keys[i] = key(i);
+      return;
+    }
+    choose(key, size, next_key(bracket.high), above, &inside, bracket.low);
+    const int count = inside.positions(positions);
+    Key* keys = found.add(above.count(), count);
+    for (int i = 0; i < count; ++i) keys[i] = key(positions[i]);
+  });
+}
+
 void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Band& band, Journal* journal) {
+  if (t.codebooks) return collect(t, start, length, bracket, band);
   float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN];
   uint16_t positions[RUN + LINE];
   Found found(bracket, band);
@@ -258,23 +317,6 @@ void peek(const Tensor& t, const int64_t* starts, int lines, Key* keys) {
   });
 }
 
-// Calls visit(key, at, size) for each run of a tensor whose moments are up to date, where key(i) is the key of an
-// entry.
-template <class Visit>
-inline void for_runs(const Tensor& t, int64_t start, int64_t length, Visit visit) {
-  float buffer_g[RUN], buffer_m[RUN], buffer_v[RUN];
-  with_ranking(t, [&](auto rank) {
-    for (int64_t done = 0; done < length; done += RUN) {
-      const int64_t at = start + done;
-      const int size = run_length(done, length);
-      const float* m = load(t, EXP_AVG, at, size, buffer_m);
-      const float* v = t.score == MOMENTUM_OVER_RMS ? load(t, EXP_AVG_SQ, at, size, buffer_v) : m;
-      const float* g = t.score == GRADIENT ? load_grad(t, at, size, buffer_g) : m;
-      visit([=](int i) { return rank(g[i], m[i], v[i], at + i); }, at, size);
-    }
-  });
-}
-
 int64_t count_equal(const Tensor& t, int64_t start, int64_t length, Key wanted) {
   int64_t total = 0;
   for_runs(t, start, length, [&](auto key, int64_t, int size) {
@@ -299,19 +341,63 @@ void histogram(const Tensor& t, int64_t start, int64_t length, Bracket bracket, 
   });
 }
 
+// Chooses, of a run, those with a key > above, and the first `ties` of those with key == above. Takes these off `ties`.
+template <class KeyOf>
+inline void choose_moving(KeyOf key, int size, Key above, int64_t& ties, Chosen& chosen) {
+  choose(key, size, ties > 0 ? above : above + 1, chosen);
+  if (ties <= 0) return;
+  chosen.for_lines([&](int line, Mask mask) {
+    for (int i = 0; i < LINE; ++i) {
+      if (mask >> i & 1 && key(line * LINE + i) == above && ties-- <= 0) chosen.masks[line] ^= Mask(1 << i);
+    }
+  });
+}
+
+// What `apply` does where the moments are in 8 bits: this is the last loop over them, and writes them.
+template <class T>
+void apply_and_write(const Tensor& t, int64_t start, int64_t length, Key above, int64_t ties) {
+  float buffer_g[RUN], m[RUN], v[RUN];
+  uint32_t former[LINE];
+  T* p = static_cast<T*>(t.data[PARAM]);
+  const Decay decay(t);
+  const Movement movement(t);
+  Chosen chosen;
+  with_ranking(t, [&](auto rank) {
+    for (int64_t done = 0; done < length; done += RUN) {
+      const int64_t at = start + done;
+      const int size = run_length(done, length);
+      shrink_all(t, at, size);
+      const float* g = load_grad(t, at, size, buffer_g);
+      load(t, EXP_AVG, at, size, m);
+      load(t, EXP_AVG_SQ, at, size, v);
+      // To round a run takes so long that the processor itself does not fetch the next.
+      for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) prefetch(t, operand, at + size, RUN);
+      decay.momenta(g, m, size);
+      decay.squares(g, v, size);
+      choose_moving([&](int i) { return rank(g[i], m[i], v[i], at + i); }, size, above, ties, chosen);
+      store(t, EXP_AVG, at, size, m);
+      store(t, EXP_AVG_SQ, at, size, v);
+      chosen.for_lines([&](int line, Mask mask) {
+        const int first = line * LINE;
+        move_line(movement, at + first, mask, p + at + first, m + first, v + first, former);
+      });
+    }
+  });
+}
+
 void apply(const Tensor& t, int64_t start, int64_t length, Key above, int64_t ties) {
+  if (ties >= length) {  // all of them: nothing is to be counted
+    --above;
+    ties = 0;
+  }
+  if (t.codebooks) {
+    return with_type_of_param(t, [&](auto zero) { apply_and_write<decltype(zero)>(t, start, length, above, ties); });
+  }
   Mover mover(t);
   for_runs(t, start, length, [&](auto key, int64_t at, int size) {
     shrink_all(t, at, size);
     Chosen& chosen = mover.next();
-    choose(key, size, ties > 0 ? above : above + 1, chosen);
-    if (ties > 0) {
-      chosen.for_lines([&](int line, Mask mask) {
-        for (int i = 0; i < LINE; ++i) {
-          if (mask >> i & 1 && key(line * LINE + i) == above && ties-- <= 0) chosen.masks[line] ^= Mask(1 << i);
-        }
-      });
-    }
+    choose_moving(key, size, above, ties, chosen);
     chosen.start = at;
     mover.take();
   });
@@ -408,7 +494,8 @@ void everything(const Tensor& t, int64_t start, int64_t length) {
 
 }  // namespace
 
-extern const Kernel kernel = {moments, peek, count_equal, histogram, apply, apply_listed, undo, everything};
+extern const Kernel kernel = {moments,      peek, count_equal, histogram,  apply,
+                              apply_listed, undo, everything,  dequantise, quantise};
 
 }  // namespace MOFO_ISA
 }  // namespace mofo

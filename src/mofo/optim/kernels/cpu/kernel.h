@@ -14,17 +14,42 @@ constexpr Key INFINITE = 0x7F800000;                      // of an infinite scor
 constexpr Key HIGHEST = std::numeric_limits<Key>::max();  // higher than any
 constexpr Key NONE = -1;                                  // lower than any
 
-enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16 };
+constexpr int LINE = 16;  // entries that are looked at together: a cache line of float32
+
+enum Dtype : int64_t { FLOAT32, BFLOAT16, FLOAT16, INT8 };  // INT8: of moments alone
 enum Score : int64_t { MOMENTUM, GRADIENT, MOMENTUM_OVER_RMS, RANDOM };
 enum Operand { PARAM, GRAD, EXP_AVG, EXP_AVG_SQ };
 
+// Straight lines that give the rank of a magnitude in [0, 1] among the codes of one sign: slope * magnitude + offset,
+// but at most limit, in units of 1 / UNITS. Line 0 is for the least magnitudes.
+struct Lines {
+  static constexpr int UNITS = 1 << 12, MARGIN = 16;
+
+  float slope[LINE], offset[LINE], limit[LINE];
+  int32_t line[2 * LINE];  // by the lower five bits of the exponent: which line it begins with,
+  int32_t next[2 * LINE];  // and the bits, less MARGIN, of the least magnitude for which the next line holds
+};
+
+// How a moment in 8 bits is read and written: the code of an entry stands for a number in [-1, 1], which is multiplied
+// by the scale of its quantisation block. Fields of 8 bytes, in the order in which library.py packs them.
+struct Codebook {
+  float* scales;         // of the quantisation blocks, which lie one after the other,
+  int64_t block;         // and entries of each: a power of two from LINE to 256
+  const float* values;   // [256]: the number that each code stands for
+  const uint8_t* cells;  // [1 << 16]: the code of the smallest number whose upper 16 bits, plus 2^15, are the index
+  const float* bounds;   // [256]: the smallest number that has a higher code; cells are so small that none has two
+  const Lines* lines;    // of its numbers
+  int64_t is_signed;     // 1: some of its numbers are negative
+};
+
 // One tensor of a step. Fields of 8 bytes, in the order in which library.py packs them.
 struct Tensor {
-  void* data[4];           // by Operand
-  const int64_t* strides;  // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]
-  Dtype dtype[2];          // of PARAM and GRAD; the moments are float32
-  int64_t blocks;          // equal consecutive pieces, whose entries compete
-  int64_t n, k;            // entries of a block, and how many of them move
+  void* data[4];              // by Operand
+  const int64_t* strides;     // null where all four are contiguous; else dims, sizes[dims], strides[4][dims]
+  const Codebook* codebooks;  // of EXP_AVG and EXP_AVG_SQ, if these are codes in 8 bits; null: they are float32
+  Dtype dtype[2];             // of PARAM and GRAD
+  int64_t blocks;             // equal consecutive pieces, whose entries compete
+  int64_t n, k;               // entries of a block, and how many of them move
   Score score;
   int64_t noise_key;        // of this tensor and step, for RANDOM
   int64_t random_rounding;  // 1: new values of a BFLOAT16 parameter are rounded at random
@@ -75,7 +100,8 @@ struct Journal {
 // The loops of one instruction set, over the entries [start, start + length) of a tensor in row-major order.
 struct Kernel {
   // Update both moments, count the keys above and inside the bracket, and collect those inside. With a journal, move
-  // the entries above while its memory lasts.
+  // the entries above while its memory lasts. Moments in 8 bits are not written yet: rounded, they would no longer be
+  // the values by which the entries are ranked and moved. Until `apply` writes them, all loops compute them again.
   void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Journal*);
   // Compute the keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
   void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
@@ -92,9 +118,10 @@ struct Kernel {
   void (*undo)(const Tensor&, int64_t start, const Journal&, Key high);
   // Update moments and parameters of all entries.
   void (*everything)(const Tensor&, int64_t start, int64_t length);
+  // Read the values of a moment in 8 bits, and write them: whole quantisation blocks.
+  void (*dequantise)(const Codebook&, const uint8_t* codes, int64_t start, int64_t length, float* values);
+  void (*quantise)(const Codebook&, uint8_t* codes, int64_t start, int64_t length, const float* values);
 };
-
-constexpr int LINE = 16;  // entries that are sampled together: a cache line of float32
 
 namespace avx512 {
 extern const Kernel kernel;

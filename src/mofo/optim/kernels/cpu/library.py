@@ -26,7 +26,7 @@ from mofo.optim.rule.rounding import rounding_key, rounds_at_random
 from mofo.optim.rule.scores import SCORES, noise_key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mofo.optim.rule.types import Operands, Rule
 
@@ -40,7 +40,7 @@ SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}  # enum S
 MAX_DIMS = 64
 
 # struct Tensor of kernel.h, in three parts: where its memory is, how it lies there, and the numbers of a step
-ADDRESSES, LAYOUT, NUMBERS = struct.Struct("=4Q"), struct.Struct("=5Q"), struct.Struct("=7Q7d")
+ADDRESSES, LAYOUT, NUMBERS = struct.Struct("=4Q"), struct.Struct("=6Q"), struct.Struct("=7Q7d")
 TENSOR_SIZE = ADDRESSES.size + LAYOUT.size + NUMBERS.size
 CONFIG = struct.Struct("=8Q1d")  # struct Config of step.h
 
@@ -156,6 +156,20 @@ class Library:
         if self._library.mofo_cpu_move(tensor, self._pack(config), _address(keys), _address(ties)):
             raise MemoryError("no scratch memory for the step")
 
+    def dequantise(self, codebook: array[int], codes: Tensor, values: Tensor, config: NativeConfig) -> None:
+        """Write the values of a moment in 8 bits, which `kernels/cpu/int8.py` packs, into a float32 tensor."""
+        self._convert(self._library.mofo_cpu_dequantise, codebook, codes, values, config)
+
+    def quantise(self, codebook: array[int], codes: Tensor, values: Tensor, config: NativeConfig) -> None:
+        """Set a moment in 8 bits to the values of a float32 tensor, rounded."""
+        self._convert(self._library.mofo_cpu_quantise, codebook, codes, values, config)
+
+    def _convert(
+        self, function: Callable[..., int], codebook: array[int], codes: Tensor, values: Tensor, config: NativeConfig
+    ) -> None:
+        address, entries = ctypes.c_void_p(codebook.buffer_info()[0]), ctypes.c_int64(codes.numel())
+        function(address, _address(codes), entries, _address(values), self._pack(config))
+
     def _pack(self, config: NativeConfig) -> bytes:
         return CONFIG.pack(
             config.threads or torch.get_num_threads(),
@@ -177,9 +191,10 @@ class MemoryLayout(NamedTuple):
     n: int  # entries of a block
     rounds_at_random: bool
     strides: array[int] | None  # sizes and strides, as kernel.h has them, if a tensor is not contiguous
+    codebooks: array[int] | None  # of the moments, if they are codes in 8 bits (`kernels/cpu/int8.py`)
 
     @classmethod
-    def of(cls, operands: Operands, rule: Rule) -> MemoryLayout:
+    def of(cls, operands: Operands, rule: Rule, codebooks: array[int] | None = None) -> MemoryLayout:
         """Return the layout of a tensor that the library can update."""
         tensors = operands[:4]
         param, grad, *_ = tensors
@@ -187,10 +202,10 @@ class MemoryLayout(NamedTuple):
         if not all(tensor.is_contiguous() for tensor in tensors):
             of_each = [stride for tensor in tensors for stride in tensor.stride()]
             strides = array("q", [param.dim(), *param.shape, *of_each])
-        address = 0 if strides is None else strides.buffer_info()[0]
+        addresses = [0 if tables is None else tables.buffer_info()[0] for tables in (strides, codebooks)]
         n = block_size(param, rule.blocks)
-        packed = LAYOUT.pack(address, DTYPES[param.dtype], DTYPES[grad.dtype], rule.blocks, n)
-        return cls(packed, n, rounds_at_random(rule.rounding, param), strides)
+        packed = LAYOUT.pack(*addresses, DTYPES[param.dtype], DTYPES[grad.dtype], rule.blocks, n)
+        return cls(packed, n, rounds_at_random(rule.rounding, param), strides, codebooks)
 
 
 def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[MemoryLayout]) -> list[bytes]:

@@ -16,7 +16,8 @@ struct Extent {
 };
 
 inline Extent extent(const Tensor& t, int operand) {
-  const int64_t itemsize = operand <= GRAD && t.dtype[operand] != FLOAT32 ? 2 : 4;
+  const bool is_float32 = operand <= GRAD ? t.dtype[operand] == FLOAT32 : !t.codebooks;
+  const int64_t itemsize = is_float32 ? 4 : operand <= GRAD ? 2 : 1;
   int64_t entries = t.n * t.blocks;
   if (t.strides && entries) {
     const int64_t dims = t.strides[0];

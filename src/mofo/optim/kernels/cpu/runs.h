@@ -120,15 +120,21 @@ void store_as(const Tensor& t, int operand, int64_t start, int length, const flo
   for (int i = 0; i < length; ++i) data[offsets[i]] = narrow<T>(values[i]);
 }
 
-inline Dtype dtype_of(const Tensor& t, int operand) { return operand <= GRAD ? t.dtype[operand] : FLOAT32; }
+inline Dtype dtype_of(const Tensor& t, int operand) {
+  return operand <= GRAD ? t.dtype[operand] : t.codebooks ? INT8 : FLOAT32;
+}
 
-// The entries of a run: in place where they are contiguous float32, else a copy in `buffer`.
+// The entries of a run: in place where they are contiguous float32, else a copy in `buffer`. Moments in 8 bits are
+// contiguous, and are written in whole quantisation blocks.
 float* load(const Tensor& t, int operand, int64_t start, int length, float* buffer) {
   const Dtype dtype = dtype_of(t, operand);
   if (dtype == FLOAT32 && !t.strides) return static_cast<float*>(t.data[operand]) + start;
   if (dtype == FLOAT32) load_as<float>(t, operand, start, length, buffer);
   if (dtype == BFLOAT16) load_as<BFloat>(t, operand, start, length, buffer);
   if (dtype == FLOAT16) load_as<Half>(t, operand, start, length, buffer);
+  if (dtype == INT8) {
+    dequantise(t.codebooks[operand - EXP_AVG], static_cast<uint8_t*>(t.data[operand]), start, length, buffer);
+  }
   return buffer;
 }
 
@@ -139,12 +145,16 @@ void store(const Tensor& t, int operand, int64_t start, int length, const float*
   if (dtype == FLOAT32) store_as<float>(t, operand, start, length, values);
   if (dtype == BFLOAT16) store_as<BFloat>(t, operand, start, length, values);
   if (dtype == FLOAT16) store_as<Half>(t, operand, start, length, values);
+  if (dtype == INT8) {
+    quantise(t.codebooks[operand - EXP_AVG], static_cast<uint8_t*>(t.data[operand]), start, length, values);
+  }
 }
 
 // Prefetches memory that is needed soon, if it lies in one piece: it arrives while something else is worked on.
 inline void prefetch(const Tensor& t, int operand, int64_t start, int length) {
   if (t.strides) return;
-  const int64_t itemsize = dtype_of(t, operand) == FLOAT32 ? 4 : 2;
+  const Dtype dtype = dtype_of(t, operand);
+  const int64_t itemsize = dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2;
   const char* data = static_cast<const char*>(t.data[operand]) + start * itemsize;
   for (int64_t i = 0; i < length * itemsize; i += 64) PREFETCH(data + i);
 }

@@ -18,6 +18,10 @@
 //
 // A small block takes the same way with everything in its band. Where every entry moves, one pass does it all.
 //
+// Moments in 8 bits are rounded when they are written, so nothing may need them any more by then: the second stage only
+// looks, and a pass in the fourth computes the same values again, by which it moves and which it writes. It reads the
+// gradient twice, and yet less memory than with float32 moments.
+//
 // A block is a task for one thread, or several small ones are; the entries of a large one are shared out between all
 // threads, stage by stage. Neither that nor the sample can change a result: a guess decides where to look, never what
 // is found.
@@ -176,7 +180,7 @@ void step_block(const Config& s, const Team& team, const Tensor& t, int64_t bloc
   }
   const Bracket bracket = sampled_bracket(s, team, t, block, scratch.keys);
   Band band{scratch.keys, band_capacity(s, t)};
-  bool at_once = bracket.low > 0 && !t.strides && !t.decay_all;
+  bool at_once = bracket.low > 0 && !t.strides && !t.decay_all && !t.codebooks;
   update_moments(s, team, t, block, bracket, band, scratch, at_once);
   const Threshold threshold = find_threshold(s, team, t, block, bracket, band, scratch.numbers);
   if (at_once && (threshold.key < bracket.low || threshold.key > bracket.high)) {
@@ -374,4 +378,24 @@ EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* config,
   } catch (const std::bad_alloc&) {
     return 2;
   }
+}
+
+EXPORT int mofo_cpu_dequantise(const mofo::Codebook* book, const uint8_t* codes, int64_t entries, float* values,
+                               const mofo::Config* config) {
+  using namespace mofo;
+  Team(config->threads, config->openmp).run(ranges(entries), [&](int64_t i, int64_t) {
+    const int64_t start = i * RANGE;
+    config->kernel->dequantise(*book, codes, start, std::min(RANGE, entries - start), values + start);
+  });
+  return 0;
+}
+
+EXPORT int mofo_cpu_quantise(const mofo::Codebook* book, uint8_t* codes, int64_t entries, const float* values,
+                             const mofo::Config* config) {
+  using namespace mofo;
+  Team(config->threads, config->openmp).run(ranges(entries), [&](int64_t i, int64_t) {
+    const int64_t start = i * RANGE;
+    config->kernel->quantise(*book, codes, start, std::min(RANGE, entries - start), values + start);
+  });
+  return 0;
 }

@@ -59,3 +59,9 @@ EXPORT int mofo_cpu_count_collected(int64_t blocks, const int64_t* collected, co
 // Updates the parameters with a key > keys[block], and the first ties[block] of those with key == keys[block].
 EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* keys,
                          const int64_t* ties);
+
+// Reads the values of a moment in 8 bits, or rounds values to one. Both return 0.
+EXPORT int mofo_cpu_dequantise(const mofo::Codebook* book, const uint8_t* codes, int64_t entries, float* values,
+                               const mofo::Config* config);
+EXPORT int mofo_cpu_quantise(const mofo::Codebook* book, uint8_t* codes, int64_t entries, const float* values,
+                             const mofo::Config* config);
