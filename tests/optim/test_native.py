@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from array import array
 from dataclasses import asdict, replace
 
 import pytest
@@ -15,8 +16,9 @@ import mofo
 from mofo import MoFO
 from mofo.optim.kernels import Execution
 from mofo.optim.kernels.cpu import library
-from mofo.optim.kernels.cpu.library import NativeConfig
+from mofo.optim.kernels.cpu.library import MemoryLayout, NativeConfig, pack
 from mofo.optim.kernels.cpu.step import NativeStep
+from mofo.optim.kernels.cpu.table import Table
 from mofo.optim.rule.scores import SCORES
 from mofo.optim.rule.types import Operands
 from mofo.optim.rule.update import update
@@ -346,6 +348,50 @@ def test_threads_are_as_many_as_torch_has(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert seen == [1, 3]
+
+
+@pytest.mark.parametrize("score", ["momentum", "random"])
+def test_table_has_the_rows_of_single_tensors(score):
+    rule = replace(RULE, score=score, rounding="stochastic" if score == "random" else "nearest")
+    grads = [torch.randn(40), torch.randn(8, 5), torch.randn(5, 8).t(), torch.randn(12).bfloat16(), torch.randn(0)]
+    tensors = [make_operands(grad, seed=seed)._replace(step=torch.tensor(seed)) for seed, grad in enumerate(grads)]
+    layouts = [MemoryLayout.of(operands, rule) for operands in tensors]
+    addresses = [array("Q", [operands[i].data_ptr() for operands in tensors]) for i in range(4)]
+    for _ in range(2):
+        rows = Table(layouts).rows(addresses, rule, range(5), range(5))
+        assert rows.tobytes() == b"".join(pack(tensors, rule, layouts))
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="not in this version of torch")
+def test_describe_tells_tensors_apart():
+    matrix, row = torch.randn(6, 6), torch.randn(6)
+    different = [
+        matrix,
+        matrix[1:, 1:],
+        matrix[::2],
+        matrix.t()[::2],
+        matrix.view(2, 3, 6),
+        matrix.view(1, 1, 1, 1, 1, 1, 6, 6),
+        row,
+        row.view(6, 1),
+        row.bfloat16(),
+        row.half(),
+        row.double(),
+        row.int(),
+        torch.tensor(1.0),
+        torch.randn(0, 6),
+        torch.nn.Parameter(row[1:]),
+    ]
+    describe = library.load().describe
+    addresses, _ = describe(different)
+    assert addresses.tolist() == [tensor.data_ptr() for tensor in different]
+    descriptions = [describe([tensor])[1] for tensor in different]
+    assert len(set(descriptions)) == len(different)
+    assert descriptions[0] == describe([torch.nn.Parameter(torch.zeros(6, 6))])[1]
+    assert describe(different)[1] == b"".join(descriptions)
+    for other in (torch.eye(3).to_sparse(), torch.empty(3, device="meta")):
+        with pytest.raises(RuntimeError):
+            describe([row, other])
 
 
 def test_backends_names_the_library():
