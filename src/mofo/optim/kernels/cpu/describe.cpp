@@ -33,7 +33,8 @@ EXPORT int64_t mofo_cpu_describe(mofo::ItemOfList item, mofo::DescribeTensor des
     if (used + needed <= capacity) {
       int64_t* word = words + used;
       *word++ = int64_t(tensor.device_type) << 32 | uint32_t(tensor.device_id);
-      *word++ = int64_t(tensor.dims) << 32 | int64_t(tensor.type_lanes) << 16 | tensor.type_bits << 8 | tensor.type_code;
+      *word++ =
+          int64_t(tensor.dims) << 32 | int64_t(tensor.type_lanes) << 16 | tensor.type_bits << 8 | tensor.type_code;
       for (int32_t dim = 0; dim < tensor.dims; ++dim) *word++ = tensor.sizes[dim];
       for (int32_t dim = 0; dim < tensor.dims; ++dim) *word++ = tensor.strides[dim];
     }

@@ -41,6 +41,7 @@ constexpr int64_t LEAST_LINES = 64;        // that are sampled of a block
 constexpr int64_t RANGE = 1 << 16;         // entries of a large block that a thread takes at a time
 constexpr int64_t TASK = 1 << 16;          // entries that the blocks of a task have at least together
 constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a block out costs more than it gains
+constexpr int64_t LEAST_JOURNALED = 1 << 20;  // entries of the largest block for which journals have memory
 
 // ---- One block.
 
@@ -269,7 +270,7 @@ class Memory {
 void step(const Config& s, const Tensor* tensors, int64_t count) {
   const Plan plan = make_plan(s, tensors, count);
   const int64_t workers = std::min<int64_t>(s.threads, int64_t(plan.alone.size()));
-  int64_t largest = 0;
+  int64_t largest = LEAST_JOURNALED;
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, tensors[i].n);
   // All memory is allocated here: once the first tensor is written nothing can fail.
   const int64_t capacity = largest * int64_t(sizeof(float)) / s.journal_share / int64_t(sizeof(Candidate));

@@ -42,10 +42,10 @@ EXPORT int64_t mofo_cpu_sizes();
 // Makes one step of all tensors. Returns 0; or, with nothing written, 1 if tensors may overlap and 2 without memory.
 EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Config* config);
 
-// Sets addresses[i] to that of the first entry of tensor i of a Python list, and puts into words[capacity], tensor after
-// tensor, its device, its type and number of dimensions, its sizes and its strides. Returns how many words these are, of
-// which some were not written if that is more than `capacity`; or -1 where Python has an exception. The caller holds
-// Python's lock.
+// Sets addresses[i] to that of the first entry of tensor i of a Python list, and puts into words[capacity], tensor
+// after tensor, its device, its type and number of dimensions, its sizes and its strides. Returns how many words these
+// are, of which some were not written if that is more than `capacity`; or -1 where Python has an exception. The caller
+// holds Python's lock.
 EXPORT int64_t mofo_cpu_describe(mofo::ItemOfList item, mofo::DescribeTensor describe, void* list, int64_t count,
                                  uint64_t* addresses, int64_t* words, int64_t capacity);
 

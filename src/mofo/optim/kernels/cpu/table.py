@@ -28,6 +28,8 @@ class Table:
 
     def __init__(self, layouts: Sequence[MemoryLayout]) -> None:
         self._layouts = layouts  # they have the strides that rows point to
+        self._sizes = [layout.n for layout in layouts]
+        self._one_of_size = dict(zip(self._sizes, layouts, strict=True))
         before, after = bytes(ADDRESSES.size), bytes(NUMBERS.size)
         self._rows = array("Q", b"".join(before + layout.packed + after for layout in layouts))
 
@@ -55,7 +57,7 @@ class Table:
         if rule.score == "random" or rule.rounding == "stochastic":  # from seeds of their own
             each = zip(self._layouts, steps, seeds, strict=True)
             return [pack_numbers(rule, layout, int(step) + 1, seed) for layout, step, seed in each]
-        keys = [(step, layout.n) for step, layout in zip(steps, self._layouts, strict=True)]
-        one_of_each = dict(zip(keys, self._layouts, strict=True))
-        packed = {key: pack_numbers(rule, layout, int(key[0]) + 1, 0) for key, layout in one_of_each.items()}
-        return list(map(packed.__getitem__, keys))
+        packed: dict[float, dict[int, bytes]] = {step: {} for step in set(steps)}
+        for step, n in set(zip(steps, self._sizes, strict=True)):
+            packed[step][n] = pack_numbers(rule, self._one_of_size[n], int(step) + 1, 0)
+        return [packed[step][n] for step, n in zip(steps, self._sizes, strict=True)]
