@@ -130,7 +130,7 @@ Threshold find_threshold(const Config& s, const Team& team, const Tensor& t, int
   if (t.k > above + inside) return search(s, team, t, block, {0, bracket.low - 1}, t.k - above - inside, bins);
   if (bracket.low == bracket.high) return {bracket.low, t.k - above, inside};
   if (inside > band.capacity) return search(s, team, t, block, bracket, t.k - above, bins);
-  return select_key(band.keys, inside, t.k - above);
+  return select_key(*s.kernel, band.keys, inside, bracket, t.k - above);
 }
 
 // Updates the moments of a block, and with `at_once` the parameters above the bracket, with a journal for each range.
