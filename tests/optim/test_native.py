@@ -43,7 +43,7 @@ PATHS = {
     "bracket_of_everything": SAMPLED | {"spread": 1e9},
     "no_memory_for_the_band": SAMPLED | {"band_share": 1 << 40},
     "no_memory_for_journals": SAMPLED | {"journal_share": 1 << 40},
-    "memory_for_some_journals": SAMPLED | {"journal_share": 32},
+    "memory_for_some_journals": SAMPLED | {"journal_share": 1 << 10},
     "memory_for_all_journals": SAMPLED | {"journal_share": 1},
     "one_line": {"small": 64, "sample_rate": 1 << 40},
 }

@@ -439,7 +439,8 @@ void everything(const Tensor& t, int64_t start, int64_t length) {
 
 }  // namespace
 
-extern const Kernel kernel = {moments, peek, count_from, keep, count_equal, histogram, apply, apply_listed, undo, everything};
+extern const Kernel kernel = {moments,   peek,  count_from,   keep, count_equal,
+                              histogram, apply, apply_listed, undo, everything};
 
 }  // namespace MOFO_ISA
 }  // namespace mofo

@@ -37,10 +37,10 @@
 namespace mofo {
 namespace {
 
-constexpr int64_t LEAST_LINES = 64;        // that are sampled of a block
-constexpr int64_t RANGE = 1 << 16;         // entries of a large block that a thread takes at a time
-constexpr int64_t TASK = 1 << 16;          // entries that the blocks of a task have at least together
-constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a block out costs more than it gains
+constexpr int64_t LEAST_LINES = 64;           // that are sampled of a block
+constexpr int64_t RANGE = 1 << 16;            // entries of a large block that a thread takes at a time
+constexpr int64_t TASK = 1 << 16;             // entries that the blocks of a task have at least together
+constexpr int64_t LEAST_SHARED = 1 << 17;     // entries below which sharing a block out costs more than it gains
 constexpr int64_t LEAST_JOURNALED = 1 << 20;  // entries of the largest block for which journals have memory
 
 // ---- One block.
