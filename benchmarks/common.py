@@ -27,6 +27,7 @@ def llama_shapes(vocabulary, hidden, inner, layers, key_value, tied):
 
 SHAPES = {
     "smollm2-135m": llama_shapes(49152, 576, 1536, 30, 192, tied=True),
+    "ten-layers": llama_shapes(49152, 576, 1536, 10, 192, tied=True),
     "small": llama_shapes(4096, 576, 1536, 2, 192, tied=True),
 }
 

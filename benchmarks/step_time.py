@@ -33,8 +33,8 @@ from common import (
 )
 
 
-def measure_times(shapes, repeats, warmup=2):
-    """Seconds of each contender's step in every round."""
+def measure_times(shapes, repeats, names, warmup=2):
+    """Seconds of each of these contenders' step in every round."""
     grads = [torch.empty(shape) for shape in shapes]
     generator = torch.Generator().manual_seed(1)
     fill_gradients(grads, generator)
@@ -43,8 +43,8 @@ def measure_times(shapes, repeats, warmup=2):
         param.grad = grad
     moments = [(torch.zeros_like(param), torch.zeros_like(param)) for param in params]
     ready = {}
-    for name, make in contenders().items():
-        ready[name] = make(params)
+    for name in names:
+        ready[name] = contenders()[name](params)
         ready[name].step()
         share_moments(ready[name], moments)
     seconds = {name: [] for name in ready}
@@ -63,9 +63,9 @@ def measure_times(shapes, repeats, warmup=2):
 def memory_of_each(arguments):
     """Extra bytes of each contender, measured in a process of its own; None where the system does not tell."""
     if not Path("/proc/self/clear_refs").exists():
-        return dict.fromkeys(contenders())
+        return dict.fromkeys(arguments.only)
     extra = {}
-    for name in contenders():
+    for name in arguments.only:
         command = [sys.executable, __file__, "--memory-of", name]
         done = subprocess.run(
             [*command, "--shapes", arguments.shapes, "--threads", *map(str, arguments.threads)],
@@ -117,8 +117,10 @@ def main():
     parser.add_argument(
         "--shapes",
         choices=[*SHAPES, "llama-1b", "llama-7b"],
-        help="smollm2-135m (default on a CPU), small, or on a GPU llama-1b and llama-7b (default there: all but small)",
+        help="smollm2-135m (default on a CPU), its first ten-layers, small, or on a GPU llama-1b and llama-7b (default "
+        "there: all but small)",
     )
+    parser.add_argument("--only", nargs="+", default=[*contenders()], choices=contenders(), help="on a CPU; with AdamW")
     parser.add_argument("--output", type=Path, help="JSON file (default benchmarks/results/step_time-DEVICE.json)")
     parser.add_argument("--memory-of", choices=contenders(), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -131,6 +133,7 @@ def main():
     arguments.shapes = arguments.shapes or "smollm2-135m"
     if arguments.shapes not in SHAPES:
         parser.error(f"--shapes {arguments.shapes} is for --device cuda")
+    arguments.only = [BASELINE, *(name for name in arguments.only if name != BASELINE)]
     shapes = SHAPES[arguments.shapes]
     if arguments.memory_of:
         torch.set_num_threads(max(arguments.threads))
@@ -141,7 +144,7 @@ def main():
     runs = []
     for threads in sorted(set(arguments.threads)):
         torch.set_num_threads(threads)
-        rows = summary(measure_times(shapes, repeats), extra, shapes)
+        rows = summary(measure_times(shapes, repeats, arguments.only), extra, shapes)
         print(f"{threads} thread{'s' if threads > 1 else ''}")
         print_table(rows)
         runs.append({"threads": threads, "rows": rows})
