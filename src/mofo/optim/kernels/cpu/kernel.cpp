@@ -207,8 +207,8 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
       };
       if (bracket.low == 0 && bracket.high == HIGHEST) {
         Key* keys = found.add(0, size);
-        if (t.k * 32 >= t.n)
-          prefetch(t, PARAM, at, size);  // most lines will be moved in, as soon as the keys are known
+        // Where that many entries move, most lines have one. They are moved as soon as the keys of the block are known.
+        if (t.k * 32 >= t.n) prefetch(t, PARAM, at, size);
         INDEPENDENT for (int i = 0; i < size; ++i) keys[i] = update(i);
         store(t, EXP_AVG, at, size, m);
         store(t, EXP_AVG_SQ, at, size, v);

@@ -59,7 +59,7 @@ class NativeConfig:
     sample_rate: int = 32  # of a larger block one cache line in every `sample_rate` is sampled
     max_lines: int = 1 << 13  # at most this many lines of a block are sampled
     band_share: int = 16  # the keys inside the bracket have memory for a block's entries divided by `band_share`
-    journal_share: int = 4  # journals have memory for the bytes of the largest block divided by `journal_share`
+    journal_share: int = 4  # journals have the bytes of the largest block, or of 2^20 entries, divided by this
     spread: float = 2.0  # half-width of the bracket around the sampled threshold, in standard deviations
 
 

@@ -23,7 +23,7 @@ struct Config {
   int64_t sample_rate;    // one line in every sample_rate is sampled
   int64_t max_lines;      // at most this many lines of a block are sampled
   int64_t band_share;     // the band of a sampled block has room for its entries divided by band_share
-  int64_t journal_share;  // journals have the bytes of the largest block divided by journal_share (step.cpp)
+  int64_t journal_share;  // journals have the bytes of the largest block, or of 2^20 entries, divided by this
   double spread;          // half-width of the bracket, in standard deviations
 };
 
