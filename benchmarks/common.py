@@ -27,6 +27,7 @@ def llama_shapes(vocabulary, hidden, inner, layers, key_value, tied):
 
 SHAPES = {
     "smollm2-135m": llama_shapes(49152, 576, 1536, 30, 192, tied=True),
+    "ten-layers": llama_shapes(49152, 576, 1536, 10, 192, tied=True),
     "third": llama_shapes(16384, 576, 1536, 10, 192, tied=True),  # of the layers and the vocabulary: takes 1.2 GB
     "small": llama_shapes(4096, 576, 1536, 2, 192, tied=True),
 }

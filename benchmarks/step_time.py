@@ -33,8 +33,8 @@ from common import (
 )
 
 
-def measure_times(shapes, repeats, warmup=2):
-    """Seconds of each contender's step in every round."""
+def measure_times(shapes, repeats, names, warmup=2):
+    """Seconds of each of these contenders' step in every round: by the clock, and of the processor."""
     grads = [torch.empty(shape) for shape in shapes]
     generator = torch.Generator().manual_seed(1)
     fill_gradients(grads, generator)
@@ -43,29 +43,30 @@ def measure_times(shapes, repeats, warmup=2):
         param.grad = grad
     moments = [(torch.zeros_like(param), torch.zeros_like(param)) for param in params]
     ready = {}
-    for name, make in contenders().items():
-        ready[name] = make(params)
+    for name in names:
+        ready[name] = contenders()[name](params)
         ready[name].step()
         share_moments(ready[name], moments)
-    seconds = {name: [] for name in ready}
+    clock, processor = ({name: [] for name in ready} for _ in range(2))
     for round_ in range(warmup + repeats):
         fill_gradients(grads, generator)
         for name, optimizer in random.Random(round_).sample(sorted(ready.items()), len(ready)):
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             optimizer.step()
-            taken = time.perf_counter() - start
+            taken = time.perf_counter() - start[0], time.process_time() - start[1]
             if round_ >= warmup:
-                seconds[name].append(taken)
+                clock[name].append(taken[0])
+                processor[name].append(taken[1])
         print(f"round {round_ + 1} of {warmup + repeats}", file=sys.stderr, flush=True)
-    return seconds
+    return clock, processor
 
 
 def memory_of_each(arguments):
     """Extra bytes of each contender, measured in a process of its own; None where the system does not tell."""
     if not Path("/proc/self/clear_refs").exists():
-        return dict.fromkeys(contenders())
+        return dict.fromkeys(arguments.only)
     extra = {}
-    for name in contenders():
+    for name in arguments.only:
         command = [sys.executable, __file__, "--memory-of", name]
         done = subprocess.run(
             [*command, "--shapes", arguments.shapes, "--threads", *map(str, arguments.threads)],
@@ -78,33 +79,37 @@ def memory_of_each(arguments):
     return extra
 
 
-def summary(seconds, extra, shapes):
+def summary(clock, processor, extra, shapes):
     largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
-    rows = []
-    for name, times in seconds.items():
-        ratios = [own / other for own, other in zip(times, seconds[BASELINE], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        rows.append(
-            {
-                "contender": name,
-                "milliseconds": round(1000 * statistics.median(times), 2),
-                "ratio_to_fused_adamw": round(middle, 3),
-                "quartiles": [round(low, 3), round(high, 3)],
-                "extra_memory_bytes": extra[name],
-                "extra_memory_over_largest_tensor": None if extra[name] is None else round(extra[name] / largest, 3),
-            }
-        )
-    return rows
+    return [
+        {
+            "contender": name,
+            "milliseconds": round(1000 * statistics.median(times), 2),
+            **ratios(times, clock[BASELINE]),
+            "processor": ratios(processor[name], processor[BASELINE]),
+            "extra_memory_bytes": extra[name],
+            "extra_memory_over_largest_tensor": None if extra[name] is None else round(extra[name] / largest, 3),
+        }
+        for name, times in clock.items()
+    ]
+
+
+def ratios(times, baseline):
+    """Median and quartiles of the ratios within a round."""
+    of_rounds = [own / other for own, other in zip(times, baseline, strict=True)]
+    low, middle, high = statistics.quantiles(of_rounds, n=4, method="inclusive")
+    return {"ratio_to_fused_adamw": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
 
 
 def print_table(rows):
-    print(f"{'contender':<26}{'ms':>10}{'× AdamW fused':>16}{'quartiles':>18}{'extra memory':>16}")
+    print(f"{'contender':<26}{'ms':>10}{'× AdamW fused':>16}{'quartiles':>18}{'of processor':>16}{'extra memory':>16}")
     for row in rows:
         low, high = row["quartiles"]
         extra = row["extra_memory_over_largest_tensor"]
         print(
             f"{row['contender']:<26}{row['milliseconds']:>10.1f}{row['ratio_to_fused_adamw']:>16.2f}"
-            f"{f'{low:.2f} – {high:.2f}':>18}{'–' if extra is None else f'{extra:.2f}':>16}"
+            f"{f'{low:.2f} – {high:.2f}':>18}{row['processor']['ratio_to_fused_adamw']:>16.2f}"
+            f"{'–' if extra is None else f'{extra:.2f}':>16}"
         )
     print("extra memory: peak during a step above what was held before, in units of the largest tensor")
 
@@ -117,8 +122,10 @@ def main():
     parser.add_argument(
         "--shapes",
         choices=[*SHAPES, "llama-1b", "llama-7b"],
-        help="smollm2-135m (default on a CPU), small, or on a GPU llama-1b and llama-7b (default there: all but small)",
+        help="smollm2-135m (default on a CPU), its first ten-layers, small, or on a GPU llama-1b and llama-7b (default "
+        "there: all but small)",
     )
+    parser.add_argument("--only", nargs="+", default=[*contenders()], choices=contenders(), help="on a CPU; with AdamW")
     parser.add_argument("--output", type=Path, help="JSON file (default benchmarks/results/step_time-DEVICE.json)")
     parser.add_argument("--memory-of", choices=contenders(), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -131,6 +138,7 @@ def main():
     arguments.shapes = arguments.shapes or "smollm2-135m"
     if arguments.shapes not in SHAPES:
         parser.error(f"--shapes {arguments.shapes} is for --device cuda")
+    arguments.only = [BASELINE, *(name for name in arguments.only if name != BASELINE)]
     shapes = SHAPES[arguments.shapes]
     if arguments.memory_of:
         torch.set_num_threads(max(arguments.threads))
@@ -141,7 +149,7 @@ def main():
     runs = []
     for threads in sorted(set(arguments.threads)):
         torch.set_num_threads(threads)
-        rows = summary(measure_times(shapes, repeats), extra, shapes)
+        rows = summary(*measure_times(shapes, repeats, arguments.only), extra, shapes)
         print(f"{threads} thread{'s' if threads > 1 else ''}")
         print_table(rows)
         runs.append({"threads": threads, "rows": rows})

@@ -39,13 +39,14 @@ struct Variant {
   double spread;
 };
 const Variant VARIANTS[] = {
-    {"default", 1 << 14, 32, 16, 12, 2.0},
-    {"sampled", 64, 4, 16, 12, 2.0},
-    {"unsampled", int64_t(1) << 40, 32, 16, 12, 2.0},
-    {"bracket of one key", 64, 4, 16, 12, 0.0},
-    {"bracket of everything", 64, 4, 16, 12, 1e9},
-    {"no memory for the band", 64, 4, int64_t(1) << 40, 12, 2.0},
+    {"default", 1 << 14, 32, 16, 4, 2.0},
+    {"sampled", 64, 4, 16, 4, 2.0},
+    {"unsampled", int64_t(1) << 40, 32, 16, 4, 2.0},
+    {"bracket of one key", 64, 4, 16, 4, 0.0},
+    {"bracket of everything", 64, 4, 16, 4, 1e9},
+    {"no memory for the band", 64, 4, int64_t(1) << 40, 4, 2.0},
     {"no memory for journals", 64, 4, 16, int64_t(1) << 40, 2.0},
+    {"memory for some journals", 64, 4, 16, 1 << 10, 2.0},
     {"memory for all journals", 64, 4, 16, 1, 2.0},
 };
 

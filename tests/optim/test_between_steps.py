@@ -15,6 +15,7 @@ from hypothesis import given, settings
 
 import mofo.optim.optimizer
 from mofo import MoFO
+from mofo.optim.kernels.cpu.library import Library
 from reference.back_ends import needs_native
 
 BACK_ENDS = [
@@ -161,6 +162,11 @@ def _freeze(world):
     world.params[0].grad = None
 
 
+def _without_gradients(world):
+    for param in world.params:
+        param.grad = None
+
+
 def _thaw(world):
     world.params[0].requires_grad_(True)
 
@@ -252,6 +258,7 @@ CHANGES = {
     "shared memory": _share_memory,
     "marked as flat": _mark_as_flat,
     "gradient's memory": _set_grad(torch.clone),
+    "gradient's memory within another's": _set_grad(lambda x: torch.stack([x, 2 * x])[1]),
     "no gradient": _set_grad(lambda x: None),
     "sparse gradient": _set_grad(torch.Tensor.to_sparse),
     "gradient's strides": _set_grad(_transposed),
@@ -270,10 +277,13 @@ CHANGES = {
     "no seed": _delete_state("seed", index=4),
     "number of steps": _set_state("step", lambda x: torch.tensor(7.0)),
     "number of steps as an integer": _set_state("step", lambda x: torch.tensor(7)),
+    "number of steps in float64": _set_state("step", lambda x: torch.tensor(7.0, dtype=torch.float64)),
+    "number of steps in other memory": _set_state("step", lambda x: torch.stack([x - 1, x + 3])[1]),
     "number of steps of two": _set_state("step", lambda x: torch.tensor([7.0, 7.0])),
     "a group": _add_group,
     "another group": _regroup,
     "another order": _swap,
+    "no gradients": _without_gradients,
     "frozen": _freeze,
     "thawed": _thaw,
     "loaded": _load,
@@ -302,6 +312,12 @@ def test_change_between_steps_is_noticed(name, options):
     for world in (known, forgetful):
         world.new_gradients()
     assert_same_step(known, forgetful)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_is_noticed_where_torch_does_not_describe_tensors_to_the_library(name, monkeypatch):
+    monkeypatch.setattr(Library, "can_describe", lambda library, device: False)
+    test_change_between_steps_is_noticed(name, {})
 
 
 @settings(max_examples=30, deadline=None)
@@ -348,6 +364,19 @@ def test_step_refuses_an_unchanged_tensor_whose_memory_another_now_shares():
     with pytest.raises(RuntimeError, match="overlap"):
         world.optimizer.step()
     assert world.contents() == before
+
+
+def test_tensors_of_many_dimensions_are_known():
+    params = [torch.nn.Parameter(torch.randn(1, 2, 1, 3, 2, 2)) for _ in range(3)]
+    optimizer = MoFO(params, lr=0.1, fraction=0.5)
+    for number in range(1, 4):
+        before = [param.detach().clone() for param in params]
+        for param in params:
+            param.grad = torch.randn(param.shape)
+        optimizer.step()
+        for param, old in zip(params, before, strict=True):
+            assert (param != old).sum() == param.numel() / 2
+            assert optimizer.state[param]["step"] == number
 
 
 def test_what_is_known_is_not_pickled_and_keeps_no_tensor_alive():

@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from array import array
 from dataclasses import asdict, replace
 
 import pytest
@@ -15,8 +16,9 @@ import mofo
 from mofo import MoFO
 from mofo.optim.kernels import Execution
 from mofo.optim.kernels.cpu import library
-from mofo.optim.kernels.cpu.library import NativeConfig
+from mofo.optim.kernels.cpu.library import MemoryLayout, NativeConfig, pack
 from mofo.optim.kernels.cpu.step import NativeStep
+from mofo.optim.kernels.cpu.table import Table
 from mofo.optim.rule.scores import SCORES
 from mofo.optim.rule.types import Operands
 from mofo.optim.rule.update import update
@@ -41,7 +43,7 @@ PATHS = {
     "bracket_of_everything": SAMPLED | {"spread": 1e9},
     "no_memory_for_the_band": SAMPLED | {"band_share": 1 << 40},
     "no_memory_for_journals": SAMPLED | {"journal_share": 1 << 40},
-    "memory_for_some_journals": SAMPLED | {"journal_share": 32},
+    "memory_for_some_journals": SAMPLED | {"journal_share": 1 << 10},
     "memory_for_all_journals": SAMPLED | {"journal_share": 1},
     "one_line": {"small": 64, "sample_rate": 1 << 40},
 }
@@ -242,7 +244,8 @@ def test_fraction_one_of_16_bits_is_fused_adamw_with_float32_moments():
 def test_groups_are_updated_in_one_call(monkeypatch):
     calls = []
     step = library.Library.step
-    monkeypatch.setattr(library.Library, "step", lambda self, t, c: (calls.append(len(t)), step(self, t, c)))
+    rows = library.TENSOR_SIZE
+    monkeypatch.setattr(library.Library, "step", lambda self, t, c: (calls.append(len(t) // rows), step(self, t, c)))
     params = [torch.nn.Parameter(torch.randn(50, 40)) for _ in range(3)]
     optimizer = MoFO([{"params": params[:2], "fraction": 0.5}, {"params": params[2:], "score": "random"}], lr=0.1)
     before = [param.detach().clone() for param in params]
@@ -346,6 +349,50 @@ def test_threads_are_as_many_as_torch_has(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert seen == [1, 3]
+
+
+@pytest.mark.parametrize("score", ["momentum", "random"])
+def test_table_has_the_rows_of_single_tensors(score):
+    rule = replace(RULE, score=score, rounding="stochastic" if score == "random" else "nearest")
+    grads = [torch.randn(40), torch.randn(8, 5), torch.randn(5, 8).t(), torch.randn(12).bfloat16(), torch.randn(0)]
+    tensors = [make_operands(grad, seed=seed)._replace(step=torch.tensor(seed)) for seed, grad in enumerate(grads)]
+    layouts = [MemoryLayout.of(operands, rule) for operands in tensors]
+    addresses = [array("Q", [operands[i].data_ptr() for operands in tensors]) for i in range(4)]
+    for _ in range(2):
+        rows = Table(layouts).rows(addresses, rule, range(5), range(5))
+        assert rows.tobytes() == b"".join(pack(tensors, rule, layouts))
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="not in this version of torch")
+def test_describe_tells_tensors_apart():
+    matrix, row = torch.randn(6, 6), torch.randn(6)
+    different = [
+        matrix,
+        matrix[1:, 1:],
+        matrix[::2],
+        matrix.t()[::2],
+        matrix.view(2, 3, 6),
+        matrix.view(1, 1, 1, 1, 1, 1, 6, 6),
+        row,
+        row.view(6, 1),
+        row.bfloat16(),
+        row.half(),
+        row.double(),
+        row.int(),
+        torch.tensor(1.0),
+        torch.randn(0, 6),
+        torch.nn.Parameter(row[1:]),
+    ]
+    describe = library.load().describe
+    addresses, _ = describe(different)
+    assert addresses.tolist() == [tensor.data_ptr() for tensor in different]
+    descriptions = [describe([tensor])[1] for tensor in different]
+    assert len(set(descriptions)) == len(different)
+    assert descriptions[0] == describe([torch.nn.Parameter(torch.zeros(6, 6))])[1]
+    assert describe(different)[1] == b"".join(descriptions)
+    for other in (torch.eye(3).to_sparse(), torch.empty(3, device="meta")):
+        with pytest.raises(RuntimeError):
+            describe([row, other])
 
 
 def test_backends_names_the_library():

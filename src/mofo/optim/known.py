@@ -7,30 +7,27 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import attrgetter, eq, is_
+from array import array
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mofo.optim.distributed.flat_params import is_marked
+from mofo.optim.kernels.cpu import library
 from mofo.optim.kernels.memory import PLAIN
+from mofo.optim.rule.types import Rule
+from mofo.optim.step import shares_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from mofo.optim.rule.types import Operands
+    from mofo.optim.columns import Columns
     from mofo.optim.step import Route
 
-# The type comes first: the other traits are asked of plain tensors alone, whose answers come from torch's own memory.
-Trait = Callable[[Any], object]
-TRAITS: tuple[Trait, ...] = (
-    type,
-    attrgetter("layout", "dtype", "device", "shape"),
-    Tensor.stride,
-    Tensor.is_neg,
-)
-STEP_TRAITS: tuple[Trait, ...] = (type, attrgetter("dtype", "device"))  # it is only read and counted
+    # Addresses of tensors, and what else tells how they lie in memory, to be compared
+    Describe = Callable[[list[Tensor]], tuple[array[int], object]]
+
 OPTIONS = (
     "blocks",
     "group_as_block",
@@ -45,62 +42,76 @@ OPTIONS = (
 
 
 class Known:
-    """The route of the tensors of a step, and what it follows from.
+    """Who updates the tensors of a step, and what that follows from.
 
     Args:
         groups: the options of each parameter group.
-        operands: of the parameters of each group that have a gradient.
-        route: of all these, one group after the other.
+        columns: of the parameters that have a gradient.
+        counts: how many of them each group has.
+        route: of the tensors.
     """
 
     def __init__(
-        self, groups: Sequence[Mapping[str, Any]], operands: Sequence[Sequence[Operands]], route: Route
+        self, groups: Sequence[Mapping[str, Any]], columns: Columns, counts: Sequence[int], route: Route
     ) -> None:
-        self.route = route
-        self._counts = list(map(len, operands))
-        self._options = [option for group in groups for option in _options(group)]
-        columns = _columns(operands)
-        self._traits = [[list(map(trait, column)) for trait in traits] for column, traits in _asked(columns)]
-        self._marks = list(map(is_marked, columns[0]))
+        self.shares = shares_of(columns, counts, list(map(Rule.of, groups)), route)
+        self._counts = counts
+        self._options = _options(groups)
+        self._marks = list(map(is_marked, columns.params))
+        self._describe = _describer(columns)
+        _, self._description = self._describe(columns.tensors())
 
-    def holds(self, groups: Sequence[Mapping[str, Any]], operands: Sequence[Sequence[Operands]]) -> bool:
-        """Check whether the same route follows for these: then all that the checks of tensors refuse is absent too."""
-        options = [option for group in groups for option in _options(group)]
-        if list(map(len, operands)) != self._counts or not _are(options, self._options):
-            return False
-        columns = _columns(operands)
-        return list(map(is_marked, columns[0])) == self._marks and all(
-            all(map(eq, map(trait, column), before))
-            for (column, traits), known in zip(_asked(columns), self._traits, strict=True)
-            for trait, before in zip(traits, known, strict=True)
-        )
+    def addresses(
+        self, groups: Sequence[Mapping[str, Any]], columns: Columns, counts: Sequence[int]
+    ) -> list[array[int]] | None:
+        """Return the addresses of the tensors, column by column; None if they may have another route.
+
+        If they have the same, all that the checks of tensors refuse is absent too.
+        """
+        if counts != self._counts or not all(map(is_, _options(groups), self._options)) or not _are_plain(columns):
+            return None
+        try:
+            addresses, description = self._describe(columns.tensors())
+        except (RuntimeError, BufferError):  # one of them is sparse
+            return None
+        if description != self._description or list(map(is_marked, columns.params)) != self._marks:
+            return None
+        size = len(columns.params)
+        return [addresses[number * size : (number + 1) * size] for number in range(5)]
 
 
-def can_be_known(groups: Sequence[Mapping[str, Any]], operands: Sequence[Sequence[Operands]]) -> bool:
+def can_be_known(groups: Sequence[Mapping[str, Any]], columns: Columns) -> bool:
     """Check that nothing else decides a route.
 
     Subclasses of tensors hold tensors of their own, and a group that is one block depends on all of its parameters.
     """
-    is_plain = all(PLAIN.issuperset(map(type, column)) for column in _columns(operands))
-    return is_plain and not any(group["group_as_block"] for group in groups)
+    return _are_plain(columns) and not any(group["group_as_block"] for group in groups)
 
 
-def _columns(operands: Sequence[Sequence[Operands]]) -> list[tuple[Tensor, ...]]:
-    """Return all parameters, gradients, first moments, second moments, and step counters."""
-    columns: list[tuple[Any, ...]] = list(zip(*(of_one for of_group in operands for of_one in of_group), strict=True))
-    return columns[:5] or [()] * 5
+def _are_plain(columns: Columns) -> bool:
+    """Check that all tensors are plain ones, whose bits are those of their numbers."""
+    *operands, steps, _ = columns
+    return PLAIN.issuperset(map(type, steps)) and all(
+        PLAIN.issuperset(map(type, column)) and not any(map(Tensor.is_neg, column)) for column in operands
+    )
 
 
-def _asked(columns: Sequence[tuple[Tensor, ...]]) -> list[tuple[tuple[Tensor, ...], tuple[Trait, ...]]]:
-    """Return the columns, each with the traits that are asked of it."""
-    return list(zip(columns, (TRAITS,) * 4 + (STEP_TRAITS,), strict=True))
+def _describer(columns: Columns) -> Describe:
+    native = library.load()
+    devices = {tensor.device for tensor in columns.tensors()}
+    if isinstance(native, library.Library) and all(map(native.can_describe, devices)):
+        return native.describe
+    return _describe
 
 
-def _options(group: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return those options of a group that decide more than numbers. Most are constants, of which there is one each."""
-    return (group["fraction"] == 1, *map(group.__getitem__, OPTIONS))
+def _describe(tensors: list[Tensor]) -> tuple[array[int], object]:
+    traits = attrgetter("layout", "dtype", "device", "shape")
+    return array("Q", map(Tensor.data_ptr, tensors)), [*map(traits, tensors), *map(Tensor.stride, tensors)]
 
 
-def _are(objects: list[object], others: list[object]) -> bool:
-    """Check that two lists have the same objects: an option that is only equal, as True is to 1, may be refused."""
-    return len(objects) == len(others) and all(map(is_, objects, others))
+def _options(groups: Sequence[Mapping[str, Any]]) -> list[object]:
+    """Return those options that decide more than numbers. Most are constants, of which there is one each.
+
+    They are compared by identity: an option that is only equal, as True is to 1, may be refused.
+    """
+    return [option for group in groups for option in (group["fraction"] == 1, *map(group.__getitem__, OPTIONS))]

@@ -15,17 +15,17 @@ from mofo.optim.checks import (
     check_state,
     check_together,
 )
+from mofo.optim.columns import columns_of
 from mofo.optim.distributed.flat_params import check_flat
 from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.grad_scaler import GradScale
 from mofo.optim.kernels import Execution
 from mofo.optim.kernels.dispatch import check_capturable, check_fused
 from mofo.optim.known import Known, can_be_known
-from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.rule.types import Operands, Rule
 from mofo.optim.state.int8 import has_int8_moments
-from mofo.optim.state.moments import new_seed, new_state, restored_group, restored_state, step_on_device
-from mofo.optim.step import Batch, Task, make_step, repeat_step
+from mofo.optim.state.moments import needs_seed, new_seed, new_state, restored_group, restored_state, step_on_device
+from mofo.optim.step import Task, make_step, repeat_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -271,43 +271,23 @@ class MoFO(Optimizer):
                 loss = closure()
 
         scale = GradScale(self)
-        operands = self._operands() if self._known is not None and not scale.is_set else None
-        if self._known is not None and operands is not None and self._known.holds(self.param_groups, operands):
-            for group in self.param_groups:
-                check_options(group)
-            groups = zip(operands, self.param_groups, strict=True)
-            batches = [Batch(tensors, Rule.of(group), Execution.of(group)) for tensors, group in groups if tensors]
-            repeat_step(batches, scale, self.workspaces, self._known.route)
-            return loss
+        if self._known is not None and not scale.is_set:
+            given = columns_of(self.param_groups, self.state)
+            addresses = None if given is None else self._known.addresses(self.param_groups, *given)
+            if given is not None and addresses is not None:
+                for group in self.param_groups:
+                    check_options(group)
+                rules = [(Rule.of(group), Execution.of(group)) for group in self.param_groups]
+                repeat_step(given[0], addresses, self._known.shares, rules, scale, self.workspaces)
+                return loss
 
         self._check()
         self._known = None
         route = make_step(list(self._tasks()), scale, self.workspaces)
-        operands = self._operands() if route is not None else None
-        if route is not None and operands is not None and can_be_known(self.param_groups, operands):
-            self._known = Known(self.param_groups, operands, route)
+        given = columns_of(self.param_groups, self.state) if route is not None else None
+        if route is not None and given is not None and can_be_known(self.param_groups, given[0]):
+            self._known = Known(self.param_groups, *given, route)
         return loss
-
-    def _operands(self) -> list[list[Operands]] | None:
-        """Return the operands of each group as they are; None if a step must make some of them first."""
-        made: list[list[Operands]] = []
-        for group in self.param_groups:
-            draws = group["score"] == "random" or group["rounding"] == "stochastic"
-            of_group = []
-            for param in group["params"]:
-                grad = param.grad
-                if grad is None:
-                    continue
-                state = self.state.get(param, {})
-                if draws and "seed" not in state and _needs_seed(group, param):
-                    return None
-                try:
-                    m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
-                except KeyError:
-                    return None
-                of_group.append(Operands(param, grad, m, v, step, state.get("seed", 0)))
-            made.append(of_group)
-        return made
 
     def _check(self) -> None:
         """Check options, parameters and gradients, which may have changed since they were added."""
@@ -347,10 +327,6 @@ class MoFO(Optimizer):
         state: dict[str, Any] = self.state[param]
         if "step" not in state:
             state.update(new_state(param, group["state_dtype"]))
-        if "seed" not in state and _needs_seed(group, param):
+        if "seed" not in state and needs_seed(group, param):
             state["seed"] = new_seed(param, position)
         return state
-
-
-def _needs_seed(group: Mapping[str, Any], param: Tensor) -> bool:
-    return group["score"] == "random" or rounds_at_random(group["rounding"], param)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from itertools import islice
+from itertools import chain, groupby, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from mofo.optim.distributed.step import ShardedStep
 from mofo.optim.dtensor import is_dtensor
+from mofo.optim.kernels.cpu.library import MemoryLayout
 from mofo.optim.kernels.cpu.step import NativeStep
+from mofo.optim.kernels.cpu.table import Table
 from mofo.optim.kernels.plain.adamw import AdamWStep
 from mofo.optim.kernels.plain.foreach import ForeachStep
 from mofo.optim.kernels.plain.reference import ReferenceStep
@@ -19,13 +21,16 @@ from mofo.optim.kernels.triton.step import TritonStep
 from mofo.optim.state.int8 import float32_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from array import array
+    from collections.abc import Iterator, Sequence
 
+    from mofo.optim.columns import Columns
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution, Kernels
-    from mofo.optim.kernels.cpu.library import MemoryLayout
     from mofo.optim.kernels.triton.launch import Variant, Workspace
     from mofo.optim.rule.types import Operands, Rule
+
+    Route = list[type[Kernels]]  # the back end that updates each tensor of a step
 
 
 class Task(NamedTuple):
@@ -38,19 +43,33 @@ class Task(NamedTuple):
     together: int | None  # number of the group with which it is one block; None if it is blocks of its own
 
 
-class Route(NamedTuple):
-    """What the back ends found out about the tensors of a step."""
+class Share(NamedTuple):
+    """Tensors of one group, one after the other, that one back end updates."""
 
-    kernels: list[int]  # which of `LocalStep` updates each tensor
-    layouts: list[MemoryLayout]  # of those that the native library updates
+    where: slice  # among the tensors of the step
+    group: int
+    kernels: type[Kernels]
+    table: Table | None  # of those that the native library updates
 
 
-class Batch(NamedTuple):
-    """Tensors of one step that have one rule, with a known route: blocks of their own, and moments not in 8 bits."""
+def shares_of(columns: Columns, counts: Sequence[int], rules: Sequence[Rule], route: Route) -> list[Share]:
+    """Cut the tensors of a step into those of one group and one back end.
 
-    tensors: list[Operands]
-    rule: Rule
-    execution: Execution
+    Args:
+        columns: the tensors.
+        counts: how many of them each group has.
+        rules: of each group.
+        route: of the tensors.
+    """
+    of_groups = chain.from_iterable(map(repeat, range(len(counts)), counts))
+    shares = []
+    first = 0
+    for (group, kernels), tensors in groupby(zip(of_groups, route, strict=True)):
+        where = slice(first, first + len(list(tensors)))
+        layouts = (MemoryLayout.of(operands, rules[group]) for operands in columns.rows(where))
+        shares.append(Share(where, group, kernels, Table(list(layouts)) if kernels is NativeStep else None))
+        first = where.stop
+    return shares
 
 
 def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
@@ -82,10 +101,27 @@ def make_step(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Wor
     return route
 
 
-def repeat_step(batches: list[Batch], scale: GradScale, workspaces: dict[Variant, Workspace], route: Route) -> None:
-    """Make a step of tensors whose route a step before has found, with gradients that have no scale."""
+def repeat_step(
+    columns: Columns,
+    addresses: Sequence[array[int]],
+    shares: Sequence[Share],
+    rules: Sequence[tuple[Rule, Execution]],
+    scale: GradScale,
+    workspaces: dict[Variant, Workspace],
+) -> None:
+    """Make a step of tensors whose route a step before has found, with gradients that have no scale.
+
+    Args:
+        columns: the tensors.
+        addresses: of all tensors, column by column.
+        shares: who updates them.
+        rules: of each group.
+        scale: that says nothing.
+        workspaces: memory that Triton's kernels keep from step to step.
+    """
     local = LocalStep(scale, workspaces)
-    local.add_all(batches, route)
+    for share in shares:
+        local.add_share(share, columns, addresses, *rules[share.group])
     local.run()
 
 
@@ -123,7 +159,7 @@ class LocalStep:
     def __init__(self, scale: GradScale, workspaces: dict[Variant, Workspace]) -> None:
         adamw, self._native = AdamWStep(), NativeStep()
         faster_first = (TritonStep(workspaces, scale), self._native, ForeachStep(), ReferenceStep())
-        self.route = Route([], self._native.layouts)
+        self.route: Route = []
         self._scale = scale
         self._by_priority: tuple[Kernels, ...] = (adamw, *faster_first)
         # Triton and the library may refuse tensors that overlap in memory, so they run before anything is written.
@@ -139,10 +175,8 @@ class LocalStep:
         Raises:
             RuntimeError, NotImplementedError: the group insists on a back end that cannot serve it.
         """
-        serve = (number for number, each in enumerate(self._by_priority) if each.serves(operands, rule, execution))
-        number = next(serve)
-        self.route.kernels.append(number)
-        kernels = self._by_priority[number]
+        kernels = next(each for each in self._by_priority if each.serves(operands, rule, execution))
+        self.route.append(type(kernels))
         if kernels.unscales:
             kernels.add(operands, rule, execution)
         elif not self._scale.overflowed:
@@ -153,19 +187,17 @@ class LocalStep:
         if not self._scale.overflowed:
             self._native.add_int8(self._unscaled(operands), rule)
 
-    def add_all(self, batches: list[Batch], route: Route) -> None:
-        """Give tensors to the back ends that a step before has found to serve them."""
-        numbers, layouts = iter(route.kernels), iter(route.layouts)
-        for tensors, rule, execution in batches:
-            of_each = list(islice(numbers, len(tensors)))
-            for number in dict.fromkeys(of_each):
-                kernels = self._by_priority[number]
-                chosen = [operands for operands, own in zip(tensors, of_each, strict=True) if own == number]
-                if kernels is self._native:
-                    self._native.add_all(chosen, rule, list(islice(layouts, len(chosen))))
-                else:
-                    for operands in chosen:
-                        kernels.add(operands, rule, execution)
+    def add_share(
+        self, share: Share, columns: Columns, addresses: Sequence[array[int]], rule: Rule, execution: Execution
+    ) -> None:
+        """Give tensors to the back end that a step before has found to serve them."""
+        where = share.where
+        if share.table is not None:
+            self._native.add_all(share.table, [column[where] for column in addresses], rule, columns.seeds[where])
+            return
+        kernels = next(each for each in self._by_priority if type(each) is share.kernels)
+        for operands in columns.rows(where):
+            kernels.add(operands, rule, execution)
 
     def run(self) -> None:
         """Update the tensors that were added."""

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from mofo.optim.dtensor import is_dtensor
+from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.state.int8 import as_int8, as_values, int8_zeros, is_int8, quantisation_block
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def new_state(param: Tensor, state_dtype: StateDtype) -> dict[str, Any]:
         else:
             state[key] = torch.zeros_like(param, dtype=moment_dtype(param), memory_format=torch.preserve_format)
     return state
+
+
+def needs_seed(group: Mapping[str, Any], param: Tensor) -> bool:
+    """Check whether a parameter is updated at random by the options of its group."""
+    return group["score"] == "random" or rounds_at_random(group["rounding"], param)
 
 
 def new_seed(param: Tensor, position: int) -> int:

@@ -19,6 +19,11 @@ struct Chosen {
     }
   }
 
+  void add(int line, Mask mask) {
+    masks[line] |= mask;
+    lines |= Mask(1 << line);
+  }
+
   int count() const {
     uint64_t words[4];
     memcpy(words, masks, sizeof(masks));

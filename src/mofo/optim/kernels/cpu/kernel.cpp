@@ -266,6 +266,8 @@ void moments(const Tensor& t, int64_t start, int64_t length, Bracket bracket, Ba
       };
       if (bracket.low == 0 && bracket.high == HIGHEST) {
         Key* keys = found.add(0, size);
+        // Where that many entries move, most lines have one. They are moved as soon as the keys of the block are known.
+        if (t.k * 32 >= t.n) prefetch(t, PARAM, at, size);
         INDEPENDENT for (int i = 0; i < size; ++i) keys[i] = update(i);
         store(t, EXP_AVG, at, size, m);
         store(t, EXP_AVG_SQ, at, size, v);
@@ -317,6 +319,35 @@ void peek(const Tensor& t, const int64_t* starts, int lines, Key* keys) {
   });
 }
 
+int64_t count_from(const Key* keys, int64_t count, Key low) {
+  int64_t total = 0;
+  for (int64_t done = 0; done < count; done += 1 << 16) {
+    const int size = count - done < 1 << 16 ? int(count - done) : 1 << 16;
+    int32_t found = 0;
+    for (int i = 0; i < size; ++i) found += keys[done + i] >= low;
+    total += found;
+  }
+  return total;
+}
+
+int64_t keep(Key* keys, int64_t count, Bracket bracket) {
+  uint32_t line[LINE];
+  uint32_t* end = reinterpret_cast<uint32_t*>(keys);
+  int64_t done = 0;
+  for (; done + LINE <= count; done += LINE) {  // what is appended, and up to a line more, lies behind what was read
+    memcpy(line, keys + done, sizeof(line));
+    const Mask mask = mask_of(keys + done, bracket.low) & Mask(~mask_of(keys + done, next_key(bracket.high)));
+    end = append_values(mask, line, end);
+  }
+  int64_t kept = end - reinterpret_cast<uint32_t*>(keys);
+  for (; done < count; ++done) {
+    const Key key = keys[done];
+    keys[kept] = key;
+    kept += key >= bracket.low && key <= bracket.high;
+  }
+  return kept;
+}
+
 int64_t count_equal(const Tensor& t, int64_t start, int64_t length, Key wanted) {
   int64_t total = 0;
   for_runs(t, start, length, [&](auto key, int64_t, int size) {
@@ -344,12 +375,11 @@ void histogram(const Tensor& t, int64_t start, int64_t length, Bracket bracket, 
 // Chooses, of a run, those with a key > above, and the first `ties` of those with key == above. Takes these off `ties`.
 template <class KeyOf>
 inline void choose_moving(KeyOf key, int size, Key above, int64_t& ties, Chosen& chosen) {
-  choose(key, size, ties > 0 ? above : above + 1, chosen);
-  if (ties <= 0) return;
-  chosen.for_lines([&](int line, Mask mask) {
-    for (int i = 0; i < LINE; ++i) {
-      if (mask >> i & 1 && key(line * LINE + i) == above && ties-- <= 0) chosen.masks[line] ^= Mask(1 << i);
-    }
+  if (ties <= 0) return choose(key, size, next_key(above), chosen);
+  Chosen equal;
+  choose(key, size, next_key(above), chosen, &equal, above);
+  equal.for_lines([&](int line, Mask mask) {
+    for (; mask && ties > 0; --ties, mask &= Mask(mask - 1)) chosen.add(line, mask & Mask(-mask));
   });
 }
 
@@ -494,8 +524,8 @@ void everything(const Tensor& t, int64_t start, int64_t length) {
 
 }  // namespace
 
-extern const Kernel kernel = {moments,      peek, count_equal, histogram,  apply,
-                              apply_listed, undo, everything,  dequantise, quantise};
+extern const Kernel kernel = {moments, peek,         count_from, keep,       count_equal, histogram,
+                              apply,   apply_listed, undo,       everything, dequantise,  quantise};
 
 }  // namespace MOFO_ISA
 }  // namespace mofo

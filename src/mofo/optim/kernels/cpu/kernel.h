@@ -105,6 +105,10 @@ struct Kernel {
   void (*moments)(const Tensor&, int64_t start, int64_t length, Bracket, Band&, Journal*);
   // Compute the keys that lines of LINE entries will have once their moments are updated. Writes nothing else.
   void (*peek)(const Tensor&, const int64_t* starts, int lines, Key* keys);
+  // Count the keys of a list that are at least `low`.
+  int64_t (*count_from)(const Key* keys, int64_t count, Key low);
+  // Move those in the bracket to the front of the list. Returns how many there are.
+  int64_t (*keep)(Key* keys, int64_t count, Bracket);
   // Count the keys that equal `key`.
   int64_t (*count_equal)(const Tensor&, int64_t start, int64_t length, Key key);
   // Add to bins[i] the number of keys in the bracket with (key - low) >> shift == i, to bins[above] that of those

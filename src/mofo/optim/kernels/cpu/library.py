@@ -14,12 +14,13 @@ import sys
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mofo.optim.kernels import cpu
+from mofo.optim.kernels.cpu.dlpack import find_describer
 from mofo.optim.kernels.memory import holds_its_data, may_overlap_itself
 from mofo.optim.rule.blocks import block_size, selected_count
 from mofo.optim.rule.rounding import rounding_key, rounds_at_random
@@ -38,6 +39,8 @@ MOMENT_DTYPES = (torch.float32,)
 STRIDED = torch.strided
 SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}  # enum Score of kernel.h
 MAX_DIMS = 64
+DESCRIBED_DEVICES = ("cpu", "cuda", "xpu")
+LIST_ITEM = ctypes.cast(ctypes.pythonapi.PyList_GetItem, ctypes.c_void_p).value
 
 # struct Tensor of kernel.h, in three parts: where its memory is, how it lies there, and the numbers of a step
 ADDRESSES, LAYOUT, NUMBERS = struct.Struct("=4Q"), struct.Struct("=6Q"), struct.Struct("=7Q7d")
@@ -56,7 +59,7 @@ class NativeConfig:
     sample_rate: int = 32  # of a larger block one cache line in every `sample_rate` is sampled
     max_lines: int = 1 << 13  # at most this many lines of a block are sampled
     band_share: int = 16  # the keys inside the bracket have memory for a block's entries divided by `band_share`
-    journal_share: int = 12  # journals have memory for the bytes of the largest block divided by `journal_share`
+    journal_share: int = 4  # journals have the bytes of the largest block, or of 2^20 entries, divided by this
     spread: float = 2.0  # half-width of the bracket around the sampled threshold, in standard deviations
 
 
@@ -70,6 +73,8 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
+        self._with_lock = ctypes.PyDLL(str(path))  # keeps Python's lock, for what reads Python's objects
+        self._with_lock.mofo_cpu_describe.restype = ctypes.c_int64
         self._library.mofo_cpu_kernel.restype = ctypes.c_void_p
         self._library.mofo_cpu_sizes.restype = ctypes.c_int64
         if self._library.mofo_cpu_sizes() != TENSOR_SIZE << 32 | CONFIG.size:
@@ -77,6 +82,7 @@ class Library:
         found = {name: self._library.mofo_cpu_kernel(name.encode()) for name in INSTRUCTION_SETS}
         self.kernels: dict[str, int] = {name: kernel for name, kernel in found.items() if kernel}
         self.openmp = _find_openmp()
+        self._describer = find_describer()
 
     @property
     def instruction_set(self) -> str:
@@ -86,14 +92,51 @@ class Library:
     def __str__(self) -> str:
         return f"native ({self.instruction_set}, on {'torch' if self.openmp else 'its own'}'s threads)"
 
-    def step(self, tensors: list[bytes], config: NativeConfig) -> None:
-        """Make one step of tensors that `pack` has packed.
+    def can_describe(self, device: torch.device) -> bool:
+        """Check whether `describe` knows the plain tensors of a device."""
+        return bool(self._describer) and device.type in DESCRIBED_DEVICES
+
+    def describe(self, tensors: list[Tensor]) -> tuple[array[int], bytes]:
+        """Return the address of each plain tensor, and all devices, types, shapes and strides for comparison.
+
+        Raises:
+            RuntimeError, BufferError: one of them does not lie in memory by strides, as sparse ones.
+        """
+        count = len(tensors)
+        addresses, words = array("Q", bytes(8 * count)), array("q", bytes(8 * 10 * count))  # up to four dimensions
+        while True:
+            used = self._with_lock.mofo_cpu_describe(
+                ctypes.c_void_p(LIST_ITEM),
+                ctypes.c_void_p(self._describer),
+                ctypes.py_object(tensors),
+                ctypes.c_int64(count),
+                _buffer(addresses),
+                _buffer(words),
+                ctypes.c_int64(len(words)),
+            )
+            if used <= len(words):
+                return addresses, bytes(memoryview(words)[:used])
+            words = array("q", bytes(8 * used))
+
+    def read_steps(self, addresses: array[int]) -> array[float]:
+        """Return the numbers of steps that tensors have made, from the addresses of their float32 counters."""
+        made = array("d", bytes(8 * len(addresses)))
+        self._library.mofo_cpu_read_steps(_buffer(addresses), ctypes.c_int64(len(addresses)), _buffer(made))
+        return made
+
+    def count_step(self, addresses: array[int]) -> None:
+        """Add 1 to the float32 counters at these addresses."""
+        self._library.mofo_cpu_count_step(_buffer(addresses), ctypes.c_int64(len(addresses)))
+
+    def step(self, tensors: bytes, config: NativeConfig) -> None:
+        """Make one step of tensors that `pack` or a `Table` has packed.
 
         Raises:
             RuntimeError: tensors may overlap in memory; nothing was written.
             MemoryError: there is no scratch memory; nothing was written.
         """
-        error = self._library.mofo_cpu_step(b"".join(tensors), ctypes.c_int64(len(tensors)), self._pack(config))
+        count = ctypes.c_int64(len(tensors) // TENSOR_SIZE)
+        error = self._library.mofo_cpu_step(tensors, count, self._pack(config))
         if error == 1:
             raise RuntimeError(
                 "parameters, gradients or moments overlap in memory, or lie in between each other: clone() them before "
@@ -220,16 +263,17 @@ def pack(tensors: Sequence[Operands], rule: Rule, layouts: Sequence[MemoryLayout
     for address, layout, step, seed in zip(addresses, layouts, map(Tensor.item, steps), seeds, strict=True):
         key = int(step) + 1, layout.n
         if layout.rounds_at_random or rule.score == "random":  # from a seed of its own
-            numbers = _pack_numbers(rule, layout, key[0], seed)
+            numbers = pack_numbers(rule, layout, key[0], seed)
         elif key in in_common:
             numbers = in_common[key]
         else:
-            numbers = in_common[key] = _pack_numbers(rule, layout, key[0], seed)
+            numbers = in_common[key] = pack_numbers(rule, layout, key[0], seed)
         packed.append(address + layout.packed + numbers)
     return packed
 
 
-def _pack_numbers(rule: Rule, layout: MemoryLayout, t: int, seed: int) -> bytes:
+def pack_numbers(rule: Rule, layout: MemoryLayout, t: int, seed: int) -> bytes:
+    """Pack the numbers of step `t` of a tensor, the last part of its row."""
     beta1, beta2 = rule.betas
     return NUMBERS.pack(
         selected_count(rule.fraction, layout.n),
@@ -279,6 +323,10 @@ def load() -> Library | str:
         return Library(found)
     except OSError as error:
         return str(error)
+
+
+def _buffer(numbers: array[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(numbers.buffer_info()[0])
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:

@@ -86,6 +86,16 @@ inline uint32_t* append_values(Mask mask, const uint32_t* values, uint32_t* out)
   return out + bit_count(mask);
 }
 
+// Writes their values, read from memory of which nothing else is touched, and zeros behind them up to LINE.
+inline void append_line(Mask mask, const void* values, void* out) {
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(mask, _mm512_maskz_loadu_epi32(mask, values)));
+}
+
+// Writes consecutive values to their places, and nothing elsewhere.
+inline void spread_line(Mask mask, const float* values, float* out) {
+  _mm512_mask_storeu_ps(out, mask, _mm512_maskz_expand_ps(mask, _mm512_loadu_ps(values)));
+}
+
 #else
 
 inline uint32_t* append_values(Mask mask, const uint32_t* values, uint32_t* out) {

@@ -60,9 +60,38 @@ void move_scattered_line(const Tensor& t, const Movement& movement, int64_t star
   }
 }
 
+#if defined(__AVX512F__)
+
+// Moves the chosen entries of a float32 tensor that lies in one piece. They are brought side by side first, so that
+// roots and divisions are computed for them alone.
+inline void move_together(const Tensor& t, const Movement& movement, const Chosen& chosen, uint32_t* former) {
+  uint32_t raw[RUN + LINE];
+  float m[RUN + LINE], v[RUN + LINE], x[RUN + LINE];
+  if (!former) former = raw;
+  int count = 0;
+  chosen.for_lines([&](int line, Mask mask) {
+    const int64_t at = chosen.start + line * LINE;
+    append_line(mask, static_cast<const uint32_t*>(t.data[PARAM]) + at, former + count);
+    append_line(mask, static_cast<const float*>(t.data[EXP_AVG]) + at, m + count);
+    append_line(mask, static_cast<const float*>(t.data[EXP_AVG_SQ]) + at, v + count);
+    count += bit_count(mask);
+  });
+  for (int i = 0; i < (count + LINE - 1) / LINE * LINE; ++i) x[i] = movement.moved(bits<float>(former[i]), m[i], v[i]);
+  count = 0;
+  chosen.for_lines([&](int line, Mask mask) {
+    spread_line(mask, x + count, static_cast<float*>(t.data[PARAM]) + chosen.start + line * LINE);
+    count += bit_count(mask);
+  });
+}
+
+#endif
+
 // Moves the chosen entries. Their former values are appended to `former`, unless that is null.
 template <class T>
 void move_as(const Tensor& t, const Movement& movement, const Chosen& chosen, uint32_t* former) {
+#if defined(__AVX512F__)
+  if (sizeof(T) == sizeof(float) && !t.strides) return move_together(t, movement, chosen, former);
+#endif
   uint32_t before[LINE];
   chosen.for_lines([&](int line, Mask mask) {
     const int left = chosen.length - line * LINE;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 namespace mofo {
 
@@ -20,29 +21,33 @@ int64_t enter_bin(const int64_t* bins, int shift, Bracket* bracket, int64_t* ran
   return bins[bin];
 }
 
-Threshold select_key(Key* keys, int64_t count, int64_t rank) {
-  Bracket bracket{HIGHEST, 0};
-  for (int64_t i = 0; i < count; ++i) {
-    bracket.low = std::min(bracket.low, keys[i]);
-    bracket.high = std::max(bracket.high, keys[i]);
-  }
-  while (bracket.low < bracket.high) {
-    int64_t bins[BINS];
-    const int64_t used = std::min(std::max<int64_t>(count, 16), BINS);
-    const int shift = bin_shift(bracket, used);
-    std::fill(bins, bins + used, 0);
-    for (int64_t i = 0; i < count; ++i) ++bins[(keys[i] - bracket.low) >> shift];
-    const int64_t left = enter_bin(bins, shift, &bracket, &rank);
-    int64_t kept = 0;
-    for (int64_t i = 0; kept < left; ++i) {
-      const Key key = keys[i];
-      keys[i] = keys[kept];
-      keys[kept] = key;
-      kept += key >= bracket.low && key <= bracket.high;
+Threshold select_key(const Kernel& kernel, Key* keys, int64_t count, Bracket bracket, int64_t rank) {
+  constexpr int64_t FEW = 32;  // that are sorted
+  int64_t above = 0, inside = count;
+  while (inside > FEW && bracket.low < bracket.high) {
+    // To count is so fast where the processor compares many keys at once that a histogram of few of them takes longer.
+    const Key middle = bracket.low + (bracket.high - bracket.low) / 2 + 1;
+    const int64_t upper = kernel.count_from(keys, count, middle) - above;
+    if (rank <= upper) {
+      bracket.low = middle;
+      inside = upper;
+    } else {
+      bracket.high = middle - 1;
+      rank -= upper;
+      above += upper;
+      inside -= upper;
     }
-    count = left;
+    if (inside <= count / 4) {
+      count = kernel.keep(keys, count, bracket);
+      above = 0;
+    }
   }
-  return {bracket.low, rank, count};
+  if (bracket.low == bracket.high) return {bracket.low, rank, inside};
+  count = kernel.keep(keys, count, bracket);
+  std::sort(keys, keys + count, std::greater<Key>());
+  const Key key = keys[rank - 1];
+  const auto [first, last] = std::equal_range(keys, keys + count, key, std::greater<Key>());
+  return {key, rank - (first - keys), last - first};
 }
 
 Bracket guess_bracket(const Key* sample, int64_t lines, int64_t n, int64_t k, double spread) {

@@ -21,8 +21,8 @@ int bin_shift(Bracket bracket, int64_t bins);
 // Returns the number of keys in the bin.
 int64_t enter_bin(const int64_t* bins, int shift, Bracket* bracket, int64_t* rank);
 
-// Returns the key of a rank among `count` keys, which are reordered.
-Threshold select_key(Key* keys, int64_t count, int64_t rank);
+// Returns the key of a rank among `count` keys in the bracket, which are reordered.
+Threshold select_key(const Kernel& kernel, Key* keys, int64_t count, Bracket bracket, int64_t rank);
 
 // Brackets the k-th highest of n keys, from a sample of lines, each of them LINE entries that are neighbours. `spread`
 // is the half-width in standard deviations.

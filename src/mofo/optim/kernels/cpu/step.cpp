@@ -41,10 +41,11 @@
 namespace mofo {
 namespace {
 
-constexpr int64_t LEAST_LINES = 64;        // that are sampled of a block
-constexpr int64_t RANGE = 1 << 16;         // entries of a large block that a thread takes at a time
-constexpr int64_t TASK = 1 << 16;          // entries that the blocks of a task have at least together
-constexpr int64_t LEAST_SHARED = 1 << 17;  // entries below which sharing a block out costs more than it gains
+constexpr int64_t LEAST_LINES = 64;           // that are sampled of a block
+constexpr int64_t RANGE = 1 << 16;            // entries of a large block that a thread takes at a time
+constexpr int64_t TASK = 1 << 16;             // entries that the blocks of a task have at least together
+constexpr int64_t LEAST_SHARED = 1 << 17;     // entries below which sharing a block out costs more than it gains
+constexpr int64_t LEAST_JOURNALED = 1 << 20;  // entries of the largest block for which journals have memory
 
 // ---- One block.
 
@@ -133,7 +134,7 @@ Threshold find_threshold(const Config& s, const Team& team, const Tensor& t, int
   if (t.k > above + inside) return search(s, team, t, block, {0, bracket.low - 1}, t.k - above - inside, bins);
   if (bracket.low == bracket.high) return {bracket.low, t.k - above, inside};
   if (inside > band.capacity) return search(s, team, t, block, bracket, t.k - above, bins);
-  return select_key(band.keys, inside, t.k - above);
+  return select_key(*s.kernel, band.keys, inside, bracket, t.k - above);
 }
 
 // Updates the moments of a block, and with `at_once` the parameters above the bracket, with a journal for each range.
@@ -273,7 +274,7 @@ class Memory {
 void step(const Config& s, const Tensor* tensors, int64_t count) {
   const Plan plan = make_plan(s, tensors, count);
   const int64_t workers = std::min<int64_t>(s.threads, int64_t(plan.alone.size()));
-  int64_t largest = 0;
+  int64_t largest = LEAST_JOURNALED;
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, tensors[i].n);
   // All memory is allocated here: once the first tensor is written nothing can fail.
   const int64_t capacity = largest * int64_t(sizeof(float)) / s.journal_share / int64_t(sizeof(Candidate));

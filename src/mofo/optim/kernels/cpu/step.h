@@ -23,9 +23,13 @@ struct Config {
   int64_t sample_rate;    // one line in every sample_rate is sampled
   int64_t max_lines;      // at most this many lines of a block are sampled
   int64_t band_share;     // the band of a sampled block has room for its entries divided by band_share
-  int64_t journal_share;  // journals have the bytes of the largest block divided by journal_share
+  int64_t journal_share;  // journals have the bytes of the largest block, or of 2^20 entries, divided by this
   double spread;          // half-width of the bracket, in standard deviations
 };
+
+// PyList_GetItem of Python, and dltensor_from_py_object_no_sync of DLPack's exchange API.
+using ItemOfList = void* (*)(void* list, intptr_t index);
+using DescribeTensor = int (*)(void* object, void* described);
 
 }  // namespace mofo
 
@@ -37,6 +41,19 @@ EXPORT int64_t mofo_cpu_sizes();
 
 // Makes one step of all tensors. Returns 0; or, with nothing written, 1 if tensors may overlap and 2 without memory.
 EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo::Config* config);
+
+// Sets addresses[i] to that of the first entry of tensor i of a Python list, and puts into words[capacity], tensor
+// after tensor, its device, its type and number of dimensions, its sizes and its strides. Returns how many words these
+// are, of which some were not written if that is more than `capacity`; or -1 where Python has an exception. The caller
+// holds Python's lock.
+EXPORT int64_t mofo_cpu_describe(mofo::ItemOfList item, mofo::DescribeTensor describe, void* list, int64_t count,
+                                 uint64_t* addresses, int64_t* words, int64_t capacity);
+
+// Sets made[i] to *steps[i], the number of steps that a tensor has made.
+EXPORT void mofo_cpu_read_steps(const float* const* steps, int64_t count, double* made);
+
+// Adds 1 to each of these numbers.
+EXPORT void mofo_cpu_count_step(float* const* steps, int64_t count);
 
 // The phases of a step of a tensor whose blocks are shared between processes (distributed/search.py): n is the number
 // of entries of a block that are here, and k is not used. All return 0; or, with nothing written, 2 without memory.

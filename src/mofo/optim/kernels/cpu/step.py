@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, cast
-
-import torch
 
 from mofo.optim.kernels.cpu import int8
 from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
 from mofo.optim.kernels.dispatch import uses_native
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
     from torchao.optim.subclass_8bit import OptimState8bit
 
     from mofo.optim.kernels import Execution
+    from mofo.optim.kernels.cpu.table import Table
     from mofo.optim.rule.types import Operands, Rule
 
 
@@ -23,19 +25,15 @@ class NativeStep:
 
     Args:
         config: how the library computes; by default what is fastest.
-
-    Attributes:
-        layouts: of the tensors that were added.
     """
 
     unscales = False
 
     def __init__(self, config: NativeConfig | None = None) -> None:
-        self.layouts: list[MemoryLayout] = []
         self._config = config or NativeConfig()
-        self._packed: list[bytes] = []
-        self._operands: list[Operands] = []  # the library is given addresses: what lies there must be kept,
-        self._int8: list[OptimState8bit] = []  # and of moments in 8 bits the scales
+        self._rows: list[bytes | array[int]] = []
+        self._steps = array("Q")  # addresses of the counters
+        self._kept: list[object] = []  # the library is given addresses of what is in them
 
     def serves(self, operands: Operands, rule: Rule, execution: Execution) -> bool:
         """Check whether the library updates a tensor.
@@ -53,20 +51,27 @@ class NativeStep:
 
     def add(self, operands: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor that the library can update."""
-        self.add_all([operands], rule, [MemoryLayout.of(operands, rule)])
+        self._add(operands, rule, MemoryLayout.of(operands, rule))
 
     def add_int8(self, operands: Operands, rule: Rule) -> None:
         """Take a tensor whose moments are in 8 bits, and that `serves_int8`."""
         m, v = _in_8_bits(operands.exp_avg), _in_8_bits(operands.exp_avg_sq)
         operands = operands._replace(exp_avg=m.codes, exp_avg_sq=v.codes)
-        self.add_all([operands], rule, [MemoryLayout.of(operands, rule, int8.pack(m, v))])
-        self._int8 += (m, v)
+        self._add(operands, rule, MemoryLayout.of(operands, rule, int8.pack(m, v)))
+        self._kept += (m, v)  # of which the scales are read and written too
 
-    def add_all(self, tensors: list[Operands], rule: Rule, layouts: list[MemoryLayout]) -> None:
-        """Take tensors with the same rule, whose layouts are known."""
-        self._packed += pack(tensors, rule, layouts)
-        self._operands += tensors
-        self.layouts += layouts
+    def add_all(self, table: Table, addresses: Sequence[array[int]], rule: Rule, seeds: Sequence[int]) -> None:
+        """Take tensors of one rule whose layouts are known.
+
+        Args:
+            table: of the tensors; the caller keeps both until `run` has returned.
+            addresses: of parameters, gradients, first and second moments, and counters of steps.
+            rule: by which they are updated.
+            seeds: of each tensor.
+        """
+        *of_operands, steps = addresses
+        self._rows.append(table.rows(of_operands, rule, _library().read_steps(steps), seeds))
+        self._steps += steps
 
     def run(self) -> None:
         """Update the tensors that were added.
@@ -75,13 +80,21 @@ class NativeStep:
             RuntimeError: tensors may overlap in memory; nothing was written then.
             MemoryError: there is no scratch memory; nothing was written then.
         """
-        if not self._packed:
-            return
-        library = load()
-        assert isinstance(library, Library)
-        library.step(self._packed, self._config)
-        # With a number instead of the tensor torch would make one of it for each step.
-        torch._foreach_add_([operands.step for operands in self._operands], torch.tensor(1.0), alpha=1.0)
+        if self._rows:
+            library = _library()
+            library.step(b"".join(self._rows), self._config)
+            library.count_step(self._steps)
+
+    def _add(self, operands: Operands, rule: Rule, layout: MemoryLayout) -> None:
+        self._rows += pack([operands], rule, [layout])
+        self._steps.append(operands.step.data_ptr())
+        self._kept += (operands, layout)
+
+
+def _library() -> Library:
+    library = load()
+    assert isinstance(library, Library)
+    return library
 
 
 def _in_8_bits(moment: Tensor) -> OptimState8bit:
