@@ -84,7 +84,7 @@ def repeat_step(batches: list[Batch], scale: GradScale, workspaces: dict[Variant
 
 def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     local = LocalStep(scale, workspaces)
-    sharded = ShardedStep(scale, local.add)
+    sharded = ShardedStep(scale, local.add, workspaces)
     grouped = TogetherStep(scale)
     for operands, rule, execution, _, together in tasks:
         if together is not None:

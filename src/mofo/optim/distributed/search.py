@@ -14,7 +14,7 @@ on their size.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from mofo.optim.distributed.layout import Layout
-    from mofo.optim.distributed.shard import Shard
+    from mofo.optim.distributed.shards import Shards
 
 WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where the counts of all blocks would be more than this
@@ -44,13 +44,19 @@ class SharedBlocks:
         mesh_dims: its dimensions over which the blocks are spread.
         dtype: of the moments.
         device: of the parameters.
-
-    Attributes:
-        shards: what this process has of the blocks.
+        workspaces: memory that back ends keep from step to step.
     """
 
-    def __init__(self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.shards: list[Shard] = []
+    def __init__(
+        self,
+        mesh: DeviceMesh,
+        mesh_dims: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        workspaces: dict[Any, Any],
+    ) -> None:
+        self._shards: dict[type[Shards], Shards] = {}
+        self._workspaces = workspaces
         self._mesh = mesh
         self._mesh_dims = mesh_dims
         self._infinity = INFINITY[INTEGER[dtype.itemsize]]
@@ -67,6 +73,12 @@ class SharedBlocks:
         self._size = max(self._size, layout.size)
         return first
 
+    def shards(self, kind: type[Shards]) -> Shards:
+        """Return what this process has of the blocks, as far as one kind of back end updates it."""
+        if kind not in self._shards:
+            self._shards[kind] = kind(self._workspaces)
+        return self._shards[kind]
+
     def step(self) -> None:
         """Update the entries that this process has of the blocks."""
         if not self._k:
@@ -76,8 +88,8 @@ class SharedBlocks:
         low, high = self._guess_brackets(n, k)
 
         # Local: the moments of every entry
-        for shard in self.shards:
-            shard.update_moments(low, high)
+        for shards in self._shards.values():
+            shards.update_moments(low, high)
 
         # Filter: the k-th highest key, and how many of the entries that have it are selected
         highest = torch.full_like(k, self._infinity)
@@ -96,9 +108,9 @@ class SharedBlocks:
             ties[cut] = torch.stack([(own >= least).sum() for own, least in zip(places, last, strict=True)])
 
         # Local: update of the selected
-        for shard in self.shards:
-            shard.move(keys, ties)
-            shard.finish()
+        for shards in self._shards.values():
+            shards.move(keys, ties)
+            shards.finish()
 
     @property
     def _width(self) -> int:
@@ -109,8 +121,8 @@ class SharedBlocks:
         """Bracket the k-th highest key of each block, from a sample of all processes."""
         shift = max(0, self._infinity.bit_length() - self._width)
         counts = n.new_zeros(len(n), 1 << self._width)
-        for shard in self.shards:
-            shard.count_sample(shift, counts)
+        for shards in self._shards.values():
+            shards.count_sample(shift, counts)
         at_least = _at_least(self._all_reduce(counts))
         size, share = at_least[:, 0], k / n
         # how far off the rank in the sample may be, which is not at all where it is the whole block
@@ -124,8 +136,8 @@ class SharedBlocks:
     def _count_keys(self, guess: tuple[Tensor, Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
         counts = low.new_zeros(len(low), (1 << self._width) + 1)
         guessed = bool(((low >= guess[0]) & (high <= guess[1])).all())
-        for shard in self.shards:
-            shard.count_keys(low, high, shift, counts, guessed=guessed)
+        for shards in self._shards.values():
+            shards.count_keys(low, high, shift, counts, guessed=guessed)
         return counts
 
     def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
@@ -136,7 +148,7 @@ class SharedBlocks:
         return counts
 
     def _tied_places(self, block: int, key: int) -> Tensor:
-        places = [s.tied_places(block, key) for s in self.shards if s.blocks.start <= block < s.blocks.stop]
+        places = [own for shards in self._shards.values() for own in shards.tied_places(block, key)]
         return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device=self._device)
 
     def _all_reduce(self, counts: Tensor) -> Tensor:

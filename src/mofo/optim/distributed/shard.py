@@ -72,11 +72,11 @@ class Shard:
             found += torch.arange(len(found), device=found.device, dtype=found.dtype)[:, None] * bins
             counts[blocks] += torch.bincount(found.view(-1), minlength=len(found) * bins).view(-1, bins)
 
-    def update_moments(self, low: Tensor, high: Tensor) -> None:
-        """Update the moments of all entries. The keys from `low` to `high` (all blocks,) will be asked for."""
+    def update_moments(self) -> None:
+        """Update the moments of all entries."""
         update_moments(self._operands, self._rule)
 
-    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
         """Add to `counts` (all blocks, bins + 1) how many keys are in each bin, as `count_bins` does.
 
         Args:
@@ -84,7 +84,6 @@ class Shard:
             high: (all blocks,) int64.
             shift: (all blocks,) int64.
             counts: int64.
-            guessed: all keys from low to high are among those that `update_moments` was given bounds of.
         """
         low, high, shift, counts = (x[self.blocks] for x in (low, high, shift, counts))
         for blocks, entries in self._tiles():

@@ -7,14 +7,14 @@ the others the processes search the k-th highest score together (`search.py`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mofo.optim.distributed.layout import find_layout
 from mofo.optim.distributed.search import SharedBlocks
-from mofo.optim.distributed.shard import Shard
-from mofo.optim.distributed.shard_native import NativeShard
+from mofo.optim.distributed.shards import Shards
+from mofo.optim.distributed.shards_native import NativeShards
 from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.kernels.dispatch import uses_native
 from mofo.optim.rule.rounding import rounds_at_random
@@ -40,14 +40,21 @@ class ShardedStep:
         scale: what `torch.amp.GradScaler` says of the gradients.
         add_local: takes those parts of a tensor that this process can update for itself: all of a tensor that is not
             sharded or of which every entry moves, and blocks that this process has to itself.
+        workspaces: memory that back ends keep from step to step.
     """
 
     unscales = True
 
-    def __init__(self, scale: GradScale, add_local: Callable[[Operands, Rule, Execution], None]) -> None:
+    def __init__(
+        self,
+        scale: GradScale,
+        add_local: Callable[[Operands, Rule, Execution], None],
+        workspaces: dict[Any, Any],
+    ) -> None:
         self.has_served = False  # a tensor
         self._scale = scale
         self._add_local = add_local
+        self._workspaces = workspaces
         self._shared: dict[tuple[DeviceMesh, tuple[int, ...], torch.dtype, torch.device], SharedBlocks] = {}
         self._steps: list[Tensor] = []
 
@@ -108,15 +115,15 @@ class ShardedStep:
                 self._add_local(part, replace(rule, blocks=rows.blocks), execution)
             elif part.param.numel():
                 part = part._replace(grad=self._scale.unscaled(part.grad))
-                shard_class = NativeShard if native and uses_native(execution, *part[:4]) else Shard
-                shared.shards.append(shard_class(part, rule, layout, rows, n, first + rows.shared))
+                kind = NativeShards if native and uses_native(execution, *part[:4]) else Shards
+                shared.shards(kind).add(part, rule, layout, rows, n, first + rows.shared)
 
     def _shared_blocks(
         self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> SharedBlocks:
         key = mesh, mesh_dims, dtype, device
         if key not in self._shared:
-            self._shared[key] = SharedBlocks(*key)
+            self._shared[key] = SharedBlocks(*key, self._workspaces)
         return self._shared[key]
 
 
