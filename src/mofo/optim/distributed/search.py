@@ -93,8 +93,7 @@ class SharedBlocks:
 
         # Filter: the k-th highest key, and how many of the entries that have it are selected
         highest = torch.full_like(k, self._infinity)
-        count = functools.partial(self._count_keys, (low, high))
-        keys, selected, equal = self._search((low, high), k, highest, count)
+        keys, selected, equal = self._search((low, high), k, highest, self._count_keys)
 
         # Of equal ones the first: the highest of their places, which are counted from the end
         ties = n.clone()  # how many of those with the k-th highest key this process selects
@@ -123,21 +122,17 @@ class SharedBlocks:
         counts = n.new_zeros(len(n), 1 << self._width)
         for shards in self._shards.values():
             shards.count_sample(shift, counts)
-        at_least = _at_least(self._all_reduce(counts))
-        size, share = at_least[:, 0], k / n
+        up_to = self._all_reduce(counts).cumsum(dim=1)
+        size, share = up_to[:, -1], k / n
         # how far off the rank in the sample may be, which is not at all where it is the whole block
         slack = (SPREAD * (size * share * (1 - share)).sqrt() + 1).masked_fill_(size == n, 0)
-        low, high = (
-            ((at_least >= rank[:, None]).sum(dim=1) - 1).clamp_(min=0)
-            for rank in (size * share + slack, size * share - slack)
-        )
+        low, high = (_bin_of(up_to, (size - rank).floor()) for rank in (size * share + slack, size * share - slack))
         return low << shift, ((high + 1 << shift) - 1).clamp_(max=self._infinity)
 
-    def _count_keys(self, guess: tuple[Tensor, Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+    def _count_keys(self, low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
         counts = low.new_zeros(len(low), (1 << self._width) + 1)
-        guessed = bool(((low >= guess[0]) & (high <= guess[1])).all())
         for shards in self._shards.values():
-            shards.count_keys(low, high, shift, counts, guessed=guessed)
+            shards.count_keys(low, high, shift, counts)
         return counts
 
     def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
@@ -181,8 +176,9 @@ class SharedBlocks:
         low, high = brackets
         while True:
             shift = self._shift(high - low)
-            at_least = _at_least(self._all_reduce(count(low, high, shift)))
-            above, reached = at_least[:, -1], at_least[:, 0]
+            counts = self._all_reduce(count(low, high, shift))
+            above, up_to = counts[:, -1], counts[:, :-1].cumsum(dim=1)
+            reached = above + up_to[:, -1]
             is_above, is_below = k <= above, k > reached
             if (is_below & (low == 0)).any():
                 raise RuntimeError(
@@ -190,10 +186,10 @@ class SharedBlocks:
                     "gradients of the same parameters"
                 )
             # The bracket has the k-th highest: go on in its bin.
-            bin_ = ((at_least >= k[:, None]).sum(dim=1, keepdim=True) - 1).clamp_(0, at_least.shape[1] - 2)
-            beyond = at_least.gather(1, bin_ + 1).squeeze(1)  # numbers in higher bins
-            equal, rank = at_least.gather(1, bin_).squeeze(1) - beyond, k - beyond
-            first = low + (bin_.squeeze(1) << shift)
+            bin_ = _bin_of(up_to, reached - k)
+            equal = counts.gather(1, bin_[:, None]).squeeze(1)
+            rank = k - (reached - up_to.gather(1, bin_[:, None]).squeeze(1))  # among the numbers in its bin
+            first = low + (bin_ << shift)
             last = torch.minimum(high, first + (1 << shift) - 1)
             # The sample misled: go on in all that is above the bracket, or in all below it.
             first = first.where(~is_above, high + 1).where(~is_below, 0)
@@ -207,6 +203,11 @@ class SharedBlocks:
         return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
 
 
-def _at_least(counts: Tensor) -> Tensor:
-    """Return how many numbers are in each bin or a higher one, given how many are in each, (blocks, bins)."""
-    return counts.flip(1).cumsum(1).flip(1)
+def _bin_of(up_to: Tensor, below: Tensor) -> Tensor:
+    """Return the bin of each block in which the next higher number is than `below` (blocks,) others, or the nearest.
+
+    `up_to` (blocks, bins) has how many numbers are in each bin or a lower one.
+    """
+    return (
+        torch.searchsorted(up_to, below[:, None].to(up_to.dtype), right=True).squeeze(1).clamp_(max=up_to.shape[1] - 1)
+    )

@@ -64,9 +64,7 @@ class Shard:
             counts: (all blocks, bins) int64, to which the counts are added.
         """
         counts, bins = counts[self.blocks], counts.shape[1]
-        stride = max(1, min(self._n // SAMPLE[0], 64), self._n // SAMPLE[1])
-        while stride > 1 and math.gcd(stride, self._operands.param.shape[1]) > 1:  # or it could see few of the columns
-            stride += 1
+        stride = sample_stride(self._n, self._operands.param.shape[1])
         for blocks, entries in self._tiles():
             found = self._keys(blocks, slice(entries.start, entries.stop, stride), ahead=True) >> shift
             found += torch.arange(len(found), device=found.device, dtype=found.dtype)[:, None] * bins
@@ -154,6 +152,14 @@ class Shard:
         n, device = self._operands.param.shape[1], self._operands.param.device
         starts = torch.arange(blocks.start, blocks.stop, device=device)[:, None] * n + self._offset
         return self._layout.global_index(starts + torch.arange(*entries.indices(n), device=device))
+
+
+def sample_stride(n: int, here: int) -> int:
+    """Return how far apart the sampled entries of a block are that has n entries, some of them here."""
+    stride = max(1, min(n // SAMPLE[0], 64), n // SAMPLE[1])
+    while stride > 1 and math.gcd(stride, here) > 1:  # or it could see few of the columns
+        stride += 1
+    return stride
 
 
 def count_bins(numbers: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:

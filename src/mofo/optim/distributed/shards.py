@@ -44,11 +44,8 @@ class Shards:
         for shard in self._shards:
             shard.update_moments()
 
-    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
-        """Add to `counts` (blocks, bins + 1) int64 how many keys are in each bin, as `count_bins` does.
-
-        `guessed` says that all keys from low to high are among those that `update_moments` was given bounds of.
-        """
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
+        """Add to `counts` (blocks, bins + 1) int64 how many keys are in each bin, as `count_bins` does."""
         for shard in self._shards:
             shard.count_keys(low, high, shift, counts)
 

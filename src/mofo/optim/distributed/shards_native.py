@@ -1,15 +1,14 @@
-"""The local phases of the shards on a CPU, by the native library."""
+"""The local phases of the shards on a CPU, each by one call of the native library."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
-from mofo.optim.distributed.shard import Shard
+from mofo.optim.distributed.shard import Shard, sample_stride
 from mofo.optim.distributed.shards import Shards
 from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
+from mofo.optim.kernels.cpu.phases import SHARE, Phases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,61 +16,72 @@ if TYPE_CHECKING:
     from mofo.optim.distributed.layout import Layout, RowRange
     from mofo.optim.rule.types import Operands, Rule
 
-BAND_SHARE = 16  # the keys inside the bracket have memory for a large block's entries divided by this,
-SMALL = 1 << 12  # and for all of a block of at most this many
+
+class NativeShard(NamedTuple):
+    """Consecutive shared blocks of a tensor; the library is given addresses of what is in it."""
+
+    operands: Operands
+    rule: Rule
+    layout: Layout
+    rows: RowRange
+    n: int
+    first: int
+    contiguous: Operands  # the operands, or copies
+    memory: MemoryLayout
+
+    def tied_places(self, block: int, key: int, positions: Tensor | None) -> Tensor:
+        """Return what `Shards.tied_places` does, given the positions here, or None where these are not known."""
+        if positions is None:
+            return Shard(self.contiguous, *self[1:6]).tied_places(block, key)
+        row = self.contiguous.param[0].numel()
+        return self.layout.size - self.layout.global_index(positions + self.rows.start * row)
 
 
 class NativeShards(Shards):
     """Shards that the native library updates, to the bit as plain torch does."""
 
-    _shards: list[NativeShard]  # type: ignore[assignment]
+    def __init__(self, workspaces: dict[Any, Any]) -> None:
+        super().__init__(workspaces)
+        if NativeShards not in workspaces:
+            library = load()
+            assert isinstance(library, Library)
+            workspaces[NativeShards] = library.phases()
+        self._phases: Phases = workspaces[NativeShards]
+        self._native: list[NativeShard] = []
 
     def add(self, operands: Operands, rule: Rule, layout: Layout, rows: RowRange, n: int, first: int) -> None:
         """Take consecutive shared blocks of a tensor; the arguments are those of `Shard`."""
-        self._shards.append(NativeShard(operands, rule, layout, rows, n, first))
+        contiguous = operands._replace(**{key: getattr(operands, key).contiguous() for key in operands._fields[:4]})
+        memory = MemoryLayout.of(contiguous, replace(rule, blocks=rows.blocks))
+        self._native.append(NativeShard(operands, rule, layout, rows, n, first, contiguous, memory))
+
+    def count_sample(self, shift: int, counts: Tensor) -> None:
+        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `key >> shift`."""
+        packed = [row for s in self._native for row in pack([s.contiguous], s.rule, [s.memory])]
+        shares = [SHARE.pack(s.first, sample_stride(s.n, s.memory.n)) for s in self._native]
+        self._phases.begin(packed, shares, counts.shape[1], NativeConfig())
+        self._phases.count_sample(shift, counts)
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
-        """Update the moments of all entries, and collect the keys from `low` to `high`."""
-        for shard in self._shards:
-            shard.collect(low, high)
+        """Update the moments of all entries, and all else of those above `high`; from `low` on, note what they need."""
+        self._phases.update_moments(low, high)
 
-    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
         """Add to `counts` (blocks, bins + 1) int64 how many keys are in each bin."""
-        for shard in self._shards:
-            shard.count_guessed(low, high, shift, counts, guessed=guessed)
+        self._phases.count_keys(low, high, shift, counts)
 
-
-class NativeShard(Shard):
-    """A `Shard` whose entries the native library updates."""
-
-    def __init__(self, operands: Operands, rule: Rule, layout: Layout, rows: RowRange, n: int, first: int) -> None:
-        super().__init__(operands, rule, layout, rows, n, first)
-        own_rule = replace(rule, blocks=rows.blocks)
-        memory = MemoryLayout.of(self._operands, own_rule)  # contiguous, so that it has no strides to be kept
-        [self._packed] = pack([self._operands], own_rule, [memory])
-        library = load()
-        assert isinstance(library, Library)
-        self._library = library
-        self._config = NativeConfig()
-
-    def collect(self, low: Tensor, high: Tensor) -> None:
-        """Update the moments of all entries, and collect the keys from `low` to `high` (all blocks,)."""
-        blocks, n = self._operands.param.shape
-        low, high = low[self.blocks], high[self.blocks]
-        self._collected = low.new_empty(blocks, 2)  # how many keys there are above, and from low to high
-        self._band = torch.empty((blocks, max(n // BAND_SHARE, min(n, SMALL))), dtype=torch.int32)
-        self._library.update_moments(self._packed, self._config, low, high, self._collected, self._band)
-        # equal keys are only counted
-        self._band_is_complete = bool(((self._collected[:, 1] <= self._band.shape[1]) & (low < high)).all())
-
-    def count_guessed(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
-        """Add to `counts` (all blocks, bins + 1) how many keys are in each bin."""
-        own = (x[self.blocks] for x in (low, high, shift, counts))
-        if guessed and self._band_is_complete:
-            self._library.count_collected(self._collected, self._band, *own)
-        else:
-            self._library.count_keys(self._packed, self._config, *own)
+    def tied_places(self, block: int, key: int) -> list[Tensor]:
+        """Return where in the full tensor the entries of a block with this key are, counted from the tensor's end."""
+        have = [s for s in self._native if s.first <= block < s.first + s.rows.blocks]
+        return [s.tied_places(block, key, self._phases.tied_positions(block, key)) for s in have]
 
     def move(self, keys: Tensor, ties: Tensor) -> None:
         """Update the entries with a higher key than their block's in `keys`, and the first `ties` equal ones."""
-        self._library.move(self._packed, self._config, keys[self.blocks], ties[self.blocks])
+        self._phases.move(keys, ties)
+
+    def finish(self) -> None:
+        """Write back what was copied."""
+        for shard in self._native:
+            for original, copy in zip(shard.operands[:4], shard.contiguous[:4], strict=True):
+                if copy is not original:
+                    original.copy_(copy)
