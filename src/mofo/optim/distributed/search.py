@@ -14,6 +14,7 @@ on their size.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where the counts of all blocks would be more than this
 SPREAD = 4.0  # half-width of the sampled bracket, in standard deviations
+SAMPLED = -48.0, 16.0  # binary logarithms of the scores between which a sample tells them apart
 
 
 class SharedBlocks:
@@ -59,7 +61,9 @@ class SharedBlocks:
         self._workspaces = workspaces
         self._mesh = mesh
         self._mesh_dims = mesh_dims
-        self._infinity = INFINITY[INTEGER[dtype.itemsize]]
+        self._dtype = dtype
+        self._integer = INTEGER[dtype.itemsize]
+        self._infinity = INFINITY[self._integer]
         self._device = device
         self._n: list[int] = []  # of each block, entries in all processes,
         self._k: list[int] = []  # and how many of them move
@@ -118,25 +122,30 @@ class SharedBlocks:
 
     def _guess_brackets(self, n: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Bracket the k-th highest key of each block, from a sample of all processes."""
-        shift = max(0, self._infinity.bit_length() - self._width)
-        counts = n.new_zeros(len(n), 1 << self._width)
+        bins = 1 << self._width
+        least, most = (int(torch.tensor(2.0**each, dtype=self._dtype).view(self._integer)) for each in SAMPLED)
+        shift = (most - least).bit_length() - 1 - self._width
+        counts = self._zeros(len(n), bins)
         for shards in self._shards.values():
-            shards.count_sample(shift, counts)
-        up_to = self._all_reduce(counts).cumsum(dim=1)
+            shards.count_sample(least, shift, counts)
+        up_to = self._add_up(counts)
         size, share = up_to[:, -1], k / n
         # how far off the rank in the sample may be, which is not at all where it is the whole block
         slack = (SPREAD * (size * share * (1 - share)).sqrt() + 1).masked_fill_(size == n, 0)
-        low, high = (_bin_of(up_to, (size - rank).floor()) for rank in (size * share + slack, size * share - slack))
-        return low << shift, ((high + 1 << shift) - 1).clamp_(max=self._infinity)
+        low, high = (
+            _bin_of(up_to, (size - rank).floor(), bins) for rank in (size * share + slack, size * share - slack)
+        )
+        first, last = least + (low << shift), least + (high + 1 << shift) - 1
+        return first.masked_fill_(low == 0, 0), last.masked_fill_(high == bins - 1, self._infinity)
 
     def _count_keys(self, low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
-        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        counts = self._zeros(len(low), (1 << self._width) + 1)
         for shards in self._shards.values():
             shards.count_keys(low, high, shift, counts)
         return counts
 
     def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
-        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        counts = self._zeros(len(low), (1 << self._width) + 1)
         for row, own in enumerate(places):
             part = slice(row, row + 1)
             count_bins(own[None], low[part], high[part], shift[part], counts[part])
@@ -146,13 +155,27 @@ class SharedBlocks:
         places = [own for shards in self._shards.values() for own in shards.tied_places(block, key)]
         return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device=self._device)
 
-    def _all_reduce(self, counts: Tensor) -> Tensor:
-        """Sum over the processes; counts of a parameter that is offloaded to the CPU are added on the mesh's device."""
+    def _add_up(self, counts: Tensor) -> Tensor:
+        """Turn counts (blocks, columns) into those of all processes, of each column and all before it.
+
+        Counts of a parameter that is offloaded to the CPU are added on the mesh's device.
+        """
         dtype = torch.int32 if max(self._n) < 2**31 else torch.int64
-        total = counts.to(self._mesh.device_type, dtype)
+        total = self._memory("sent", counts.shape, dtype, torch.device(self._mesh.device_type)).copy_(counts)
         for dim in self._mesh_dims:
             dist.all_reduce(total, group=self._mesh.get_group(dim))
-        return total.to(counts.device, counts.dtype)
+        return counts.copy_(total).cumsum_(dim=1)
+
+    def _zeros(self, blocks: int, columns: int) -> Tensor:
+        return self._memory("counts", (blocks, columns), torch.int64, self._device).zero_()
+
+    def _memory(self, use: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory that is kept from step to step: new pages would cost more than what is done in them."""
+        key, size = (SharedBlocks, use, dtype, device), math.prod(shape)
+        if key not in self._workspaces or self._workspaces[key].numel() < size:
+            self._workspaces[key] = torch.empty(size, dtype=dtype, device=device)
+        kept: Tensor = self._workspaces[key]
+        return kept[:size].view(shape)
 
     def _search(
         self,
@@ -176,9 +199,8 @@ class SharedBlocks:
         low, high = brackets
         while True:
             shift = self._shift(high - low)
-            counts = self._all_reduce(count(low, high, shift))
-            above, up_to = counts[:, -1], counts[:, :-1].cumsum(dim=1)
-            reached = above + up_to[:, -1]
+            up_to = self._add_up(count(low, high, shift))
+            reached, above = up_to[:, -1], up_to[:, -1] - up_to[:, -2]
             is_above, is_below = k <= above, k > reached
             if (is_below & (low == 0)).any():
                 raise RuntimeError(
@@ -186,9 +208,10 @@ class SharedBlocks:
                     "gradients of the same parameters"
                 )
             # The bracket has the k-th highest: go on in its bin.
-            bin_ = _bin_of(up_to, reached - k)
-            equal = counts.gather(1, bin_[:, None]).squeeze(1)
-            rank = k - (reached - up_to.gather(1, bin_[:, None]).squeeze(1))  # among the numbers in its bin
+            bin_ = _bin_of(up_to, reached - k, up_to.shape[1] - 1)
+            up_to_bin = up_to.gather(1, bin_[:, None]).squeeze(1)
+            rank = k - (reached - up_to_bin)  # among the numbers in its bin
+            equal = up_to_bin - up_to.gather(1, (bin_[:, None] - 1).clamp_(min=0)).squeeze(1).where(bin_ > 0, 0)
             first = low + (bin_ << shift)
             last = torch.minimum(high, first + (1 << shift) - 1)
             # The sample misled: go on in all that is above the bracket, or in all below it.
@@ -203,11 +226,9 @@ class SharedBlocks:
         return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
 
 
-def _bin_of(up_to: Tensor, below: Tensor) -> Tensor:
-    """Return the bin of each block in which the next higher number is than `below` (blocks,) others, or the nearest.
+def _bin_of(up_to: Tensor, below: Tensor, bins: int) -> Tensor:
+    """Return the bin of each block that has the number above the lowest `below` (blocks,) ones, or the nearest bin.
 
-    `up_to` (blocks, bins) has how many numbers are in each bin or a lower one.
+    `up_to` (blocks, columns) has how many numbers are in each column and all before it; the first `bins` are bins.
     """
-    return (
-        torch.searchsorted(up_to, below[:, None].to(up_to.dtype), right=True).squeeze(1).clamp_(max=up_to.shape[1] - 1)
-    )
+    return torch.searchsorted(up_to, below[:, None].long(), right=True).squeeze(1).clamp_(max=bins - 1)

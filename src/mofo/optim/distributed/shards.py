@@ -30,14 +30,14 @@ class Shards:
         """Take consecutive shared blocks of a tensor; the arguments are those of `Shard`."""
         self._shards.append(Shard(operands, rule, layout, rows, n, first))
 
-    def count_sample(self, shift: int, counts: Tensor) -> None:
-        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `key >> shift`.
+    def count_sample(self, least: int, shift: int, counts: Tensor) -> None:
+        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `(key - least) >> shift`.
 
-        They are the keys that the entries will have once the moments are updated, but for their last bits; of small
-        blocks all of them.
+        Keys below the first bin count as in it, those above the last one likewise. They are the keys that the entries
+        will have once the moments are updated, but for their last bits; of small blocks all of them.
         """
         for shard in self._shards:
-            shard.count_sample(shift, counts)
+            shard.count_sample(least, shift, counts)
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
         """Update the moments of all entries. The keys from `low` to `high` will be asked for."""

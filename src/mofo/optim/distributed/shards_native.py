@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
 
 from mofo.optim.distributed.shard import Shard, sample_stride
 from mofo.optim.distributed.shards import Shards
 from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
 from mofo.optim.kernels.cpu.phases import SHARE, Phases
+from mofo.optim.rule.types import Operands
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mofo.optim.distributed.layout import Layout, RowRange
-    from mofo.optim.rule.types import Operands, Rule
+    from mofo.optim.rule.types import Rule
 
 
 class NativeShard(NamedTuple):
@@ -51,16 +54,21 @@ class NativeShards(Shards):
 
     def add(self, operands: Operands, rule: Rule, layout: Layout, rows: RowRange, n: int, first: int) -> None:
         """Take consecutive shared blocks of a tensor; the arguments are those of `Shard`."""
-        contiguous = operands._replace(**{key: getattr(operands, key).contiguous() for key in operands._fields[:4]})
-        memory = MemoryLayout.of(contiguous, replace(rule, blocks=rows.blocks))
+        contiguous = operands
+        if not all(map(Tensor.is_contiguous, operands[:4])):
+            contiguous = Operands(*map(Tensor.contiguous, operands[:4]), *operands[4:])
+        memory = MemoryLayout.of(contiguous, rule if rule.blocks == rows.blocks else replace(rule, blocks=rows.blocks))
         self._native.append(NativeShard(operands, rule, layout, rows, n, first, contiguous, memory))
 
-    def count_sample(self, shift: int, counts: Tensor) -> None:
-        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `key >> shift`."""
-        packed = [row for s in self._native for row in pack([s.contiguous], s.rule, [s.memory])]
+    def count_sample(self, least: int, shift: int, counts: Tensor) -> None:
+        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin."""
+        packed: list[bytes] = []
+        for rule, of_rule in groupby(self._native, attrgetter("rule")):
+            operands, memories = zip(*((s.contiguous, s.memory) for s in of_rule), strict=True)
+            packed += pack(operands, rule, memories)
         shares = [SHARE.pack(s.first, sample_stride(s.n, s.memory.n)) for s in self._native]
         self._phases.begin(packed, shares, counts.shape[1], NativeConfig())
-        self._phases.count_sample(shift, counts)
+        self._phases.count_sample(least, shift, counts)
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
         """Update the moments of all entries, and all else of those above `high`; from `low` on, note what they need."""
@@ -82,6 +90,7 @@ class NativeShards(Shards):
     def finish(self) -> None:
         """Write back what was copied."""
         for shard in self._native:
-            for original, copy in zip(shard.operands[:4], shard.contiguous[:4], strict=True):
-                if copy is not original:
-                    original.copy_(copy)
+            if shard.contiguous is not shard.operands:
+                for original, copy in zip(shard.operands[:4], shard.contiguous[:4], strict=True):
+                    if copy is not original:
+                        original.copy_(copy)

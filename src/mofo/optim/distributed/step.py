@@ -92,7 +92,9 @@ class ShardedStep:
         for shared in self._shared.values():
             shared.step()
         if self._steps:
-            torch._foreach_add_(self._steps, 1)
+            # With a number torch would make a tensor of it for each step that is on a CPU.
+            one = torch.tensor(1.0) if all(step.is_cpu for step in self._steps) else 1
+            torch._foreach_add_(self._steps, one, alpha=1)
 
     def _add_blocks(self, layout: Layout, param: DTensor, here: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor by blocks: those of this process for the local back ends, the others for the search."""
@@ -109,12 +111,13 @@ class ShardedStep:
         n, k = rule.sizes(param)
         first = shared.number(layout, n, k)
         for rows in layout.ranges:
-            part = _slice(here, slice(rows.start, rows.stop))
+            part = here if len(layout.ranges) == 1 else _slice(here, slice(rows.start, rows.stop))
             if rows.shared is None:
                 part = part._replace(step=here.step.clone())
                 self._add_local(part, replace(rule, blocks=rows.blocks), execution)
             elif part.param.numel():
-                part = part._replace(grad=self._scale.unscaled(part.grad))
+                if self._scale.is_set:
+                    part = part._replace(grad=self._scale.unscaled(part.grad))
                 kind = NativeShards if native and uses_native(execution, *part[:4]) else Shards
                 shared.shards(kind).add(part, rule, layout, rows, n, first + rows.shared)
 

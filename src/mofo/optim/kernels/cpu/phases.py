@@ -59,9 +59,11 @@ class Phases:
         ):
             raise MemoryError("no memory for the step; nothing was changed")
 
-    def count_sample(self, shift: int, counts: Tensor) -> None:
-        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `key >> shift`."""
-        self._library.mofo_cpu_shards_sample(self._shards, ctypes.c_int64(shift), _address(counts))
+    def count_sample(self, least: int, shift: int, counts: Tensor) -> None:
+        """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `(key - least) >> shift`."""
+        self._library.mofo_cpu_shards_sample(
+            self._shards, ctypes.c_int64(least), ctypes.c_int64(shift), _address(counts)
+        )
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
         """Update the moments of all entries, and move those above `high`; from `low` on they are kept for `move`."""

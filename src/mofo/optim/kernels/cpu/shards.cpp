@@ -2,9 +2,9 @@
 // they have counted (distributed/search.py): no process knows the threshold of a block alone.
 //
 // As in the step of whole tensors (step.cpp), the one pass over all entries updates the moments, moves what is above
-// the bracket and keeps what is inside as candidates; all counts and the rest of the update need the candidates alone.
-// Where that cannot be (memory was used up, the bracket begins at 0 or has misled, or weight decay is of all entries),
-// keys are computed again from the moments.
+// the bracket, and keeps what is inside: the keys, in which is counted, and the candidates, which may move later.
+// Nothing of the tensors is read again but parameters that move. Where that cannot be (memory was used up, the bracket
+// begins at 0 or has misled, or weight decay is of all entries), keys are computed again from the moments.
 #include "shards.h"
 
 #include <algorithm>
@@ -19,27 +19,28 @@
 namespace mofo {
 namespace {
 
-constexpr int64_t PIECE = 1 << 16;       // entries that a thread takes at a time
-constexpr int64_t SAMPLED = 64;          // lines that are asked for together
-constexpr int64_t BYTES_PER_MOVED = 12;  // of memory, for each entry that moves: 4 if it moves at once, and as
-                                         // candidates of 16 bytes half as many entries
+constexpr int64_t PIECE = 1 << 16;  // entries that a thread takes at a time
+constexpr int64_t SAMPLED = 64;     // lines that are asked for together
+constexpr int64_t ROOM = 12;   // bytes for each entry that moves: 4 of one that moves at once, and 16 of a candidate,
+                               // of which there are half as many
+constexpr int64_t LEAST = 64;  // entries for which a block has room at least
 
 // Consecutive entries of a block.
 struct Piece {
   const Tensor* tensor;
   int64_t block;  // number among the shared blocks of the step
   int64_t start, length;
-  int64_t stride;   // of the sample
-  int64_t offset;   // of the start in its block
-  bool alone;       // it is all of its block that is here
-  Bracket bracket;  // for which the journal was written
-  Journal journal;
-  int64_t ties;  // entries with the k-th highest key
+  int64_t stride;    // of the sample
+  int64_t offset;    // of the start in its block
+  bool alone;        // it is all of its block that is here
+  int64_t ties = 0;  // entries with the k-th highest key, then how many of them move
+  // What the pass over the moments found: the keys inside a bracket, the number of those above, and the journal.
+  Bracket bracket{};
+  Key* keys = nullptr;
+  int64_t above = 0, inside = 0;
+  Journal journal{};
 
-  // Whether candidates alone tell of the first `journal.until` entries which keys lie from low to high.
-  bool knows(int64_t low, int64_t high) const {
-    return journal.until > 0 && low >= bracket.low && high <= bracket.high;
-  }
+  bool is_inside(int64_t low, int64_t high) const { return low >= bracket.low && high <= bracket.high; }
 
   // Calls visit(candidate) for each candidate, in ascending order of positions.
   template <class Visit>
@@ -47,6 +48,31 @@ struct Piece {
     for (int64_t i = 1; i <= journal.candidates; ++i) visit(journal.end[-i]);
   }
 };
+
+// What a thread has left of its memory.
+struct Unused {
+  Key *keys, *keys_end;
+  Journal journal;
+};
+
+// Lines that hold entries of a sample.
+struct Batch {
+  int64_t starts[SAMPLED];
+  int64_t first[SAMPLED];  // in the line
+  int lines = 0;
+};
+
+// Asks for what the keys of a batch are computed from.
+void prefetch(const Tensor& t, const Batch& batch) {
+#if defined(__GNUC__)
+  const int last = t.score == MOMENTUM_OVER_RMS ? EXP_AVG_SQ : EXP_AVG;
+  for (int operand = GRAD; operand <= last; ++operand) {
+    const int64_t itemsize = operand == GRAD && t.dtype[operand] != FLOAT32 ? 2 : 4;
+    const char* data = static_cast<const char*>(t.data[operand]);
+    for (int line = 0; line < batch.lines; ++line) __builtin_prefetch(data + batch.starts[line] * itemsize);
+  }
+#endif
+}
 
 // A line of a tensor that ends before the line does, in memory of its own.
 class ShortLine {
@@ -76,44 +102,42 @@ class Shards {
     bins_ = bins;
     tensors_.assign(tensors, tensors + count);
     pieces_.clear();
-    int64_t moving = 0;
+    int64_t expected = team().threads();  // entries that move, and no fewer inside the brackets
     for (int64_t i = 0; i < count; ++i) {
-      add_pieces(tensors_[size_t(i)], shares[i]);
-      moving += tensors_[size_t(i)].k * tensors_[size_t(i)].blocks;
+      const Tensor& t = tensors_[size_t(i)];
+      add_pieces(t, shares[i]);
+      expected += std::min(t.k + LEAST, t.n) * t.blocks;
     }
-    const int64_t needed = moving * BYTES_PER_MOVED / int64_t(sizeof(Candidate)) + team().threads();
-    if (needed > capacity_) {
+    if (expected > expected_) {
+      expected_ = 0;
+      keys_.reset();
       memory_.reset();
-      capacity_ = 0;
-      memory_.reset(new Candidate[size_t(needed)]);  // not initialised: unused pages are not touched
-      capacity_ = needed;
+      keys_.reset(new Key[size_t(expected)]);  // neither is initialised: unused pages are not touched
+      memory_.reset(new Candidate[size_t(candidates(expected))]);
+      expected_ = expected;
     }
     unused_.resize(size_t(team().threads()));
     counts_.resize(size_t(team().threads() * (bins + 1)));
   }
 
-  void sample(int shift, int64_t* counts) {
+  void sample(Key least, int shift, int64_t* counts) {
     for_pieces([&](Piece& piece, int64_t worker) {
-      count_into(piece, worker, counts, bins_, [&](int64_t* own) { count_sample(piece, shift, own); });
+      count_into(piece, worker, counts, bins_, [&](int64_t* own) { count_sample(piece, least, shift, own); });
     });
   }
 
   void update_moments(const int64_t* low, const int64_t* high) {
-    const int64_t each = capacity_ / team().threads();
-    for (size_t worker = 0; worker < unused_.size(); ++worker) {
-      Candidate* memory = memory_.get() + int64_t(worker) * each;
-      unused_[worker] = {reinterpret_cast<uint32_t*>(memory), memory + each};
+    const int64_t threads = team().threads(), keys_each = expected_ / threads;
+    const int64_t candidates_each = candidates(expected_) / threads;
+    for (int64_t worker = 0; worker < threads; ++worker) {
+      Candidate* memory = memory_.get() + worker * candidates_each;
+      Key* keys = keys_.get() + worker * keys_each;
+      unused_[size_t(worker)] = {
+          keys, keys + keys_each, {reinterpret_cast<uint32_t*>(memory), memory + candidates_each}};
     }
     for_pieces([&](Piece& piece, int64_t worker) {
-      const Tensor& t = *piece.tensor;
-      piece.bracket = {Key(low[piece.block]), Key(high[piece.block])};
-      Key none;
-      Band counted{&none, 0};
-      const bool at_once = piece.bracket.low > 0 && !t.decay_all;
-      Journal& unused = unused_[size_t(worker)];
-      piece.journal = at_once ? unused : Journal{};
-      config_.kernel->moments(t, piece.start, piece.length, piece.bracket, counted, at_once ? &piece.journal : nullptr);
-      if (at_once) unused = {piece.journal.former + piece.journal.moved, piece.journal.end - piece.journal.candidates};
+      const Bracket bracket{Key(low[piece.block]), Key(high[piece.block])};
+      update_moments_of(piece, bracket, unused_[size_t(worker)]);
     });
   }
 
@@ -131,7 +155,7 @@ class Shards {
     int64_t found = 0;
     for (const Piece& piece : pieces_) {
       if (piece.block != block) continue;
-      if (!piece.knows(key, key) || piece.journal.until < piece.length) return -1;
+      if (!piece.is_inside(key, key) || piece.journal.until < piece.length) return -1;
       piece.for_candidates([&](const Candidate& candidate) {
         if (candidate.key != key) return;
         if (found < capacity) positions[found] = piece.start + candidate.position;
@@ -166,10 +190,28 @@ class Shards {
     for (int64_t block = 0; block < t.blocks; ++block) {
       for (int64_t offset = 0; offset < t.n; offset += PIECE) {
         const int64_t length = std::min(PIECE, t.n - offset);
-        pieces_.push_back({&t, share.first + block, block * t.n + offset, length, share.stride, offset, length == t.n,
-                           Bracket{}, Journal{}, 0});
+        pieces_.push_back({&t, share.first + block, block * t.n + offset, length, share.stride, offset, length == t.n});
       }
     }
+  }
+
+  static int64_t candidates(int64_t expected) { return expected * ROOM / int64_t(sizeof(Candidate)) + 1; }
+
+  void update_moments_of(Piece& piece, Bracket bracket, Unused& unused) const {
+    const Tensor& t = *piece.tensor;
+    const bool at_once = bracket.low > 0 && !t.decay_all;
+    Band band{unused.keys, unused.keys_end - unused.keys};
+    if (at_once) piece.journal = unused.journal;
+    config_.kernel->moments(t, piece.start, piece.length, bracket, band, at_once ? &piece.journal : nullptr);
+    piece.bracket = bracket;
+    piece.above = band.above;
+    piece.inside = band.inside;
+    if (bracket.low < bracket.high && piece.inside <= band.capacity) {
+      piece.keys = unused.keys;
+      unused.keys += piece.inside;
+    }
+    if (!at_once) return;
+    unused.journal = {piece.journal.former + piece.journal.moved, piece.journal.end - piece.journal.candidates};
   }
 
   // Calls visit(piece, worker) for each piece.
@@ -191,30 +233,37 @@ class Shards {
     for (int64_t i = 0; i < size; ++i) counts[i] += own[i];
   }
 
-  void count_sample(const Piece& piece, int shift, int64_t* counts) const {
+  void count_sample(const Piece& piece, Key least, int shift, int64_t* counts) const {
     const Tensor& t = *piece.tensor;
     const int64_t stride = piece.stride, last = piece.length - LINE;
     Key keys[SAMPLED * LINE];
+    const auto count = [&](Key key) {
+      const int64_t bin = (int64_t(key) - least) >> shift;
+      ++counts[std::min(std::max<int64_t>(bin, 0), bins_ - 1)];
+    };
     if (last < 0) {
       const ShortLine line(t, piece.start, piece.length);
       const int64_t start = 0;
       config_.kernel->peek(line.tensor(), &start, 1, keys);
-      for (int64_t i = first_sampled(piece); i < piece.length; i += stride) ++counts[keys[i] >> shift];
+      for (int64_t i = first_sampled(piece); i < piece.length; i += stride) count(keys[i]);
       return;
     }
-    // Each entry is found in a line: that which begins with its cache line, if the tensor does so.
-    for (int64_t next = first_sampled(piece); next < piece.length;) {
-      int64_t starts[SAMPLED], first[SAMPLED];
-      int lines = 0;
-      for (; lines < SAMPLED && next < piece.length; ++lines) {
-        const int64_t line = std::min(next / LINE * LINE, last);
-        starts[lines] = piece.start + line;
-        first[lines] = next - line;
+    // The lines of one batch arrive in the cache while the keys of the batch before are counted.
+    Batch batches[2];
+    int64_t next = first_sampled(piece);
+    for (int turn = 0; next < piece.length || batches[1 - turn].lines > 0; turn = 1 - turn) {
+      Batch &coming = batches[turn], &present = batches[1 - turn];
+      coming.lines = 0;
+      for (; coming.lines < SAMPLED && next < piece.length; ++coming.lines) {
+        const int64_t line = std::min(next / LINE * LINE, last);  // a line of the cache, if the block begins with one
+        coming.starts[coming.lines] = piece.start + line;
+        coming.first[coming.lines] = next - line;
         next += (line + LINE - next + stride - 1) / stride * stride;
       }
-      config_.kernel->peek(t, starts, lines, keys);
-      for (int line = 0; line < lines; ++line) {
-        for (int64_t i = first[line]; i < LINE; i += stride) ++counts[keys[line * LINE + i] >> shift];
+      prefetch(t, coming);
+      config_.kernel->peek(t, present.starts, present.lines, keys);
+      for (int line = 0; line < present.lines; ++line) {
+        for (int64_t i = present.first[line]; i < LINE; i += stride) count(keys[line * LINE + i]);
       }
     }
   }
@@ -225,22 +274,21 @@ class Shards {
   }
 
   void count_bins(const Piece& piece, Bracket bracket, int shift, int64_t* counts) const {
-    int64_t done = 0;
-    if (piece.knows(bracket.low, bracket.high)) {
-      done = piece.journal.until;
-      counts[bins_] += piece.journal.moved;
-      piece.for_candidates([&](const Candidate& candidate) {
-        if (candidate.key < bracket.low) return;
-        ++counts[candidate.key > bracket.high ? bins_ : (candidate.key - bracket.low) >> shift];
-      });
+    if (!piece.keys || !piece.is_inside(bracket.low, bracket.high)) {
+      config_.kernel->histogram(*piece.tensor, piece.start, piece.length, bracket, shift, bins_, counts);
+      return;
     }
-    if (done == piece.length) return;
-    config_.kernel->histogram(*piece.tensor, piece.start + done, piece.length - done, bracket, shift, bins_, counts);
+    counts[bins_] += piece.above;
+    for (int64_t i = 0; i < piece.inside; ++i) {  // without branches, which could not be predicted
+      const Key key = piece.keys[i];
+      const int64_t bin = std::max(key - bracket.low, 0) >> shift;
+      counts[key > bracket.high ? bins_ : bin] += key >= bracket.low;
+    }
   }
 
   int64_t count_equal(const Piece& piece, Key key) const {
     int64_t equal = 0, done = 0;
-    if (piece.knows(key, key)) {
+    if (piece.is_inside(key, key)) {
       done = piece.journal.until;
       piece.for_candidates([&](const Candidate& candidate) { equal += candidate.key == key; });
     }
@@ -251,7 +299,7 @@ class Shards {
   void move_piece(const Piece& piece, Key key) const {
     const Tensor& t = *piece.tensor;
     int64_t left = piece.ties, done = 0;
-    if (piece.knows(key, key)) {
+    if (piece.is_inside(key, key)) {
       done = piece.journal.until;
       left = config_.kernel->apply_listed(t, piece.start, piece.journal, key, left);
     } else if (piece.journal.until > 0) {  // the bracket has misled
@@ -264,9 +312,11 @@ class Shards {
   int64_t bins_ = 0;
   std::vector<Tensor> tensors_;
   std::vector<Piece> pieces_;
-  std::unique_ptr<Candidate[]> memory_;  // of the journals, an equal part for each thread
-  int64_t capacity_ = 0;
-  std::vector<Journal> unused_;  // what each thread has left of its part
+  // For keys and for journals; of both an equal part for each thread.
+  int64_t expected_ = 0;
+  std::unique_ptr<Key[]> keys_;
+  std::unique_ptr<Candidate[]> memory_;
+  std::vector<Unused> unused_;
   std::vector<int64_t> counts_;  // of each thread, bins_ + 1
   std::mutex adding_;
 };
@@ -287,8 +337,8 @@ EXPORT int mofo_cpu_shards_begin(mofo::Shards* shards, const mofo::Tensor* tenso
   }
 }
 
-EXPORT void mofo_cpu_shards_sample(mofo::Shards* shards, int64_t shift, int64_t* counts) {
-  shards->sample(int(shift), counts);
+EXPORT void mofo_cpu_shards_sample(mofo::Shards* shards, int64_t least, int64_t shift, int64_t* counts) {
+  shards->sample(mofo::Key(least), int(shift), counts);
 }
 
 EXPORT void mofo_cpu_shards_moments(mofo::Shards* shards, const int64_t* low, const int64_t* high) {

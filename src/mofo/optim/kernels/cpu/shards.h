@@ -27,9 +27,9 @@ EXPORT void mofo_cpu_shards_delete(mofo::Shards* shards);
 EXPORT int mofo_cpu_shards_begin(mofo::Shards* shards, const mofo::Tensor* tensors, const mofo::Share* shares,
                                  int64_t count, int64_t bins, const mofo::Config* config);
 
-// Adds to counts[block][i], i < bins, the number of keys of a sample with key >> shift == i: the keys that entries will
-// have once their moments are updated. Writes nothing else.
-EXPORT void mofo_cpu_shards_sample(mofo::Shards* shards, int64_t shift, int64_t* counts);
+// Adds to counts[block][i], i < bins, the number of keys of a sample with (key - least) >> shift == i, and what is
+// beside the bins to the nearest: the keys that entries will have once their moments are updated. Writes nothing else.
+EXPORT void mofo_cpu_shards_sample(mofo::Shards* shards, int64_t least, int64_t shift, int64_t* counts);
 
 // Updates the moments of all entries. Those with a key above high[block] move at once, and those from low[block] on are
 // kept as candidates, as far as memory lasts.
