@@ -278,12 +278,16 @@ class Shards {
       config_.kernel->histogram(*piece.tensor, piece.start, piece.length, bracket, shift, bins_, counts);
       return;
     }
-    counts[bins_] += piece.above;
-    for (int64_t i = 0; i < piece.inside; ++i) {  // without branches, which could not be predicted
-      const Key key = piece.keys[i];
-      const int64_t bin = std::max(key - bracket.low, 0) >> shift;
-      counts[key > bracket.high ? bins_ : bin] += key >= bracket.low;
+    // One comparison tells what is inside: nearly all at first, then nearly nothing. Which side the others are on could
+    // not be predicted.
+    const uint32_t span = uint32_t(bracket.high - bracket.low);
+    int64_t above = piece.above;
+    for (const Key *key = piece.keys, *end = key + piece.inside; key < end; ++key) {
+      const uint32_t place = uint32_t(*key) - uint32_t(bracket.low);
+      above += *key > bracket.high;
+      if (place <= span) ++counts[place >> shift];
     }
+    counts[bins_] += above;
   }
 
   int64_t count_equal(const Piece& piece, Key key) const {
