@@ -158,7 +158,7 @@ class Shard:
 
 def sample_stride(n: int, here: int) -> int:
     """Return how far apart the sampled entries of a block are that has n entries, some of them here."""
-    stride = max(1, min(n // SAMPLE[0], 128), n // SAMPLE[1])
+    stride = max(1, min(n // SAMPLE[0], 64), n // SAMPLE[1])
     while stride > 1 and math.gcd(stride, here) > 1:  # or it could see few of the columns
         stride += 1
     return stride
