@@ -43,8 +43,8 @@ sanitize: $(READY)
 	$(BIN)/cmake --build build/asan
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 MOFO_CPU_LIBRARY=build/asan/libmofo_cpu.so \
-	$(BIN)/python -m pytest tests/optim/test_native.py tests/optim/test_int8_native.py --capture=sys -m "" \
-		-k "not thirty_million" \
+	$(BIN)/python -m pytest tests/optim/test_native.py tests/optim/test_native_shards.py tests/optim/test_int8_native.py \
+		--capture=sys -m "" -k "not thirty_million" \
 		--deselect tests/optim/test_native.py::test_step_without_memory_changes_nothing
 	CXX=$(CXX) $(BIN)/cmake -S . -B build/tsan -DMOFO_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan

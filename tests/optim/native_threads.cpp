@@ -1,5 +1,6 @@
 // The library on 1, 2 and 4 threads of its own under ThreadSanitizer, which cannot be loaded into Python: no data race,
-// and the same bits. That these are the right ones is for test_native.py. `make sanitize` builds and runs it.
+// and the same bits. That these are the right ones is for test_native.py and test_native_shards.py. `make sanitize`
+// builds and runs it.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "step.h"
+#include "shards.h"
 
 using namespace mofo;
 
@@ -87,11 +88,10 @@ const Kernel* best_kernel() {
   return static_cast<const Kernel*>(mofo_cpu_kernel("baseline"));
 }
 
-// The operands after one step.
-std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& variant, Score score, Dtype dtype,
-                               int64_t threads) {
+// The tensors of a step, of which those with strides read them in `strides`.
+std::vector<Tensor> make_tensors(std::vector<Memory>& operands, Score score, Dtype dtype,
+                                 std::vector<std::vector<int64_t>>& strides) {
   std::vector<Tensor> tensors;
-  std::vector<std::vector<int64_t>> strides;
   for (const Shape& shape : SHAPES) {
     Tensor tensor{};
     for (int operand = PARAM; operand <= EXP_AVG_SQ; ++operand) {
@@ -118,6 +118,10 @@ std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& vari
     tensor.step_size = 1.0;
     tensors.push_back(tensor);
   }
+  return tensors;
+}
+
+Config make_config(const Variant& variant, int64_t threads) {
   Config config{};  // openmp is null: the library's own threads
   config.threads = threads;
   config.kernel = best_kernel();
@@ -127,11 +131,65 @@ std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& vari
   config.band_share = variant.band_share;
   config.journal_share = variant.journal_share;
   config.spread = variant.spread;
-  if (const int error = mofo_cpu_step(tensors.data(), int64_t(tensors.size()), &config)) {
-    std::printf("error %d\n", error);
-    std::exit(1);
-  }
+  return config;
+}
+
+void check(int error) {
+  if (!error) return;
+  std::printf("error %d\n", error);
+  std::exit(1);
+}
+
+// The operands after one step.
+std::vector<Memory> after_step(std::vector<Memory> operands, const Variant& variant, Score score, Dtype dtype,
+                               int64_t threads) {
+  std::vector<std::vector<int64_t>> strides;
+  const std::vector<Tensor> tensors = make_tensors(operands, score, dtype, strides);
+  const Config config = make_config(variant, threads);
+  check(mofo_cpu_step(tensors.data(), int64_t(tensors.size()), &config));
   return operands;
+}
+
+// The operands after the phases of two steps of shards, with all that they counted. Keys of magnitudes between `least`
+// and `most` are kept, and that of `threshold` is the k-th highest.
+std::pair<std::vector<Memory>, std::vector<int64_t>> after_phases(std::vector<Memory> operands, Score score,
+                                                                  Dtype dtype, int64_t threads, float least, float most,
+                                                                  float threshold) {
+  constexpr int64_t bins = 2048;
+  std::vector<std::vector<int64_t>> strides;
+  std::vector<Tensor> tensors = make_tensors(operands, score, dtype, strides);
+  std::vector<Share> shares;
+  int64_t blocks = 0;
+  for (Tensor& tensor : tensors) {
+    tensor.strides = nullptr;  // shards are contiguous
+    shares.push_back({blocks, tensor.n > 5000 ? 31 : 1});
+    blocks += tensor.blocks;
+  }
+  const auto key = [](float x) {
+    int32_t bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    return int64_t(bits);
+  };
+  const auto all = [&](int64_t x) { return std::vector<int64_t>(size_t(blocks), x); };
+  const std::vector<int64_t> low = all(key(least)), high = all(key(most)), shift = all(14);
+  const std::vector<int64_t> nothing = all(0), infinity = all(INFINITE), coarse = all(20);
+  std::vector<int64_t> counted;
+  const Config config = make_config(VARIANTS[0], threads);
+  Shards* shards = mofo_cpu_shards_new();
+  for (int step = 0; step < 2; ++step) {
+    std::vector<int64_t> sample(size_t(blocks * bins)), inside(size_t(blocks * (bins + 1)));
+    check(mofo_cpu_shards_begin(shards, tensors.data(), shares.data(), int64_t(tensors.size()), bins, &config));
+    mofo_cpu_shards_sample(shards, key(0x1p-48f), 18, sample.data());
+    mofo_cpu_shards_moments(shards, low.data(), high.data());
+    mofo_cpu_shards_count(shards, low.data(), high.data(), shift.data(), inside.data());
+    mofo_cpu_shards_count(shards, nothing.data(), infinity.data(), coarse.data(), inside.data());
+    mofo_cpu_shards_move(shards, all(key(threshold)).data(), all(7).data());
+    for (const std::vector<int64_t>* counts : {&sample, &inside}) {
+      counted.insert(counted.end(), counts->begin(), counts->end());
+    }
+  }
+  mofo_cpu_shards_delete(shards);
+  return {std::move(operands), std::move(counted)};
 }
 
 // Whether every parameter of `before` has moved.
@@ -146,6 +204,24 @@ bool all_moved(const std::vector<Memory>& before, const std::vector<Memory>& aft
 
 int main() {
   int passed = 0, failed = 0;
+  for (const Dtype dtype : {FLOAT32, BFLOAT16}) {
+    const std::vector<Memory> start = make_operands(dtype);
+    for (const float threshold : {0.2f, 0.25f, 0.5f}) {  // below the bracket, inside, and above
+      for (const Score score : {MOMENTUM, MOMENTUM_OVER_RMS}) {
+        const auto after = [&](int64_t threads) {
+          return after_phases(start, score, dtype, threads, 0.22f, 0.3f, threshold);
+        };
+        const auto expected = after(1);
+        bool equal = all_moved(start, expected.first);
+        for (const int64_t threads : {2, 4}) equal &= after(threads) == expected;
+        ++(equal ? passed : failed);
+        if (!equal)
+          std::printf("failed: shards, threshold %g, score %d, dtype %d\n", threshold, int(score), int(dtype));
+      }
+    }
+  }
+  std::printf("%d passed, %d failed: phases of shards\n", passed, failed);
+  std::fflush(stdout);
   for (const Dtype dtype : {FLOAT32, BFLOAT16}) {
     const std::vector<Memory> start = make_operands(dtype);
     for (const Variant& variant : VARIANTS) {

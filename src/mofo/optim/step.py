@@ -127,7 +127,7 @@ def repeat_step(
 
 def _update(tasks: list[Task], scale: GradScale, workspaces: dict[Variant, Workspace]) -> Route | None:
     local = LocalStep(scale, workspaces)
-    sharded = ShardedStep(scale, local.add)
+    sharded = ShardedStep(scale, local.add, workspaces)
     grouped = TogetherStep(scale)
     for operands, rule, execution, int8, together in tasks:
         if int8:

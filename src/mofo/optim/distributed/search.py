@@ -14,7 +14,8 @@ on their size.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from mofo.optim.distributed.layout import Layout
-    from mofo.optim.distributed.shard import Shard
+    from mofo.optim.distributed.shards import Shards
 
 WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where the counts of all blocks would be more than this
 SPREAD = 4.0  # half-width of the sampled bracket, in standard deviations
+SAMPLED = -48.0, 16.0  # binary logarithms of the scores between which a sample tells them apart
 
 
 class SharedBlocks:
@@ -44,16 +46,24 @@ class SharedBlocks:
         mesh_dims: its dimensions over which the blocks are spread.
         dtype: of the moments.
         device: of the parameters.
-
-    Attributes:
-        shards: what this process has of the blocks.
+        workspaces: memory that back ends keep from step to step.
     """
 
-    def __init__(self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.shards: list[Shard] = []
+    def __init__(
+        self,
+        mesh: DeviceMesh,
+        mesh_dims: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        workspaces: dict[Any, Any],
+    ) -> None:
+        self._shards: dict[type[Shards], Shards] = {}
+        self._workspaces = workspaces
         self._mesh = mesh
         self._mesh_dims = mesh_dims
-        self._infinity = INFINITY[INTEGER[dtype.itemsize]]
+        self._dtype = dtype
+        self._integer = INTEGER[dtype.itemsize]
+        self._infinity = INFINITY[self._integer]
         self._device = device
         self._n: list[int] = []  # of each block, entries in all processes,
         self._k: list[int] = []  # and how many of them move
@@ -67,6 +77,12 @@ class SharedBlocks:
         self._size = max(self._size, layout.size)
         return first
 
+    def shards(self, kind: type[Shards]) -> Shards:
+        """Return what this process has of the blocks, as far as one kind of back end updates it."""
+        if kind not in self._shards:
+            self._shards[kind] = kind(self._workspaces)
+        return self._shards[kind]
+
     def step(self) -> None:
         """Update the entries that this process has of the blocks."""
         if not self._k:
@@ -76,13 +92,12 @@ class SharedBlocks:
         low, high = self._guess_brackets(n, k)
 
         # Local: the moments of every entry
-        for shard in self.shards:
-            shard.update_moments(low, high)
+        for shards in self._shards.values():
+            shards.update_moments(low, high)
 
         # Filter: the k-th highest key, and how many of the entries that have it are selected
         highest = torch.full_like(k, self._infinity)
-        count = functools.partial(self._count_keys, (low, high))
-        keys, selected, equal = self._search((low, high), k, highest, count)
+        keys, selected, equal = self._search((low, high), k, highest, self._count_keys)
 
         # Of equal ones the first: the highest of their places, which are counted from the end
         ties = n.clone()  # how many of those with the k-th highest key this process selects
@@ -96,9 +111,9 @@ class SharedBlocks:
             ties[cut] = torch.stack([(own >= least).sum() for own, least in zip(places, last, strict=True)])
 
         # Local: update of the selected
-        for shard in self.shards:
-            shard.move(keys, ties)
-            shard.finish()
+        for shards in self._shards.values():
+            shards.move(keys, ties)
+            shards.finish()
 
     @property
     def _width(self) -> int:
@@ -107,45 +122,60 @@ class SharedBlocks:
 
     def _guess_brackets(self, n: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Bracket the k-th highest key of each block, from a sample of all processes."""
-        shift = max(0, self._infinity.bit_length() - self._width)
-        counts = n.new_zeros(len(n), 1 << self._width)
-        for shard in self.shards:
-            shard.count_sample(shift, counts)
-        at_least = _at_least(self._all_reduce(counts))
-        size, share = at_least[:, 0], k / n
+        bins = 1 << self._width
+        least, most = (int(torch.tensor(2.0**each, dtype=self._dtype).view(self._integer)) for each in SAMPLED)
+        shift = (most - least).bit_length() - 1 - self._width
+        counts = self._zeros(len(n), bins)
+        for shards in self._shards.values():
+            shards.count_sample(least, shift, counts)
+        up_to = self._add_up(counts)
+        size, share = up_to[:, -1], k / n
         # how far off the rank in the sample may be, which is not at all where it is the whole block
         slack = (SPREAD * (size * share * (1 - share)).sqrt() + 1).masked_fill_(size == n, 0)
         low, high = (
-            ((at_least >= rank[:, None]).sum(dim=1) - 1).clamp_(min=0)
-            for rank in (size * share + slack, size * share - slack)
+            _bin_of(up_to, (size - rank).floor(), bins) for rank in (size * share + slack, size * share - slack)
         )
-        return low << shift, ((high + 1 << shift) - 1).clamp_(max=self._infinity)
+        first, last = least + (low << shift), least + (high + 1 << shift) - 1
+        return first.masked_fill_(low == 0, 0), last.masked_fill_(high == bins - 1, self._infinity)
 
-    def _count_keys(self, guess: tuple[Tensor, Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
-        counts = low.new_zeros(len(low), (1 << self._width) + 1)
-        guessed = bool(((low >= guess[0]) & (high <= guess[1])).all())
-        for shard in self.shards:
-            shard.count_keys(low, high, shift, counts, guessed=guessed)
+    def _count_keys(self, low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
+        counts = self._zeros(len(low), (1 << self._width) + 1)
+        for shards in self._shards.values():
+            shards.count_keys(low, high, shift, counts)
         return counts
 
     def _count_places(self, places: list[Tensor], low: Tensor, high: Tensor, shift: Tensor) -> Tensor:
-        counts = low.new_zeros(len(low), (1 << self._width) + 1)
+        counts = self._zeros(len(low), (1 << self._width) + 1)
         for row, own in enumerate(places):
             part = slice(row, row + 1)
             count_bins(own[None], low[part], high[part], shift[part], counts[part])
         return counts
 
     def _tied_places(self, block: int, key: int) -> Tensor:
-        places = [s.tied_places(block, key) for s in self.shards if s.blocks.start <= block < s.blocks.stop]
+        places = [own for shards in self._shards.values() for own in shards.tied_places(block, key)]
         return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device=self._device)
 
-    def _all_reduce(self, counts: Tensor) -> Tensor:
-        """Sum over the processes; counts of a parameter that is offloaded to the CPU are added on the mesh's device."""
+    def _add_up(self, counts: Tensor) -> Tensor:
+        """Turn counts (blocks, columns) into those of all processes, of each column and all before it.
+
+        Counts of a parameter that is offloaded to the CPU are added on the mesh's device.
+        """
         dtype = torch.int32 if max(self._n) < 2**31 else torch.int64
-        total = counts.to(self._mesh.device_type, dtype)
+        total = self._memory("sent", counts.shape, dtype, torch.device(self._mesh.device_type)).copy_(counts)
         for dim in self._mesh_dims:
             dist.all_reduce(total, group=self._mesh.get_group(dim))
-        return total.to(counts.device, counts.dtype)
+        return counts.copy_(total).cumsum_(dim=1)
+
+    def _zeros(self, blocks: int, columns: int) -> Tensor:
+        return self._memory("counts", (blocks, columns), torch.int64, self._device).zero_()
+
+    def _memory(self, use: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory that is kept from step to step: new pages would cost more than what is done in them."""
+        key, size = (SharedBlocks, use, dtype, device), math.prod(shape)
+        if key not in self._workspaces or self._workspaces[key].numel() < size:
+            self._workspaces[key] = torch.empty(size, dtype=dtype, device=device)
+        kept: Tensor = self._workspaces[key]
+        return kept[:size].view(shape)
 
     def _search(
         self,
@@ -169,8 +199,8 @@ class SharedBlocks:
         low, high = brackets
         while True:
             shift = self._shift(high - low)
-            at_least = _at_least(self._all_reduce(count(low, high, shift)))
-            above, reached = at_least[:, -1], at_least[:, 0]
+            up_to = self._add_up(count(low, high, shift))
+            reached, above = up_to[:, -1], up_to[:, -1] - up_to[:, -2]
             is_above, is_below = k <= above, k > reached
             if (is_below & (low == 0)).any():
                 raise RuntimeError(
@@ -178,10 +208,11 @@ class SharedBlocks:
                     "gradients of the same parameters"
                 )
             # The bracket has the k-th highest: go on in its bin.
-            bin_ = ((at_least >= k[:, None]).sum(dim=1, keepdim=True) - 1).clamp_(0, at_least.shape[1] - 2)
-            beyond = at_least.gather(1, bin_ + 1).squeeze(1)  # numbers in higher bins
-            equal, rank = at_least.gather(1, bin_).squeeze(1) - beyond, k - beyond
-            first = low + (bin_.squeeze(1) << shift)
+            bin_ = _bin_of(up_to, reached - k, up_to.shape[1] - 1)
+            up_to_bin = up_to.gather(1, bin_[:, None]).squeeze(1)
+            rank = k - (reached - up_to_bin)  # among the numbers in its bin
+            equal = up_to_bin - up_to.gather(1, (bin_[:, None] - 1).clamp_(min=0)).squeeze(1).where(bin_ > 0, 0)
+            first = low + (bin_ << shift)
             last = torch.minimum(high, first + (1 << shift) - 1)
             # The sample misled: go on in all that is above the bracket, or in all below it.
             first = first.where(~is_above, high + 1).where(~is_below, 0)
@@ -195,6 +226,9 @@ class SharedBlocks:
         return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
 
 
-def _at_least(counts: Tensor) -> Tensor:
-    """Return how many numbers are in each bin or a higher one, given how many are in each, (blocks, bins)."""
-    return counts.flip(1).cumsum(1).flip(1)
+def _bin_of(up_to: Tensor, below: Tensor, bins: int) -> Tensor:
+    """Return the bin of each block that has the number above the lowest `below` (blocks,) ones, or the nearest bin.
+
+    `up_to` (blocks, columns) has how many numbers are in each column and all before it; the first `bins` are bins.
+    """
+    return torch.searchsorted(up_to, below[:, None].long(), right=True).squeeze(1).clamp_(max=bins - 1)

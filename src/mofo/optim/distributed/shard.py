@@ -54,29 +54,29 @@ class Shard:
         param, grad, exp_avg, exp_avg_sq = (x.contiguous().view(rows.blocks, -1) for x in operands[:4])
         self._operands = operands._replace(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
-    def count_sample(self, shift: int, counts: Tensor) -> None:
+    def count_sample(self, least: int, shift: int, counts: Tensor) -> None:
         """Count the keys of a sample in bins, of small blocks all of them.
 
         They are the keys that the entries will have once the moments are updated, but for their last bits.
 
         Args:
-            shift: the bin of a key is `key >> shift`.
+            least: the bin of a key is `(key - least) >> shift`,
+            shift: or the first or the last where there is no such bin.
             counts: (all blocks, bins) int64, to which the counts are added.
         """
         counts, bins = counts[self.blocks], counts.shape[1]
-        stride = max(1, min(self._n // SAMPLE[0], 64), self._n // SAMPLE[1])
-        while stride > 1 and math.gcd(stride, self._operands.param.shape[1]) > 1:  # or it could see few of the columns
-            stride += 1
+        stride = sample_stride(self._n, self._operands.param.shape[1])
         for blocks, entries in self._tiles():
-            found = self._keys(blocks, slice(entries.start, entries.stop, stride), ahead=True) >> shift
+            found = self._keys(blocks, slice(entries.start, entries.stop, stride), ahead=True)
+            found = (found - least >> shift).clamp_(0, bins - 1)
             found += torch.arange(len(found), device=found.device, dtype=found.dtype)[:, None] * bins
             counts[blocks] += torch.bincount(found.view(-1), minlength=len(found) * bins).view(-1, bins)
 
-    def update_moments(self, low: Tensor, high: Tensor) -> None:
-        """Update the moments of all entries. The keys from `low` to `high` (all blocks,) will be asked for."""
+    def update_moments(self) -> None:
+        """Update the moments of all entries."""
         update_moments(self._operands, self._rule)
 
-    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor, *, guessed: bool) -> None:
+    def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
         """Add to `counts` (all blocks, bins + 1) how many keys are in each bin, as `count_bins` does.
 
         Args:
@@ -84,7 +84,6 @@ class Shard:
             high: (all blocks,) int64.
             shift: (all blocks,) int64.
             counts: int64.
-            guessed: all keys from low to high are among those that `update_moments` was given bounds of.
         """
         low, high, shift, counts = (x[self.blocks] for x in (low, high, shift, counts))
         for blocks, entries in self._tiles():
@@ -155,6 +154,14 @@ class Shard:
         n, device = self._operands.param.shape[1], self._operands.param.device
         starts = torch.arange(blocks.start, blocks.stop, device=device)[:, None] * n + self._offset
         return self._layout.global_index(starts + torch.arange(*entries.indices(n), device=device))
+
+
+def sample_stride(n: int, here: int) -> int:
+    """Return how far apart the sampled entries of a block are that has n entries, some of them here."""
+    stride = max(1, min(n // SAMPLE[0], 64), n // SAMPLE[1])
+    while stride > 1 and math.gcd(stride, here) > 1:  # or it could see few of the columns
+        stride += 1
+    return stride
 
 
 def count_bins(numbers: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:

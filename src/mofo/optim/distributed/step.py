@@ -7,14 +7,14 @@ the others the processes search the k-th highest score together (`search.py`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mofo.optim.distributed.layout import find_layout
 from mofo.optim.distributed.search import SharedBlocks
-from mofo.optim.distributed.shard import Shard
-from mofo.optim.distributed.shard_native import NativeShard
+from mofo.optim.distributed.shards import Shards
+from mofo.optim.distributed.shards_native import NativeShards
 from mofo.optim.dtensor import is_dtensor, local
 from mofo.optim.kernels.dispatch import uses_native
 from mofo.optim.rule.rounding import rounds_at_random
@@ -40,14 +40,21 @@ class ShardedStep:
         scale: what `torch.amp.GradScaler` says of the gradients.
         add_local: takes those parts of a tensor that this process can update for itself: all of a tensor that is not
             sharded or of which every entry moves, and blocks that this process has to itself.
+        workspaces: memory that back ends keep from step to step.
     """
 
     unscales = True
 
-    def __init__(self, scale: GradScale, add_local: Callable[[Operands, Rule, Execution], None]) -> None:
+    def __init__(
+        self,
+        scale: GradScale,
+        add_local: Callable[[Operands, Rule, Execution], None],
+        workspaces: dict[Any, Any],
+    ) -> None:
         self.has_served = False  # a tensor
         self._scale = scale
         self._add_local = add_local
+        self._workspaces = workspaces
         self._shared: dict[tuple[DeviceMesh, tuple[int, ...], torch.dtype, torch.device], SharedBlocks] = {}
         self._steps: list[Tensor] = []
 
@@ -85,7 +92,9 @@ class ShardedStep:
         for shared in self._shared.values():
             shared.step()
         if self._steps:
-            torch._foreach_add_(self._steps, 1)
+            # With a number torch would make a tensor of it for each step that is on a CPU.
+            one = torch.tensor(1.0) if all(step.is_cpu for step in self._steps) else 1
+            torch._foreach_add_(self._steps, one, alpha=1)
 
     def _add_blocks(self, layout: Layout, param: DTensor, here: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor by blocks: those of this process for the local back ends, the others for the search."""
@@ -102,21 +111,22 @@ class ShardedStep:
         n, k = rule.sizes(param)
         first = shared.number(layout, n, k)
         for rows in layout.ranges:
-            part = _slice(here, slice(rows.start, rows.stop))
+            part = here if len(layout.ranges) == 1 else _slice(here, slice(rows.start, rows.stop))
             if rows.shared is None:
                 part = part._replace(step=here.step.clone())
                 self._add_local(part, replace(rule, blocks=rows.blocks), execution)
             elif part.param.numel():
-                part = part._replace(grad=self._scale.unscaled(part.grad))
-                shard_class = NativeShard if native and uses_native(execution, *part[:4]) else Shard
-                shared.shards.append(shard_class(part, rule, layout, rows, n, first + rows.shared))
+                if self._scale.is_set:
+                    part = part._replace(grad=self._scale.unscaled(part.grad))
+                kind = NativeShards if native and uses_native(execution, *part[:4]) else Shards
+                shared.shards(kind).add(part, rule, layout, rows, n, first + rows.shared)
 
     def _shared_blocks(
         self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> SharedBlocks:
         key = mesh, mesh_dims, dtype, device
         if key not in self._shared:
-            self._shared[key] = SharedBlocks(*key)
+            self._shared[key] = SharedBlocks(*key, self._workspaces)
         return self._shared[key]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mofo.optim.kernels import cpu
 from mofo.optim.kernels.cpu.dlpack import find_describer
+from mofo.optim.kernels.cpu.phases import Phases
 from mofo.optim.kernels.memory import holds_its_data, may_overlap_itself
 from mofo.optim.rule.blocks import block_size, selected_count
 from mofo.optim.rule.rounding import rounding_key, rounds_at_random
@@ -145,59 +146,9 @@ class Library:
         if error:
             raise MemoryError("no scratch memory for the step; nothing was changed")
 
-    def update_moments(
-        self, tensor: bytes, config: NativeConfig, low: Tensor, high: Tensor, counts: Tensor, band: Tensor
-    ) -> None:
-        """Update the moments of all entries of a shard, and collect keys: phase 1 of a sharded step.
-
-        Args:
-            tensor: packed by `pack`.
-            config: how it is computed.
-            low: (blocks,) int64: the lowest key of each block to be collected.
-            high: (blocks,) int64: the highest.
-            counts: (blocks, 2) int64, set to the number of keys above `high`, and of those from `low` to `high`.
-            band: (blocks, capacity) int32, set to the latter while there is room.
-        """
-        arrays = map(_address, (low, high, counts, band))
-        self._library.mofo_cpu_moments(tensor, self._pack(config), *arrays, ctypes.c_int64(band.shape[1]))
-
-    def count_keys(
-        self, tensor: bytes, config: NativeConfig, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
-    ) -> None:
-        """Count the keys of a shard per bin: phase 2 of a sharded step, as `count_bins` in distributed/shard.py.
-
-        All tensors are contiguous int64.
-
-        Raises:
-            MemoryError: there is no scratch memory.
-        """
-        bins = ctypes.c_int64(counts.shape[1] - 1)
-        arrays = map(_address, (low, high, shift, counts))
-        if self._library.mofo_cpu_count(tensor, self._pack(config), *arrays, bins):
-            raise MemoryError("no scratch memory for the step")
-
-    def count_collected(
-        self, collected: Tensor, band: Tensor, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor
-    ) -> None:
-        """Count as `count_keys`, among the keys that `update_moments` collected, all of which must fit into the band.
-
-        `collected` is what `update_moments` set `counts` to.
-        """
-        blocks, capacity, bins = (ctypes.c_int64(x) for x in (*band.shape, counts.shape[1] - 1))
-        limits = map(_address, (low, high, shift, counts))
-        self._library.mofo_cpu_count_collected(blocks, _address(collected), _address(band), capacity, *limits, bins)
-
-    def move(self, tensor: bytes, config: NativeConfig, keys: Tensor, ties: Tensor) -> None:
-        """Update the selected entries of a shard: phase 3 of a sharded step.
-
-        Those with a higher key than `keys` (blocks,) are selected, and the first `ties` (blocks,) equal ones; both are
-        contiguous int64.
-
-        Raises:
-            MemoryError: there is no scratch memory.
-        """
-        if self._library.mofo_cpu_move(tensor, self._pack(config), _address(keys), _address(ties)):
-            raise MemoryError("no scratch memory for the step")
+    def phases(self) -> Phases:
+        """Return the phases of a step of shards, with memory of their own."""
+        return Phases(self._library, self._pack)
 
     def dequantise(self, codebook: array[int], codes: Tensor, values: Tensor, config: NativeConfig) -> None:
         """Write the values of a moment in 8 bits, which `kernels/cpu/int8.py` packs, into a float32 tensor."""

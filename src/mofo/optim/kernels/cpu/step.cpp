@@ -319,68 +319,6 @@ EXPORT int mofo_cpu_step(const mofo::Tensor* tensors, int64_t count, const mofo:
   }
 }
 
-EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* low,
-                            const int64_t* high, int64_t* counts, int32_t* band, int64_t capacity) {
-  using namespace mofo;
-  const Team team(config->threads, config->openmp);
-  for (int64_t block = 0; block < tensor->blocks; ++block) {
-    const Bracket bracket{Key(low[block]), Key(high[block])};
-    Band inside{band + block * capacity, capacity};
-    for_ranges(team, *tensor, block, [&](int64_t start, int64_t length, int64_t, int64_t) {
-      config->kernel->moments(*tensor, start, length, bracket, inside, nullptr);
-    });
-    counts[2 * block] = inside.above;
-    counts[2 * block + 1] = inside.inside;
-  }
-  return 0;
-}
-
-EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* low,
-                          const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins) {
-  using namespace mofo;
-  const Team team(config->threads, config->openmp);
-  try {
-    const auto memory = allocate<int64_t>((bins + 1) * team.threads());
-    for (int64_t block = 0; block < tensor->blocks; ++block, counts += bins + 1) {
-      if (low[block] > HIGHEST) continue;
-      const Bracket bracket{Key(low[block]), Key(std::min<int64_t>(high[block], HIGHEST))};
-      count_keys(*config, team, *tensor, block, bracket, int(shift[block]), bins, memory.get());
-      for (int64_t bin = 0; bin <= bins; ++bin) counts[bin] += memory[size_t(bin)];
-    }
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 2;
-  }
-}
-
-EXPORT int mofo_cpu_count_collected(int64_t blocks, const int64_t* collected, const int32_t* band, int64_t capacity,
-                                    const int64_t* low, const int64_t* high, const int64_t* shift, int64_t* counts,
-                                    int64_t bins) {
-  for (int64_t block = 0; block < blocks; ++block, counts += bins + 1, band += capacity) {
-    counts[bins] += collected[2 * block];
-    for (int64_t i = 0; i < collected[2 * block + 1]; ++i) {
-      const int64_t key = band[i];
-      if (key >= low[block]) ++counts[key > high[block] ? bins : (key - low[block]) >> shift[block]];
-    }
-  }
-  return 0;
-}
-
-EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* keys,
-                         const int64_t* ties) {
-  using namespace mofo;
-  const Team team(config->threads, config->openmp);
-  try {
-    const auto before = allocate<int64_t>(ranges(tensor->n));
-    for (int64_t block = 0; block < tensor->blocks; ++block) {
-      apply(*config, team, *tensor, block, Key(keys[block]), ties[block], before.get(), nullptr);
-    }
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 2;
-  }
-}
-
 EXPORT int mofo_cpu_dequantise(const mofo::Codebook* book, const uint8_t* codes, int64_t entries, float* values,
                                const mofo::Config* config) {
   using namespace mofo;

@@ -55,28 +55,6 @@ EXPORT void mofo_cpu_read_steps(const float* const* steps, int64_t count, double
 // Adds 1 to each of these numbers.
 EXPORT void mofo_cpu_count_step(float* const* steps, int64_t count);
 
-// The phases of a step of a tensor whose blocks are shared between processes (distributed/search.py): n is the number
-// of entries of a block that are here, and k is not used. All return 0; or, with nothing written, 2 without memory.
-
-// Updates the moments of all entries. Counts the keys of each block above high[block] and those from low[block] to
-// high[block] in counts[block][2], and puts the latter into band[block][capacity] while there is room, in any order.
-EXPORT int mofo_cpu_moments(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* low,
-                            const int64_t* high, int64_t* counts, int32_t* band, int64_t capacity);
-
-// Adds to counts[block][i], i < bins, the number of keys from low[block] to high[block] with (key - low) >> shift == i,
-// and to counts[block][bins] the number of those above.
-EXPORT int mofo_cpu_count(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* low,
-                          const int64_t* high, const int64_t* shift, int64_t* counts, int64_t bins);
-
-// Adds likewise the keys that mofo_cpu_moments has collected, and to the last bin those that it counted as above.
-EXPORT int mofo_cpu_count_collected(int64_t blocks, const int64_t* collected, const int32_t* band, int64_t capacity,
-                                    const int64_t* low, const int64_t* high, const int64_t* shift, int64_t* counts,
-                                    int64_t bins);
-
-// Updates the parameters with a key > keys[block], and the first ties[block] of those with key == keys[block].
-EXPORT int mofo_cpu_move(const mofo::Tensor* tensor, const mofo::Config* config, const int64_t* keys,
-                         const int64_t* ties);
-
 // Reads the values of a moment in 8 bits, or rounds values to one. Both return 0.
 EXPORT int mofo_cpu_dequantise(const mofo::Codebook* book, const uint8_t* codes, int64_t entries, float* values,
                                const mofo::Config* config);
