@@ -10,7 +10,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mofo.optim.kernels.triton import kernels
-from mofo.optim.kernels.triton.launch import LINE, SCORE_NUMBERS, WARPS, TritonConfig, warps_for
+from mofo.optim.kernels.triton.launch import LINE, SCORE_NUMBERS, WARPS, TritonConfig
+from mofo.optim.kernels.triton.packing import warps_for
 
 TYPES = dict.fromkeys(("tensors", "hash_keys", "blocks", "states"), "*i64")
 TYPES |= dict.fromkeys(("pending", "work", "bins", "pools"), "*i32")

@@ -15,13 +15,14 @@ K = tl.constexpr(8)  # how many entries of a block move
 SEED = tl.constexpr(9)
 MAXIMIZE = tl.constexpr(10)
 DECAY_ALL = tl.constexpr(11)
-STEPS_BEFORE = tl.constexpr(12)
-LR = tl.constexpr(13)
-BETA1 = tl.constexpr(14)
-BETA2 = tl.constexpr(15)
-EPS = tl.constexpr(16)
-WEIGHT_DECAY = tl.constexpr(17)
-COLUMNS = tl.constexpr(18)
+ALIGNED = tl.constexpr(12)  # 1: all addresses, and the bytes of a block, are multiples of 16
+STEPS_BEFORE = tl.constexpr(13)
+LR = tl.constexpr(14)
+BETA1 = tl.constexpr(15)
+BETA2 = tl.constexpr(16)
+EPS = tl.constexpr(17)
+WEIGHT_DECAY = tl.constexpr(18)
+COLUMNS = tl.constexpr(19)
 
 # `numbers` (tensors, NUMBERS) float32: what a step needs of these, written by the kernel `prepare`.
 SKIP = tl.constexpr(0)  # 1: the gradients overflowed, nothing is to be changed
