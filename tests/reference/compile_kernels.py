@@ -34,7 +34,7 @@ def variants(config):
     """Name, warps and constants of every launch."""
     wide = [(width, warps_for(width)) for width in config.widths]
     yield from (("update_small_block", warps, {"WIDTH": width}) for width, warps in wide)
-    yield "prepare", 1, {}
+    yield "prepare", 1, {"COUNT": True}
     yield "update_everything", WARPS, {}
     yield "guess_bracket", warps_for(2 * LINE * config.sample_pairs), {}
     yield "update_moments_and_count", WARPS, {}

@@ -36,6 +36,10 @@ WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where the counts of all blocks would be more than this
 SPREAD = 4.0  # half-width of the sampled bracket, in standard deviations
 SAMPLED = -48.0, 16.0  # binary logarithms of the scores between which a sample tells them apart
+INCOMPLETE = (
+    "some entries of sharded blocks did not take part in the step: all processes must call step() with "
+    "gradients of the same parameters"
+)
 
 
 class SharedBlocks:
@@ -117,8 +121,7 @@ class SharedBlocks:
 
     @property
     def _width(self) -> int:
-        """Bits that distinguish the bins of a block."""
-        return min(WIDTH, max(1, COUNTS.bit_length() - 1 - len(self._k).bit_length()))
+        return bin_bits(len(self._k))
 
     def _guess_brackets(self, n: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Bracket the k-th highest key of each block, from a sample of all processes."""
@@ -203,10 +206,7 @@ class SharedBlocks:
             reached, above = up_to[:, -1], up_to[:, -1] - up_to[:, -2]
             is_above, is_below = k <= above, k > reached
             if (is_below & (low == 0)).any():
-                raise RuntimeError(
-                    "some entries of sharded blocks did not take part in the step: all processes must call step() with "
-                    "gradients of the same parameters"
-                )
+                raise RuntimeError(INCOMPLETE)
             # The bracket has the k-th highest: go on in its bin.
             bin_ = _bin_of(up_to, reached - k, up_to.shape[1] - 1)
             up_to_bin = up_to.gather(1, bin_[:, None]).squeeze(1)
@@ -224,6 +224,11 @@ class SharedBlocks:
     def _shift(self, span: Tensor) -> Tensor:
         """Return by how much numbers up to `span` are shifted to the right to be less than the number of bins."""
         return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
+
+
+def bin_bits(blocks: int) -> int:
+    """Return how many bits distinguish the bins of a block, where so many are searched together."""
+    return min(WIDTH, max(1, COUNTS.bit_length() - 1 - blocks.bit_length()))
 
 
 def _bin_of(up_to: Tensor, below: Tensor, bins: int) -> Tensor:

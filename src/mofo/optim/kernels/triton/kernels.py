@@ -33,8 +33,8 @@ from mofo.optim.kernels.triton.entries import (
 
 
 @triton.jit
-def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale):
-    """Compute the numbers of a step. One program a tensor."""
+def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale, COUNT: tl.constexpr):
+    """Compute the numbers of a step, and count it if COUNT. One program a tensor."""
     row = tensors + tl.program_id(0) * T.COLUMNS
     numbers += tl.program_id(0) * T.NUMBERS
     skip = tl.load(found_inf) != 0
@@ -43,7 +43,8 @@ def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale):
     if address != 0:
         counter = address.to(tl.pointer_type(tl.float32))
         t = tl.load(counter).to(tl.float64) + 1
-        tl.store(counter, t.to(tl.float32), mask=skip == 0)
+        if COUNT:
+            tl.store(counter, t.to(tl.float32), mask=skip == 0)
     lr = float64(row, T.LR)
     address = tl.load(row + T.LR_ADDRESS)
     if address != 0:

@@ -254,7 +254,9 @@ class Workspace:
         of_param = {**of_grad, "P": DTYPES[variant.param], "STOCHASTIC": variant.stochastic}
         score, aligned = {"SCORE": SCORE_NUMBERS[variant.score]}, {"ALIGNED": variant.aligned}
 
-        kernels.prepare[(len(self._partitions),)](*rows, self._tables.pending, found_inf, grad_scale, num_warps=1)
+        kernels.prepare[(len(self._partitions),)](
+            *rows, self._tables.pending, found_inf, grad_scale, COUNT=True, num_warps=1
+        )
         if len(self._all_moving):
             kernels.update_everything[(len(self._all_moving),)](
                 *rows, self._all_moving, **of_param, **aligned, CHUNK=config.chunk, num_warps=WARPS
@@ -301,16 +303,22 @@ class Workspace:
 def can_update(*tensors: Tensor) -> bool:
     """Check whether the kernels can update a parameter, given alone or with its gradient and moments."""
     first = tensors[0]
-    if first.numel() > MAX_ENTRIES:
-        return False
+    return (
+        first.numel() <= MAX_ENTRIES
+        and can_read(*tensors)
+        and all(tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors)
+    )
+
+
+def can_read(*tensors: Tensor) -> bool:
+    """Check whether the kernels can update contiguous copies of a parameter and the others."""
+    first = tensors[0]
     for position, tensor in enumerate(tensors):
         if tensor.device != first.device or tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
             return False
         if position >= 2 and tensor.dtype is not torch.float32:
             return False
-        if tensor.shape != first.shape or tensor.is_neg() or not holds_its_data(tensor):
-            return False
-        if not tensor.is_contiguous():
+        if tensor.shape != first.shape or not holds_its_data(tensor):
             return False
     return True
 
