@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
     from mofo.optim.distributed.layout import Layout
-    from mofo.optim.distributed.shard_triton import TritonBlocks
+    from mofo.optim.distributed.search_triton import TritonBlocks
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution
     from mofo.optim.rule.types import Rule
@@ -108,8 +108,8 @@ class ShardedStep:
         native = here.param.is_cpu and not _is_random(rule, param)
         if execution.fused and not triton and not native:
             raise RuntimeError(
-                "fused=True updates sharded parameters of 16 and 32 bits on a GPU with Triton, and others on a CPU and "
-                "not at random (score, rounding): leave it out to use plain torch"
+                "fused=True updates sharded parameters on a CPU where nothing is random (score, rounding), and on a GPU "
+                "where no process has 2^31 entries of one: leave it out to use plain torch"
             )
         self._steps.append(here.step)
         where = param.device_mesh, layout.mesh_dims
@@ -140,7 +140,7 @@ class ShardedStep:
         return self._shared[key]
 
     def _triton_blocks(self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], device: torch.device) -> TritonBlocks:
-        from mofo.optim.distributed.shard_triton import TritonBlocks  # imports Triton, which is slow
+        from mofo.optim.distributed.search_triton import TritonBlocks  # imports Triton, which is slow
 
         key = mesh, mesh_dims, device
         if key not in self._on_gpus:

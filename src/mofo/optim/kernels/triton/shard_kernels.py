@@ -224,13 +224,15 @@ def move_selected(
             turn = done + tl.arange(0, TILE)
             few = turn < count
             positions = start + tl.load(reached_list + turn, mask=few, other=0).to(tl.int32)
-            index = index_in_full(part, layouts, first, positions, (SCORE == T.RANDOM) | STOCHASTIC)
-            its_key, m, v = read_keys(row, its_numbers, noise_key, first, positions, index, few, G, SCORE, False)
+            its_index = index_in_full(part, layouts, first, positions, (SCORE == T.RANDOM) | STOCHASTIC)
+            its_key, m, v = read_keys(row, its_numbers, noise_key, first, positions, its_index, few, G, SCORE, False)
             selected = few
             if least_place > 0:
                 place = tl.load(part + T.ENTRIES) - index_in_full(part, layouts, first, positions, True)
                 selected &= (its_key > least_key) | (place >= least_place)
-            move_entries(row, its_numbers, rounding_key, first, positions, index, m, v, selected, P, SCORE, STOCHASTIC)
+            move_entries(
+                row, its_numbers, rounding_key, first, positions, its_index, m, v, selected, P, SCORE, STOCHASTIC
+            )
         tl.debug_barrier()
 
 
@@ -299,8 +301,10 @@ def narrow_brackets(states, counts, BINS: tl.constexpr, FIRST: tl.constexpr, PLA
             wanted -= above
         before = tl.load(state + T.LOW)
         below = wanted > tl.sum(found)
+        high = tl.load(state + T.HIGH)
+        highest = tl.full((), T.INFINITE, tl.int64)
         low, high, wanted, size = choose_bin(
-            found, wanted, above, before, tl.load(state + T.HIGH), tl.load(state + T.SHIFT), T.INFINITE, BINS
+            found, wanted, above, before, high, tl.load(state + T.SHIFT), highest, BINS
         )
         misled = size == T.UNKNOWN
         missing = below & (before == 0)
@@ -315,27 +319,27 @@ def narrow_brackets(states, counts, BINS: tl.constexpr, FIRST: tl.constexpr, PLA
         tl.store(state + T.MISSING, 1, mask=missing)
 
 
-@triton.jit(do_not_specialize=["blocks", "largest"])
-def conclude(states, report, blocks, largest, BINS: tl.constexpr, WIDTH: tl.constexpr):
+@triton.jit(do_not_specialize=["number", "largest"])
+def conclude(states, report, number, largest, BINS: tl.constexpr, WIDTH: tl.constexpr):
     """Report what is left to do; if all keys are known, begin with the places. One program for all blocks.
 
     A block gets a slot if fewer of the entries with its k-th highest key move than there are. Infinite ones all move.
     """
     unsettled = tl.full((), 0, tl.int64)
     missing = tl.full((), 0, tl.int64)
-    for first in range(0, blocks, WIDTH):
+    for first in range(0, number, WIDTH):
         block = first + tl.arange(0, WIDTH)
         state = states + block.to(tl.int64) * T.SHARED_STATE
-        mask = block < blocks
+        mask = block < number
         unsettled += tl.sum((tl.load(state + T.SIZE, mask=mask, other=0) == T.UNKNOWN).to(tl.int64))
         missing += tl.sum(tl.load(state + T.MISSING, mask=mask, other=0))
     tied = tl.full((), 0, tl.int64)
     if unsettled == 0:
         shift = shift_to_bins(largest.to(tl.int64) + 1, BINS)
-        for first in range(0, blocks, WIDTH):
+        for first in range(0, number, WIDTH):
             block = first + tl.arange(0, WIDTH)
             state = states + block.to(tl.int64) * T.SHARED_STATE
-            mask = block < blocks
+            mask = block < number
             key = tl.load(state + T.LOW, mask=mask, other=0)
             size = tl.load(state + T.SIZE, mask=mask, other=0)
             cut = mask & (tl.load(state + T.WANTED, mask=mask, other=0) < size) & (key < T.INFINITE)
