@@ -108,8 +108,8 @@ class ShardedStep:
         native = here.param.is_cpu and not _is_random(rule, param)
         if execution.fused and not triton and not native:
             raise RuntimeError(
-                "fused=True updates sharded parameters on a CPU where nothing is random (score, rounding), and on a GPU "
-                "where no process has 2^31 entries of one: leave it out to use plain torch"
+                "fused=True updates sharded parameters on a CPU where nothing is random (score, rounding), and on a "
+                "GPU where no process has 2^31 entries of one: leave it out to use plain torch"
             )
         self._steps.append(here.step)
         where = param.device_mesh, layout.mesh_dims
