@@ -114,6 +114,7 @@ def one_way(config, settings):
         pytest.param({}, {"SPREAD": -50.0}, id="bracket beside the k-th highest"),
         pytest.param({}, {"SPREAD": 50.0}, id="bracket of everything"),
         pytest.param({}, {"COUNTS": 1 << 5}, id="bins of two bits, as with very many blocks"),
+        pytest.param({}, {"WIDE": 1}, id="counts of 64 bits"),
         pytest.param({"pool_share": 1 << 20}, {}, id="no pool, so that keys are read again"),
         pytest.param({"pool_share": 1, "chunk": 64, "tile": 8}, {}, id="pools for all"),
     ],

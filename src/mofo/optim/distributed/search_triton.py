@@ -155,7 +155,8 @@ class TritonBlocks:
 
     def _workspace(self) -> ShardWorkspace:
         """Return the workspace of the step before, if that was of such tensors, or a new one."""
-        config = CONFIG._replace(bits=search.bin_bits(self._shared), spread=search.SPREAD)
+        counts = search.count_dtype(max(whole.n for whole in self._wholes))
+        config = CONFIG._replace(bits=search.bin_bits(self._shared), counts=counts, spread=search.SPREAD)
         key = self._mesh, self._mesh_dims, self._device
         workspace: ShardWorkspace | None = self._workspaces.get(key)
         described = self._wholes, self._parts, self._layouts, config

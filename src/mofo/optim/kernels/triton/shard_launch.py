@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,10 +24,13 @@ WIDTH = 1024  # blocks that are looked at together when the search is concluded
 
 
 class ShardConfig(NamedTuple):
-    """How the kernels make a sharded step. Nothing here changes a result; all processes must have the same `spread`."""
+    """How the kernels make a sharded step. Nothing here changes a result."""
 
+    # of all processes alike
     bits: int = 11  # of the number of a bin
+    counts: torch.dtype = torch.int32
     spread: float = 4.0  # half-width of the sampled bracket, in standard deviations
+    # of each
     chunk: int = 4096  # entries for one program; at most 2^14
     tile: int = 256  # selected entries are moved this many at a time
     pool_share: int = 16  # the pool of a block holds its entries divided by this
@@ -102,18 +106,18 @@ class ShardWorkspace:
         self._largest = max(layout.size for layout in layouts)
 
         packed, starts = _pack_layouts(layouts)
-        sizes = [layout.size for layout in layouts]
-        of_parts = [(p.stride, p.offset, *_of_layout(wholes[p.tensor].layout, starts, sizes)) for p in parts]
-        of_wholes = [(1, 0, starts[whole.layout], sizes[whole.layout]) for whole in wholes]
-        self._parts = torch.tensor([*of_parts, *of_wholes], dtype=torch.int64).to(device)
+        rows = []
+        for part in parts:
+            number = wholes[part.tensor].layout
+            rows.append([part.stride, part.offset, starts[number], layouts[number].size])
+        self._parts = torch.tensor(rows, dtype=torch.int64).view(-1, tables.PART.value).to(device)
         self._packed_layouts = packed.to(device)
         blocks, pooled = _describe_blocks(wholes, parts, config)
         self._blocks = blocks.to(device)
         self._states = torch.zeros((self._shared, tables.SHARED_STATE.value), dtype=torch.int64, device=device)
         self._report = torch.zeros(tables.REPORT.value, dtype=torch.int64, device=device)
         self._pools = torch.empty(pooled, dtype=torch.int32, device=device)
-        dtype = torch.int32 if max(whole.n for whole in wholes) < 2**31 else torch.int64
-        self.counts = torch.zeros((self._shared, (1 << config.bits) + 1), dtype=dtype, device=device)
+        self.counts = torch.zeros((self._shared, (1 << config.bits) + 1), dtype=config.counts, device=device)
         self.sample = self.counts.view(-1)[: self._shared << config.bits].view(self._shared, -1)
 
         self._work: dict[Kind, tuple[Tensor, Tensor]] = {}  # programs for all entries, and for those of the sample
@@ -133,7 +137,7 @@ class ShardWorkspace:
         self, wholes: Sequence[Whole], parts: Sequence[Part], layouts: Sequence[Layout], config: ShardConfig
     ) -> bool:
         """Check whether it was made for such shards."""
-        same = len(layouts) == len(self._layouts) and all(map(_is, layouts, self._layouts))
+        same = len(layouts) == len(self._layouts) and all(map(operator.is_, layouts, self._layouts))
         return same and self._key == (tuple(wholes), tuple(parts), config)
 
     @property
@@ -257,14 +261,6 @@ class ShardWorkspace:
 
 def _of_grad(kind: Kind) -> dict[str, object]:
     return {"G": DTYPES[kind.grad], "SCORE": SCORE_NUMBERS[kind.score], "enable_fp_fusion": False}
-
-
-def _of_layout(number: int, starts: list[int], sizes: list[int]) -> tuple[int, int]:
-    return starts[number], sizes[number]
-
-
-def _is(a: object, b: object) -> bool:
-    return a is b
 
 
 def _describe_blocks(wholes: Sequence[Whole], parts: Sequence[Part], config: ShardConfig) -> tuple[Tensor, int]:

@@ -75,7 +75,7 @@ UNKNOWN = tl.constexpr(1 << 40)  # a size that no pool holds
 
 # ---- Of sharded tensors (shard_kernels.py)
 
-# `parts` (tensors, PART) int64: which part of a sharded tensor a row of `tensors` is, as the host describes it.
+# `parts` (parts, PART) int64: which part of a sharded tensor a row of `tensors` is, as the host describes it.
 SAMPLE_STRIDE = tl.constexpr(0)  # every so many entries of a block one is sampled
 OFFSET = tl.constexpr(1)  # index in the local tensor of the first entry
 LAYOUT = tl.constexpr(2)  # where in `layouts` that of the tensor begins
