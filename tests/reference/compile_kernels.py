@@ -48,7 +48,8 @@ def variants(config):
 def shard_variants():
     """The same of a sharded step."""
     yield from ((name, WARPS, {}) for name in ("update_moments_and_collect", "count_in_bins", "count_places"))
-    yield from ((name, WARPS, {"SHIFT": 20}) for name in ("count_sample", "guess_brackets"))
+    bins = {"LEAST": ShardConfig().least, "SHIFT": ShardConfig().shift}
+    yield from ((name, WARPS, bins) for name in ("count_sample", "guess_brackets"))
     yield from (("narrow_brackets", WARPS, {"FIRST": first, "PLACES": not first}) for first in (True, False))
     yield "conclude", warps_for(WIDTH), {"WIDTH": WIDTH}
     yield "move_selected", WARPS, {}

@@ -235,6 +235,7 @@ def bin_bits(blocks: int) -> int:
     return min(WIDTH, max(1, COUNTS.bit_length() - 1 - blocks.bit_length()))
 
 
+@functools.cache
 def sample_bins(dtype: torch.dtype, bits: int) -> tuple[int, int]:
     """Return the first key of the first of 2^bits bins of a sample of scores, and by how much the keys are shifted."""
     least, most = (int(torch.tensor(2.0**each, dtype=dtype).view(INTEGER[dtype.itemsize])) for each in SAMPLED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
 from mofo.optim.distributed import search
@@ -18,7 +19,6 @@ from mofo.optim.kernels.triton.shard_launch import Kind, Part, ShardConfig, Shar
 from mofo.optim.rule.rounding import rounds_at_random
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -155,8 +155,9 @@ class TritonBlocks:
 
     def _workspace(self) -> ShardWorkspace:
         """Return the workspace of the step before, if that was of such tensors, or a new one."""
-        counts = search.count_dtype(max(whole.n for whole in self._wholes))
-        config = CONFIG._replace(bits=search.bin_bits(self._shared), counts=counts, spread=search.SPREAD)
+        counts, bits = search.count_dtype(max(whole.n for whole in self._wholes)), search.bin_bits(self._shared)
+        least, shift = search.sample_bins(torch.float32, bits)
+        config = CONFIG._replace(counts=counts, bits=bits, least=least, shift=shift, spread=search.SPREAD)
         key = self._mesh, self._mesh_dims, self._device
         workspace: ShardWorkspace | None = self._workspaces.get(key)
         described = self._wholes, self._parts, self._layouts, config

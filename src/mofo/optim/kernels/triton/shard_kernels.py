@@ -50,9 +50,13 @@ def index_in_full(part, layouts, first, offsets, NEEDED: tl.constexpr):
 @triton.jit
 def count_sample(
     tensors, numbers, hash_keys, parts, layouts, blocks, counts, work,
-    G: tl.constexpr, SCORE: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr,
+    G: tl.constexpr, SCORE: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr, LEAST: tl.constexpr,
+    SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Count the keys that a sample of entries will have, by `key >> SHIFT`; `counts` has no other columns yet."""
+    """Count the keys that a sample of entries will have, by (key - LEAST) >> SHIFT, or in the first or the last bin.
+
+    `counts` has no other columns yet.
+    """
     block = tl.load(work + 2 * tl.program_id(0)).to(tl.int64)
     tensor = tl.load(blocks + block * T.SHARED_BLOCK + T.TENSOR)
     row = tensors + tensor * T.COLUMNS
@@ -65,7 +69,8 @@ def count_sample(
     index = index_in_full(part, layouts, first, offsets, SCORE == T.RANDOM)
     noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
     key = keys_ahead(row, numbers + tensor * T.NUMBERS, noise_key, first, offsets, index, mask, G, SCORE)
-    add_counts(counts + block * BINS, key >> SHIFT, mask, BINS)
+    bin = tl.minimum(tl.maximum((key - LEAST) >> SHIFT, 0), BINS - 1)
+    add_counts(counts + block * BINS, bin, mask, BINS)
 
 
 @triton.jit
@@ -242,7 +247,7 @@ def move_selected(
 @triton.jit
 def guess_brackets(
     tensors, blocks, states, counts,
-    SPREAD: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr,
+    SPREAD: tl.constexpr, BINS: tl.constexpr, LEAST: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
     """Bracket the k-th highest key, from the sample of all processes."""
     block = tl.program_id(0).to(tl.int64)
@@ -259,10 +264,11 @@ def guess_brackets(
     # how far off it may be, which is not at all where the sample is the whole block
     slack = SPREAD * tl.sqrt(rank * (1 - k.to(tl.float64) / n.to(tl.float64))) + 1
     slack = tl.where(size == n, 0.0, slack)
-    low = tl.sum((at_least >= rank + slack).to(tl.int64)) - 1
-    high = tl.sum((at_least >= rank - slack).to(tl.int64)) - 1
-    low = tl.maximum(low, 0) << SHIFT
-    high = tl.minimum(((tl.maximum(high, 0) + 1) << SHIFT) - 1, T.INFINITE)
+    lowest = tl.sum((at_least >= rank + slack).to(tl.int64)) - 1
+    highest = tl.sum((at_least >= rank - slack).to(tl.int64)) - 1
+    low = tl.where(lowest < 1, 0, LEAST + (lowest << SHIFT))
+    high = LEAST + ((tl.maximum(highest, 0) + 1) << SHIFT) - 1
+    high = tl.where(highest == BINS - 1, T.INFINITE, high)
 
     state = states + block * T.SHARED_STATE
     tl.store(state + T.LOW, low)

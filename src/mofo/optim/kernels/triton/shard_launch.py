@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mofo.optim.distributed.layout import Layout
     from mofo.optim.rule.types import Score
 
-KEY_BITS = 31
 WIDTH = 1024  # blocks that are looked at together when the search is concluded
 
 
@@ -27,13 +26,15 @@ class ShardConfig(NamedTuple):
     """How the kernels make a sharded step. Nothing here changes a result."""
 
     # of all processes alike
-    bits: int = 11  # of the number of a bin
     counts: torch.dtype = torch.int32
+    bits: int = 11  # of the number of a bin
+    least: int = 0x27800000  # the bin of a sampled key is (key - least) >> shift, or the first or the last
+    shift: int = 18
     spread: float = 4.0  # half-width of the sampled bracket, in standard deviations
     # of each
     chunk: int = 4096  # entries for one program; at most 2^14
     tile: int = 256  # selected entries are moved this many at a time
-    pool_share: int = 16  # the pool of a block holds its entries divided by this
+    pool_share: int = 32  # the pool of a block holds its entries divided by this
     programs: int | None = None  # that share all chunks when entries move; None: four for each multiprocessor
 
 
@@ -155,16 +156,12 @@ class ShardWorkspace:
     @property
     def least_rounds(self) -> int:
         """Rounds without which no search for keys ends, but where they are infinite."""
-        return -(-self._sample_shift // self._config.bits)
+        return -(-self._config.shift // self._config.bits)
 
     @property
     def place_rounds(self) -> int:
         """Rounds after which every search for places has ended."""
         return -(-self._largest.bit_length() // self._config.bits)
-
-    @property
-    def _sample_shift(self) -> int:
-        return KEY_BITS - self._config.bits
 
     def begin(self, rows: bytes, grad_scale: Tensor | None) -> None:
         """Upload the rows of the tensors, and compute the numbers of the step."""
@@ -178,19 +175,19 @@ class ShardWorkspace:
 
     def count_sample(self) -> None:
         """Count the keys of a sample into `sample`."""
-        shift = self._sample_shift
         for kind, _, work in self._kinds():
             shard_kernels.count_sample[(len(work),)](
-                *self._described, self.counts, work, **_of_grad(kind), **self._sizes, SHIFT=shift, num_warps=WARPS
-            )
+                *self._described, self.counts, work,
+                **_of_grad(kind), **self._sizes, LEAST=self._config.least, SHIFT=self._config.shift, num_warps=WARPS,
+            )  # fmt: skip
 
     def guess_brackets(self) -> None:
         """Bracket the k-th highest key of each block, from the sums of `sample`."""
         with current(self._device):
             shard_kernels.guess_brackets[(self._shared,)](
                 self._tables.tensors, self._blocks, self._states, self.counts,
-                SPREAD=self._config.spread, SHIFT=self._sample_shift, BINS=1 << self._config.bits, num_warps=WARPS,
-                enable_fp_fusion=False,
+                SPREAD=self._config.spread, BINS=1 << self._config.bits, LEAST=self._config.least,
+                SHIFT=self._config.shift, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
 
     def update_moments(self) -> None:
