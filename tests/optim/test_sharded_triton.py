@@ -198,7 +198,7 @@ def test_workspace_is_small_beside_the_shards():
     workspace = ShardWorkspace(torch.device("cpu"), wholes, parts, [layout], ShardConfig())
     assert workspace.fits(wholes, parts, [layout], ShardConfig())
     assert not workspace.fits(wholes, parts[:-1], [layout], ShardConfig())
-    assert workspace.nbytes < 0.2 * 20 * rows * 4096
+    assert workspace.nbytes < 0.25 * 20 * rows * 4096
 
 
 # ---- What is given to the step.
