@@ -58,7 +58,7 @@ def with_triton(function, *args, config=(), settings=()):
 
 def compare_steps(name, options, kinds, dtype=torch.float32, shapes=SHAPES):
     optimizer = compare(*LAYOUTS[name], options, kinds, dtype, shapes, 2, WHOLE, DEVICE)
-    if optimizer is not None and options["fraction"] < 1:
+    if optimizer is not None and options.get("blocks", 1) == 1:  # else each process may have its blocks to itself
         assert any(isinstance(workspace, ShardWorkspace) for workspace in optimizer.workspaces.values())
 
 
@@ -121,6 +121,17 @@ def one_way(config, settings):
 )
 def test_each_way_of_the_search(processes, config, settings):
     processes.run(one_way, config, settings)
+
+
+def int8():
+    options = {"fraction": 0.1, "state_dtype": "int8"}
+    with_triton(compare_steps, "FSDP, 3", options, ["dense", "sparse"], torch.bfloat16, [(66, 128), (9,), (2, 4096)])
+
+
+@pytest.mark.full
+def test_int8_moments_of_shards(processes):
+    pytest.importorskip("torchao")
+    processes.run(int8)
 
 
 # ---- Launches, messages, memory.
