@@ -92,11 +92,9 @@ class TritonBlocks:
         """
         assert rows.shared is not None
         part = operands.of_rows(rows.start, rows.stop)
-        originals = part[:4]
-        tensors = tuple(tensor.resolve_neg().contiguous() for tensor in originals)
-        pairs = zip(originals, tensors, strict=True)
-        self._copied += [pair for pair in pairs if pair[0].data_ptr() != pair[1].data_ptr()]
-        param, grad, exp_avg, exp_avg_sq = tensors
+        param, grad, exp_avg, exp_avg_sq = tensors = tuple(x.resolve_neg().contiguous() for x in part[:4])
+        written = (part.param, param), (part.exp_avg, exp_avg), (part.exp_avg_sq, exp_avg_sq)
+        self._copied += [(original, copy) for original, copy in written if copy.data_ptr() != original.data_ptr()]
         part = part._replace(param=param, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
         n = param.numel() // rows.blocks
         kind = Kind(param.dtype, grad.dtype, rule.score, rounds_at_random(rule.rounding, param))
