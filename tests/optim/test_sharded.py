@@ -1,42 +1,23 @@
 """Sharded parameters have the results of one process, to the bit, however they are spread."""
 
-import functools
 import random
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from mofo import MoFO
 from mofo.optim.distributed import search
 from mofo.optim.distributed.layout import find_layout
 from mofo.optim.rule.scores import SCORES
-from mofo.optim.state.int8 import dequantise
 from reference.back_ends import BACK_ENDS, needs_native
 from reference.processes import Processes
+from reference.sharded import LAYOUTS, SHAPES, assert_equal, compare, draw_case, fitting, make_mesh, spread
 
 pytestmark = pytest.mark.processes
-
-SHAPES = [(7, 5), (8, 6), (12, 3, 4), (1, 5), (5,), (4,), (64, 33), (4, 1), (0, 3), (132, 70)]
-LAYOUTS = {
-    "one process": ((1,), (Shard(0),)),
-    "FSDP, 2": ((2,), (Shard(0),)),
-    "FSDP, 3": ((3,), (Shard(0),)),
-    "FSDP, 4": ((4,), (Shard(0),)),
-    "TP by columns, 2": ((2,), (Shard(1),)),
-    "TP by columns, 3": ((3,), (Shard(1),)),
-    "replicated": ((2,), (Replicate(),)),
-    "HSDP": ((2, 2), (Replicate(), Shard(0))),
-    "FSDP x TP by rows": ((2, 2), (_StridedShard(0, split_factor=2), Shard(0))),
-    "FSDP x TP by columns": ((2, 2), (Shard(0), Shard(1))),
-    "rows twice": ((2, 2), (Shard(0), Shard(0))),
-    "columns, then rows": ((2, 2), (Shard(1), Shard(0))),
-}
 
 
 @pytest.fixture(scope="module")
@@ -45,97 +26,15 @@ def processes(tmp_path_factory):
         yield four
 
 
-@functools.cache  # each mesh has threads of its own
-def make_mesh(shape):
-    """A mesh of the first processes; the others must take part in making it."""
-    return DeviceMesh("cpu", torch.arange(torch.Size(shape).numel()).view(shape))
-
-
-def spread(tensor, mesh, placements):
-    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
-
-
-def fitting(shapes, placements, blocks=1):
-    dims = [placement.dim for placement in placements if not placement.is_replicate()]
-    return [shape for shape in shapes if all(dim < len(shape) for dim in dims) and shape[0] % blocks == 0]
-
-
-def draw(kind, shape, generator, dtype):
-    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
-    if kind == "ties":
-        grad = grad.sign()
-    if kind == "sparse":
-        grad *= torch.rand(shape, generator=generator) < 0.05
-    if kind == "one huge":
-        grad.view(-1)[:1] *= 1e6
-    if kind == "not finite":
-        grad.view(-1)[::7] = torch.tensor(float("inf"))
-    return grad.to(dtype)
-
-
-def compare(mesh_shape, placements, options, kinds, dtype=torch.float32, shapes=SHAPES, steps=3):
-    """Steps of the same tensors, whole and spread; raises where a bit differs."""
-    mesh = make_mesh(mesh_shape)
-    if mesh.get_coordinate() is None:
-        return
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    starts = [
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        for shape in fitting(shapes, placements, options.get("blocks", 1))
-    ]
-    whole = [nn.Parameter(start.clone()) for start in starts]
-    parts = [nn.Parameter(spread(start.clone(), mesh, placements)) for start in starts]
-    one = MoFO(whole, lr=1e-2, **options)
-    several = MoFO(parts, lr=1e-2, **options)
-    for _ in range(steps):
-        for kind, p, q in zip(kinds * len(whole), whole, parts, strict=False):
-            p.grad = draw(kind, p.shape, generator, dtype)
-            q.grad = spread(p.grad.clone(), mesh, placements)
-        one.step()
-        several.step()
-    for p, q in zip(whole, parts, strict=True):
-        where = f"{tuple(p.shape)} {dtype} {options} {kinds}"
-        assert_equal(p.detach(), q.detach().full_tensor(), where)
-        for key in ("exp_avg", "exp_avg_sq"):
-            moment = several.state[q][key]
-            assert moment.placements == q.placements, where
-            values = DTensor.from_local(
-                dequantise(moment), mesh, placements, run_check=False, shape=p.shape, stride=p.stride()
-            )
-            assert_equal(dequantise(one.state[p][key]), values.full_tensor(), f"{key} of {where}")
-        assert int(several.state[q]["step"]) == steps
-
-
-def assert_equal(expected, found, where):
-    """To the bit; but one NaN is as good as another."""
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[expected.element_size()]
-    same = expected.contiguous().view(bits) == found.contiguous().view(bits)
-    assert (same | (expected.isnan() & found.isnan())).all(), where
-
-
 def compare_many(mesh_shape, placements, back_end, seed, number):
     """Options drawn at random, the same in all processes."""
     rng = random.Random(seed)
     for _ in range(number):
-        options = {
-            "fraction": rng.choice([0.01, 0.1, 0.5, 0.99]),
-            "blocks": rng.choice([1, 1, 2, 4]),
-            "score": rng.choice(SCORES),
-            "decay": rng.choice(["selected", "all"]),
-            "weight_decay": rng.choice([0.0, 0.1]),
-            "maximize": rng.random() < 0.5,
-            "rounding": rng.choice(["nearest", "stochastic"]),
-            **back_end,
-        }
-        dtype = rng.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64])
-        if dtype is torch.float16:
-            options["rounding"] = "nearest"
+        options, dtype, kinds = draw_case(rng)
         rounds_at_random = options["rounding"] == "stochastic" and dtype is torch.bfloat16
         if back_end.get("fused") and (dtype is torch.float64 or options["score"] == "random" or rounds_at_random):
             continue
-        kinds = rng.sample(["dense", "ties", "sparse", "one huge", "not finite"], 3)
-        compare(mesh_shape, placements, options, kinds, dtype)
+        compare(mesh_shape, placements, options | back_end, kinds, dtype)
 
 
 @pytest.mark.parametrize("back_end", BACK_ENDS[1:])

@@ -26,7 +26,7 @@ from reference.operands import RULE, bits, copied, make_operands
 from reference.patterns import KINDS, patterned
 
 pytest.importorskip("triton")
-from mofo.optim.kernels.triton import kernels, launch
+from mofo.optim.kernels.triton import kernels, launch, packing
 from mofo.optim.kernels.triton.launch import Launch, TritonConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -302,7 +302,7 @@ def test_can_update_refuses_other_tensors():
 def everything_is_a_device(monkeypatch):
     """So that steps and rates on the CPU count as on a device."""
     if INTERPRETED:
-        monkeypatch.setattr(launch, "HOST", torch.device("meta"))
+        monkeypatch.setattr(packing, "HOST", torch.device("meta"))
 
 
 @pytest.mark.parametrize("score", ["momentum", "random"])

@@ -40,7 +40,8 @@ class Layout:
     strides: tuple[int, ...]  # row-major, of the full tensor
     ranges: tuple[RowRange, ...]  # of the local tensor
     shared: int  # number of blocks that several processes share
-    size: int  # number of entries of the full tensor
+    size: int  # number of entries of the full tensor,
+    most: int  # and the largest number that a process has of them
 
     def global_index(self, local: Tensor) -> Tensor:
         """Return the row-major index in the full tensor of entries, given that in the local tensor (int64)."""
@@ -88,7 +89,8 @@ def find_layout(
     if not share_all and not any(cuts[1:]):
         in_one_part = _blocks_in_one_part(parts[0], shape[0], blocks)
     ranges = _ranges(indices[0] // (shape[0] // blocks), in_one_part)
-    return Layout(tuple(mesh_dims), indices, strides, ranges, int((~in_one_part).sum()), math.prod(shape))
+    most = math.prod(max(map(len, part)) for part in parts)
+    return Layout(tuple(mesh_dims), indices, strides, ranges, int((~in_one_part).sum()), math.prod(shape), most)
 
 
 @functools.lru_cache(maxsize=1024)

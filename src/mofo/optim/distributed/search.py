@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 
 WIDTH = 11  # bits of the number of a bin,
 COUNTS = 1 << 23  # but fewer where the counts of all blocks would be more than this
+WIDE = 1 << 31  # blocks of so many entries need counts of 64 bits
 SPREAD = 4.0  # half-width of the sampled bracket, in standard deviations
 SAMPLED = -48.0, 16.0  # binary logarithms of the scores between which a sample tells them apart
+INCOMPLETE = (
+    "some entries of sharded blocks did not take part in the step: all processes must call step() with "
+    "gradients of the same parameters"
+)
 
 
 class SharedBlocks:
@@ -62,8 +67,7 @@ class SharedBlocks:
         self._mesh = mesh
         self._mesh_dims = mesh_dims
         self._dtype = dtype
-        self._integer = INTEGER[dtype.itemsize]
-        self._infinity = INFINITY[self._integer]
+        self._infinity = INFINITY[INTEGER[dtype.itemsize]]
         self._device = device
         self._n: list[int] = []  # of each block, entries in all processes,
         self._k: list[int] = []  # and how many of them move
@@ -103,7 +107,8 @@ class SharedBlocks:
         ties = n.clone()  # how many of those with the k-th highest key this process selects
         cut = ((selected < equal) & (keys < self._infinity)).nonzero().squeeze(1)  # where not all of them fit
         if len(cut):
-            places = [self._tied_places(block, int(keys[block])) for block in cut.tolist()]
+            tied = zip(cut.tolist(), keys[cut].tolist(), strict=True)
+            places = [self._tied_places(block, key) for block, key in tied]
             highest = torch.full_like(cut, self._size)
             brackets = torch.zeros_like(cut), highest
             count = functools.partial(self._count_places, places)
@@ -117,14 +122,12 @@ class SharedBlocks:
 
     @property
     def _width(self) -> int:
-        """Bits that distinguish the bins of a block."""
-        return min(WIDTH, max(1, COUNTS.bit_length() - 1 - len(self._k).bit_length()))
+        return bin_bits(len(self._k))
 
     def _guess_brackets(self, n: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Bracket the k-th highest key of each block, from a sample of all processes."""
         bins = 1 << self._width
-        least, most = (int(torch.tensor(2.0**each, dtype=self._dtype).view(self._integer)) for each in SAMPLED)
-        shift = (most - least).bit_length() - 1 - self._width
+        least, shift = sample_bins(self._dtype, self._width)
         counts = self._zeros(len(n), bins)
         for shards in self._shards.values():
             shards.count_sample(least, shift, counts)
@@ -160,7 +163,7 @@ class SharedBlocks:
 
         Counts of a parameter that is offloaded to the CPU are added on the mesh's device.
         """
-        dtype = torch.int32 if max(self._n) < 2**31 else torch.int64
+        dtype = count_dtype(max(self._n))
         total = self._memory("sent", counts.shape, dtype, torch.device(self._mesh.device_type)).copy_(counts)
         for dim in self._mesh_dims:
             dist.all_reduce(total, group=self._mesh.get_group(dim))
@@ -202,11 +205,7 @@ class SharedBlocks:
             up_to = self._add_up(count(low, high, shift))
             reached, above = up_to[:, -1], up_to[:, -1] - up_to[:, -2]
             is_above, is_below = k <= above, k > reached
-            if (is_below & (low == 0)).any():
-                raise RuntimeError(
-                    "some entries of sharded blocks did not take part in the step: all processes must call step() with "
-                    "gradients of the same parameters"
-                )
+            missing = is_below & (low == 0)
             # The bracket has the k-th highest: go on in its bin.
             bin_ = _bin_of(up_to, reached - k, up_to.shape[1] - 1)
             up_to_bin = up_to.gather(1, bin_[:, None]).squeeze(1)
@@ -218,12 +217,34 @@ class SharedBlocks:
             first = first.where(~is_above, high + 1).where(~is_below, 0)
             last = last.where(~is_above, highest).where(~is_below, low - 1)
             low, high = first, last
-            if (~is_above & ~is_below & (low == high)).all():
+            settled = ~is_above & ~is_below & (low == high)
+            # The host must know whether there is another message to be sent: it waits for the device once a round.
+            is_incomplete, is_over = torch.stack([missing.any(), settled.all()]).tolist()
+            if is_incomplete:
+                raise RuntimeError(INCOMPLETE)
+            if is_over:
                 return low, rank, equal
 
     def _shift(self, span: Tensor) -> Tensor:
         """Return by how much numbers up to `span` are shifted to the right to be less than the number of bins."""
         return (span.double().frexp().exponent.long() - self._width).clamp_(min=0)
+
+
+def bin_bits(blocks: int) -> int:
+    """Return how many bits distinguish the bins of a block, where so many are searched together."""
+    return min(WIDTH, max(1, COUNTS.bit_length() - 1 - blocks.bit_length()))
+
+
+@functools.cache
+def sample_bins(dtype: torch.dtype, bits: int) -> tuple[int, int]:
+    """Return the first key of the first of 2^bits bins of a sample of scores, and by how much the keys are shifted."""
+    least, most = (int(torch.tensor(2.0**each, dtype=dtype).view(INTEGER[dtype.itemsize])) for each in SAMPLED)
+    return least, (most - least).bit_length() - 1 - bits
+
+
+def count_dtype(n: int) -> torch.dtype:
+    """Return the type of the counts that are sent, for blocks of at most n entries."""
+    return torch.int32 if n < WIDE else torch.int64
 
 
 def _bin_of(up_to: Tensor, below: Tensor, bins: int) -> Tensor:

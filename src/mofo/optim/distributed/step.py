@@ -16,7 +16,7 @@ from mofo.optim.distributed.search import SharedBlocks
 from mofo.optim.distributed.shards import Shards
 from mofo.optim.distributed.shards_native import NativeShards
 from mofo.optim.dtensor import is_dtensor, local
-from mofo.optim.kernels.dispatch import uses_native
+from mofo.optim.kernels.dispatch import uses_native, uses_triton_for_shards
 from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.rule.types import Operands
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
     from mofo.optim.distributed.layout import Layout
+    from mofo.optim.distributed.search_triton import TritonBlocks
     from mofo.optim.grad_scaler import GradScale
     from mofo.optim.kernels import Execution
     from mofo.optim.rule.types import Rule
@@ -55,6 +56,7 @@ class ShardedStep:
         self._scale = scale
         self._add_local = add_local
         self._workspaces = workspaces
+        self._on_gpus: dict[tuple[DeviceMesh, tuple[int, ...], torch.device], TritonBlocks] = {}
         self._shared: dict[tuple[DeviceMesh, tuple[int, ...], torch.dtype, torch.device], SharedBlocks] = {}
         self._steps: list[Tensor] = []
 
@@ -89,6 +91,8 @@ class ShardedStep:
 
     def run(self) -> None:
         """Update the parts of the tensors that the local back ends did not take."""
+        for blocks in self._on_gpus.values():
+            blocks.step()
         for shared in self._shared.values():
             shared.step()
         if self._steps:
@@ -100,22 +104,28 @@ class ShardedStep:
         """Take a tensor by blocks: those of this process for the local back ends, the others for the search."""
         if execution.capturable:
             raise NotImplementedError("capturable=True is not supported for sharded parameters: leave it out")
+        triton = uses_triton_for_shards(execution, layout.most, *here[:4])
         native = here.param.is_cpu and not _is_random(rule, param)
-        if execution.fused and not native:
+        if execution.fused and not triton and not native:
             raise RuntimeError(
-                "fused=True updates sharded parameters on a CPU alone, and not at random (score, rounding): leave it "
-                "out to use plain torch"
+                "fused=True updates sharded parameters on a CPU where nothing is random (score, rounding), and on a "
+                "GPU where no process has 2^31 entries of one: leave it out to use plain torch"
             )
         self._steps.append(here.step)
-        shared = self._shared_blocks(param.device_mesh, layout.mesh_dims, here.exp_avg.dtype, here.param.device)
+        where = param.device_mesh, layout.mesh_dims
         n, k = rule.sizes(param)
-        first = shared.number(layout, n, k)
+        shared, first = None, 0
+        if triton:
+            self._triton_blocks(*where, here.param.device).add(here, rule, layout, n, k)
+        else:
+            shared = self._shared_blocks(*where, here.exp_avg.dtype, here.param.device)
+            first = shared.number(layout, n, k)
         for rows in layout.ranges:
-            part = here if len(layout.ranges) == 1 else _slice(here, slice(rows.start, rows.stop))
+            part = here if len(layout.ranges) == 1 else here.of_rows(rows.start, rows.stop)
             if rows.shared is None:
                 part = part._replace(step=here.step.clone())
                 self._add_local(part, replace(rule, blocks=rows.blocks), execution)
-            elif part.param.numel():
+            elif shared is not None and part.param.numel():
                 if self._scale.is_set:
                     part = part._replace(grad=self._scale.unscaled(part.grad))
                 kind = NativeShards if native and uses_native(execution, *part[:4]) else Shards
@@ -128,6 +138,14 @@ class ShardedStep:
         if key not in self._shared:
             self._shared[key] = SharedBlocks(*key, self._workspaces)
         return self._shared[key]
+
+    def _triton_blocks(self, mesh: DeviceMesh, mesh_dims: tuple[int, ...], device: torch.device) -> TritonBlocks:
+        from mofo.optim.distributed.search_triton import TritonBlocks  # imports Triton, which is slow
+
+        key = mesh, mesh_dims, device
+        if key not in self._on_gpus:
+            self._on_gpus[key] = TritonBlocks(*key, self._workspaces, self._scale)
+        return self._on_gpus[key]
 
 
 def _is_random(rule: Rule, param: Tensor) -> bool:
@@ -143,8 +161,3 @@ def _local_operands(operands: Operands) -> Operands:
     if grad.placements != param.placements:
         grad = grad.redistribute(param.device_mesh, param.placements)
     return Operands(local(param), local(grad), local(exp_avg), local(exp_avg_sq), step, seed)
-
-
-def _slice(operands: Operands, rows: slice) -> Operands:
-    param, grad, exp_avg, exp_avg_sq, step, seed = operands
-    return Operands(param[rows], grad[rows], exp_avg[rows], exp_avg_sq[rows], step, seed)

@@ -92,6 +92,23 @@ def uses_triton(execution: Execution, *tensors: Tensor) -> bool:
     return _triton_can_update(*tensors)
 
 
+def uses_triton_for_shards(execution: Execution, entries: int, *tensors: Tensor) -> bool:
+    """Check whether Triton's kernels update the shards of a tensor; the same for all processes that have one.
+
+    Args:
+        execution: how the group wants its steps made.
+        entries: the largest number that a process has of them.
+        tensors: local parameter, gradient and moments. What is not contiguous is copied.
+    """
+    if tensors[0].device.type not in TRITON_DEVICES or triton_version() is None:
+        return False
+    if not execution.fused and (execution.fused is False or execution.foreach is not None):
+        return False
+    from mofo.optim.kernels.triton.launch import MAX_ENTRIES, can_read  # imports Triton, which is slow
+
+    return entries <= MAX_ENTRIES and can_read(*tensors)
+
+
 def uses_native(execution: Execution, *tensors: Tensor) -> bool:
     """Check whether the native library updates a parameter, given with its gradient and moments.
 

@@ -27,6 +27,11 @@ class Operands(NamedTuple):
     step: Tensor  # t - 1: float32 scalar, the number of steps before this one
     seed: int  # of random scores and random rounding
 
+    def of_rows(self, start: int, stop: int) -> Operands:
+        """Return the same of some rows of the tensor, as views."""
+        param, grad, exp_avg, exp_avg_sq = (tensor[start:stop] for tensor in self[:4])
+        return Operands(param, grad, exp_avg, exp_avg_sq, self.step, self.seed)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rule:

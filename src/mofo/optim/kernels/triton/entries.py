@@ -109,6 +109,52 @@ def rank(g, m, v, index, noise_key, SCORE: tl.constexpr):
 
 
 @triton.jit
+def read_keys(
+    row, numbers, noise_key, first, offsets, index, mask,
+    G: tl.constexpr, SCORE: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Return the keys of entries whose moments are up to date, and the moments that had to be read for them."""
+    m = read(pointer(row, T.EXP_AVG, first, tl.float32, ALIGNED), offsets, mask)
+    g = m
+    v = m
+    if SCORE == T.GRADIENT:
+        g = read(pointer(row, T.GRAD, first, G, ALIGNED), offsets, mask) * tl.load(numbers + T.GRAD_FACTOR)
+    if SCORE == T.MOMENTUM_OVER_RMS:
+        v = read(pointer(row, T.EXP_AVG_SQ, first, tl.float32, ALIGNED), offsets, mask)
+    return tl.where(mask, rank(g, m, v, index, noise_key, SCORE), -1), m, v
+
+
+@triton.jit
+def keys_ahead(
+    row, numbers, noise_key, first, offsets, index, mask,
+    G: tl.constexpr, SCORE: tl.constexpr,
+):  # fmt: skip
+    """Return the keys that entries will have once their moments are updated."""
+    g = read(pointer(row, T.GRAD, first, G, False), offsets, mask) * tl.load(numbers + T.GRAD_FACTOR)
+    m = read(pointer(row, T.EXP_AVG, first, tl.float32, False), offsets, mask)
+    v = m
+    if SCORE == T.MOMENTUM_OVER_RMS:
+        v = read(pointer(row, T.EXP_AVG_SQ, first, tl.float32, False), offsets, mask)
+    m, v = update_moments(g, m, v, numbers)
+    return rank(g, m, v, index, noise_key, SCORE)
+
+
+@triton.jit
+def update_and_rank(
+    row, numbers, noise_key, first, offsets, index, mask,
+    G: tl.constexpr, SCORE: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Update the moments of entries in memory; return their keys and the moments."""
+    exp_avg = pointer(row, T.EXP_AVG, first, tl.float32, ALIGNED)
+    exp_avg_sq = pointer(row, T.EXP_AVG_SQ, first, tl.float32, ALIGNED)
+    g = read(pointer(row, T.GRAD, first, G, ALIGNED), offsets, mask) * tl.load(numbers + T.GRAD_FACTOR)
+    m, v = update_moments(g, read(exp_avg, offsets, mask), read(exp_avg_sq, offsets, mask), numbers)
+    tl.store(exp_avg + offsets, m, mask=mask)
+    tl.store(exp_avg_sq + offsets, v, mask=mask)
+    return tl.where(mask, rank(g, m, v, index, noise_key, SCORE), -1), m, v
+
+
+@triton.jit
 def find_highest(keys, wanted):
     """Return a key that exactly `wanted` >= 1 keys reach, or else the highest that more do; by bisection."""
     low = tl.min(keys)
@@ -121,6 +167,45 @@ def find_highest(keys, wanted):
         if reached <= wanted:
             high = tl.where(reached == wanted, middle, middle - 1)
     return low
+
+
+# ---- The search for the k-th highest number of a block: a bracket [low, high] of numbers, which are counted in bins.
+
+
+@triton.jit
+def shift_to_bins(width, BINS: tl.constexpr):
+    """Return the least shift to the right that makes 0 … width − 1 less than BINS."""
+    return tl.sum(((width - 1) >> tl.arange(0, 64).to(tl.int64)) >= BINS).to(tl.int64)
+
+
+@triton.jit
+def choose_bin(counts, wanted, above, low, high, shift, highest, BINS: tl.constexpr):
+    """Return the bin with the wanted number as the bracket; if the sample misled, all above the bracket or all below.
+
+    `counts` (BINS,) int64 are of the numbers in the bracket by (number - low) >> shift. `wanted` is a rank among these,
+    less than 1 if the wanted number is one of those `above`, of which the highest possible is `highest`. Returned are
+    the bracket, the rank in it, and how many numbers it has: UNKNOWN if the sample misled.
+    """
+    inside = tl.sum(counts)
+    if wanted < 1:
+        wanted += above
+        low = high + 1
+        high = highest
+        size = tl.full((), T.UNKNOWN, tl.int64)
+    elif wanted > inside:
+        wanted -= inside
+        high = low - 1
+        low = tl.full((), 0, tl.int64)
+        size = tl.full((), T.UNKNOWN, tl.int64)
+    else:
+        bin = tl.arange(0, BINS)
+        higher = inside - tl.cumsum(counts)  # numbers in the bins after each
+        chosen = tl.sum((higher >= wanted).to(tl.int64))
+        size = tl.sum(tl.where(bin == chosen, counts, 0))
+        wanted -= tl.sum(tl.where(bin == chosen, higher, 0))
+        low += chosen << shift
+        high = tl.minimum(high, low + (tl.full((), 1, tl.int64) << shift) - 1)
+    return low, high, wanted, size
 
 
 # ---- Parameters: p <- (1 - lr * weight_decay) * p - step_size * m / (sqrt(v) / correction + eps).
@@ -156,3 +241,34 @@ def move(p, m, v, numbers, index, rounding_key, DTYPE: tl.constexpr, STOCHASTIC:
         rounded = (bits + (hash_index(index, rounding_key) >> 16).to(tl.int32)) & -0x10000
         new = tl.where(finite, rounded, bits).to(tl.float32, bitcast=True)
     return narrow(new, DTYPE)
+
+
+@triton.jit
+def move_entries(
+    row, numbers, rounding_key, first, offsets, index, m, v, selected,
+    P: tl.constexpr, SCORE: tl.constexpr, STOCHASTIC: tl.constexpr,
+):  # fmt: skip
+    """Move the selected entries of a block, to which weight decay of all entries has already been applied."""
+    theta = pointer(row, T.PARAM, first, P, False)
+    p = tl.load(theta + offsets, mask=selected, other=0)
+    if SCORE != T.MOMENTUM_OVER_RMS:  # for which v has been read
+        v = read(pointer(row, T.EXP_AVG_SQ, first, tl.float32, False), offsets, selected)
+    tl.store(theta + offsets, move(p, m, v, numbers, index, rounding_key, P, STOCHASTIC), mask=selected)
+
+
+@triton.jit
+def shrink_stored(row, numbers, first, offsets, mask, P: tl.constexpr, ALIGNED: tl.constexpr):
+    """Apply weight decay of all entries in memory."""
+    theta = pointer(row, T.PARAM, first, P, ALIGNED)
+    tl.store(theta + offsets, shrink_all(read(theta, offsets, mask), numbers, P), mask=mask)
+
+
+@triton.jit
+def list_reached(reached, its_list, CHUNK: tl.constexpr):
+    """List which entries of a chunk are marked, in order, in memory of the program's own; return how many.
+
+    Barriers must separate this from what was read of the list before, and what is read afterwards.
+    """
+    slot = tl.cumsum(reached.to(tl.int32)) - 1
+    tl.store(its_list + slot, tl.arange(0, CHUNK).to(tl.int16), mask=reached)
+    return tl.max(slot) + 1

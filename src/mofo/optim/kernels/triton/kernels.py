@@ -11,23 +11,30 @@ import triton.language as tl
 
 from mofo.optim.kernels.triton import tables as T
 from mofo.optim.kernels.triton.entries import (
+    choose_bin,
     entries_of_block,
     find_highest,
     float64,
     hash_key,
+    keys_ahead,
+    list_reached,
     mix32,
     move,
+    move_entries,
     pointer,
-    rank,
     read,
+    read_keys,
+    shift_to_bins,
     shrink_all,
+    shrink_stored,
+    update_and_rank,
     update_moments,
 )
 
 
 @triton.jit
-def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale):
-    """Compute the numbers of a step. One program a tensor."""
+def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale, COUNT: tl.constexpr):
+    """Compute the numbers of a step, and count it if COUNT. One program a tensor."""
     row = tensors + tl.program_id(0) * T.COLUMNS
     numbers += tl.program_id(0) * T.NUMBERS
     skip = tl.load(found_inf) != 0
@@ -36,7 +43,8 @@ def prepare(tensors, numbers, hash_keys, pending, found_inf, grad_scale):
     if address != 0:
         counter = address.to(tl.pointer_type(tl.float32))
         t = tl.load(counter).to(tl.float64) + 1
-        tl.store(counter, t.to(tl.float32), mask=skip == 0)
+        if COUNT:
+            tl.store(counter, t.to(tl.float32), mask=skip == 0)
     lr = float64(row, T.LR)
     address = tl.load(row + T.LR_ADDRESS)
     if address != 0:
@@ -112,15 +120,8 @@ def update_small_block(
         first = tl.load(work + 2 * tl.program_id(0) + 1).to(tl.int64) * n
         offsets = tl.arange(0, WIDTH)
         mask = offsets < n
-        exp_avg = pointer(row, T.EXP_AVG, first, tl.float32, ALIGNED)
-        exp_avg_sq = pointer(row, T.EXP_AVG_SQ, first, tl.float32, ALIGNED)
-        g = read(pointer(row, T.GRAD, first, G, ALIGNED), offsets, mask) * tl.load(numbers + T.GRAD_FACTOR)
-        m, v = update_moments(g, read(exp_avg, offsets, mask), read(exp_avg_sq, offsets, mask), numbers)
-        tl.store(exp_avg + offsets, m, mask=mask)
-        tl.store(exp_avg_sq + offsets, v, mask=mask)
-
-        key = rank(g, m, v, first + offsets, tl.load(hash_keys + 2 * tensor + T.NOISE), SCORE)
-        key = tl.where(mask, key, -1)
+        noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
+        key, m, v = update_and_rank(row, numbers, noise_key, first, offsets, first + offsets, mask, G, SCORE, ALIGNED)
         wanted = tl.load(row + T.K).to(tl.int32)
         threshold = find_highest(key, wanted)
         equal = (key == threshold).to(tl.int32)
@@ -166,13 +167,8 @@ def guess_bracket(
     somewhere = (mix32((line + 1).to(tl.uint32)) % (stratum - LINE + 1).to(tl.uint32)).to(tl.int32) // LINE * LINE
     offsets = line * stratum + somewhere + within % LINE
     everywhere = offsets >= 0
-    g = read(pointer(row, T.GRAD, first, G, False), offsets, everywhere) * tl.load(numbers + T.GRAD_FACTOR)
-    m = read(pointer(row, T.EXP_AVG, first, tl.float32, False), offsets, everywhere)
-    v = m
-    if SCORE == T.MOMENTUM_OVER_RMS:
-        v = read(pointer(row, T.EXP_AVG_SQ, first, tl.float32, False), offsets, everywhere)
-    m, v = update_moments(g, m, v, numbers)
-    key = rank(g, m, v, first + offsets, tl.load(hash_keys + 2 * tensor + T.NOISE), SCORE)
+    noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
+    key = keys_ahead(row, numbers, noise_key, first, offsets, first + offsets, everywhere, G, SCORE)
 
     wanted = tl.load(row + T.K).to(tl.float32) / n * (2 * PAIRS * LINE)
     reached = (key >= find_highest(key, tl.maximum(wanted, 1.0).to(tl.int32))).to(tl.int32)
@@ -197,12 +193,6 @@ def guess_bracket(
 
 
 @triton.jit
-def shift_to_bins(width, BINS: tl.constexpr):
-    """Return the least shift to the right that makes 0 … width − 1 less than BINS."""
-    return tl.sum(((width - 1) >> tl.arange(0, 64).to(tl.int64)) >= BINS).to(tl.int64)
-
-
-@triton.jit
 def update_moments_and_count(
     tensors, numbers, hash_keys, blocks, states, bins, work,
     G: tl.constexpr, SCORE: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr, BINS: tl.constexpr,
@@ -218,15 +208,8 @@ def update_moments_and_count(
         n = entries_of_block(row, ALIGNED)
         mask = offsets < n
         first = tl.load(blocks + block * T.BLOCK + T.NUMBER) * n
-        exp_avg = pointer(row, T.EXP_AVG, first, tl.float32, ALIGNED)
-        exp_avg_sq = pointer(row, T.EXP_AVG_SQ, first, tl.float32, ALIGNED)
-        g = read(pointer(row, T.GRAD, first, G, ALIGNED), offsets, mask) * tl.load(numbers + T.GRAD_FACTOR)
-        m, v = update_moments(g, read(exp_avg, offsets, mask), read(exp_avg_sq, offsets, mask), numbers)
-        tl.store(exp_avg + offsets, m, mask=mask)
-        tl.store(exp_avg_sq + offsets, v, mask=mask)
-
-        key = rank(g, m, v, first + offsets, tl.load(hash_keys + 2 * tensor + T.NOISE), SCORE)
-        key = tl.where(mask, key, -1)
+        noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
+        key, _, _ = update_and_rank(row, numbers, noise_key, first, offsets, first + offsets, mask, G, SCORE, ALIGNED)
         bits = tl.load(row + T.BITS)
         low = (tl.load(state + T.LOW) >> bits).to(tl.int32)
         high = (tl.load(state + T.HIGH) >> bits).to(tl.int32)
@@ -256,36 +239,19 @@ def narrow_bracket(
         search = tl.load(state + T.SIZE) > capacity
     if search:
         bin = tl.arange(0, BINS)
-        counts = tl.load(bins + block * BINS + bin)
+        counts = tl.load(bins + block * BINS + bin).to(tl.int64)
         tl.store(bins + block * BINS + bin, tl.zeros((BINS,), tl.int32))
         low = tl.load(state + T.LOW)
         high = tl.load(state + T.HIGH)
         wanted = tl.load(state + T.WANTED)
         shift = tl.load(state + T.SHIFT)
-        inside = tl.sum(counts).to(tl.int64)
         if ROUND == 0:
-            at_the_end = tl.load(state + T.INSIDE) - inside
-            counts += tl.where(bin == 0, at_the_end, 0).to(tl.int32)
-            inside += at_the_end
+            at_the_end = tl.load(state + T.INSIDE) - tl.sum(counts)
+            counts += tl.where(bin == 0, at_the_end, 0)
             wanted -= tl.load(state + T.ABOVE)
-        if wanted < 1:  # the sample misled: the k-th highest is above the bracket
-            bits = tl.load(tensors + tensor * T.COLUMNS + T.BITS)
-            wanted += tl.load(state + T.ABOVE)
-            low = high + 1
-            high = ((tl.full((), T.INFINITE, tl.int64) + 1) << bits) - 1
-            size = tl.full((), T.UNKNOWN, tl.int64)
-        elif wanted > inside:  # the sample misled: it is below
-            wanted -= inside
-            high = low - 1
-            low = tl.full((), 0, tl.int64)
-            size = tl.full((), T.UNKNOWN, tl.int64)
-        else:
-            higher = inside - tl.cumsum(counts.to(tl.int64))  # entries in the bins after each
-            chosen = tl.sum((higher >= wanted).to(tl.int64))
-            size = tl.sum(tl.where(bin == chosen, counts, 0)).to(tl.int64)
-            wanted -= tl.sum(tl.where(bin == chosen, higher, 0))
-            low += chosen << shift
-            high = tl.minimum(high, low + (tl.full((), 1, tl.int64) << shift) - 1)
+        bits = tl.load(tensors + tensor * T.COLUMNS + T.BITS)
+        highest = ((tl.full((), T.INFINITE, tl.int64) + 1) << bits) - 1
+        low, high, wanted, size = choose_bin(counts, wanted, tl.load(state + T.ABOVE), low, high, shift, highest, BINS)
         tl.store(state + T.LOW, low)
         tl.store(state + T.HIGH, high)
         tl.store(state + T.WANTED, wanted)
@@ -313,31 +279,17 @@ def count_in_bins(
                 n = entries_of_block(row, ALIGNED)
                 mask = offsets < n
                 first = tl.load(blocks + block * T.BLOCK + T.NUMBER) * n
-                key, _, _ = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, ALIGNED)
+                noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
+                key, _, _ = read_keys(
+                    row, numbers + tensor * T.NUMBERS, noise_key, first, offsets, first + offsets, mask,
+                    G, SCORE, ALIGNED,
+                )  # fmt: skip
                 code = code_of(key, offsets, tl.load(row + T.BITS))
                 low = tl.load(state + T.LOW)
                 inside = mask & (code >= low) & (code <= tl.load(state + T.HIGH))
                 bin = tl.where(inside, (code - low) >> tl.load(state + T.SHIFT), 0).to(tl.int32)
                 counts = tl.histogram(bin, BINS, mask=inside)
                 tl.atomic_add(bins + block * BINS + tl.arange(0, BINS), counts, mask=counts > 0, sem="relaxed")
-
-
-@triton.jit
-def read_keys(
-    row, numbers, hash_keys, tensor, first, offsets, mask,
-    G: tl.constexpr, SCORE: tl.constexpr, ALIGNED: tl.constexpr,
-):  # fmt: skip
-    """Return the keys of entries whose moments are up to date, and the moments that had to be read for them."""
-    m = read(pointer(row, T.EXP_AVG, first, tl.float32, ALIGNED), offsets, mask)
-    g = m
-    v = m
-    if SCORE == T.GRADIENT:
-        factor = tl.load(numbers + tensor * T.NUMBERS + T.GRAD_FACTOR)
-        g = read(pointer(row, T.GRAD, first, G, ALIGNED), offsets, mask) * factor
-    if SCORE == T.MOMENTUM_OVER_RMS:
-        v = read(pointer(row, T.EXP_AVG_SQ, first, tl.float32, ALIGNED), offsets, mask)
-    key = rank(g, m, v, first + offsets, tl.load(hash_keys + 2 * tensor + T.NOISE), SCORE)
-    return tl.where(mask, key, -1), m, v
 
 
 @triton.jit
@@ -361,16 +313,17 @@ def move_above(
         block = tl.load(work + 2 * chunk).to(tl.int64)
         tensor = tl.load(blocks + block * T.BLOCK + T.TENSOR)
         row = tensors + tensor * T.COLUMNS
-        if tl.load(numbers + tensor * T.NUMBERS + T.SKIP) == 0:
+        its_numbers = numbers + tensor * T.NUMBERS
+        if tl.load(its_numbers + T.SKIP) == 0:
+            noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
+            rounding_key = tl.load(hash_keys + 2 * tensor + T.ROUNDING)
             n = entries_of_block(row, ALIGNED)
             first = tl.load(blocks + block * T.BLOCK + T.NUMBER) * n
             start = tl.load(work + 2 * chunk + 1) * CHUNK
             offsets = start + tl.arange(0, CHUNK)
             mask = offsets < n
             if tl.load(row + T.DECAY_ALL) != 0:
-                theta = pointer(row, T.PARAM, first, P, ALIGNED)
-                p = shrink_all(read(theta, offsets, mask), numbers + tensor * T.NUMBERS, P)
-                tl.store(theta + offsets, p, mask=mask)
+                shrink_stored(row, its_numbers, first, offsets, mask, P, ALIGNED)
 
             # Codes are compared by their halves, as 32-bit integers.
             state = states + block * T.STATE
@@ -383,45 +336,27 @@ def move_above(
             high_key = (high >> bits).to(tl.int32)
             high_position = (last - (high & last)).to(tl.int32)
 
-            key, _, _ = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, ALIGNED)
+            key, _, _ = read_keys(row, its_numbers, noise_key, first, offsets, first + offsets, mask, G, SCORE, ALIGNED)
             reached = (key > low_key) | ((key == low_key) & (offsets <= low_position)) | (key == T.INFINITE)
             reached &= mask
-            slot = tl.cumsum(reached.to(tl.int32)) - 1
-            tl.store(reached_list + slot, tl.arange(0, CHUNK).to(tl.int16), mask=reached)
+            count = list_reached(reached, reached_list, CHUNK)
             tl.debug_barrier()
-            count = tl.max(slot) + 1
             pool = pools + tl.load(blocks + block * T.BLOCK + T.POOL)
             capacity = tl.load(blocks + block * T.BLOCK + T.CAPACITY)
             for done in range(0, count, TILE):
                 turn = done + tl.arange(0, TILE)
                 few = turn < count
                 positions = start + tl.load(reached_list + turn, mask=few, other=0).to(tl.int32)
-                its_key, m, v = read_keys(row, numbers, hash_keys, tensor, first, positions, few, G, SCORE, False)
+                index = first + positions
+                its_key, m, v = read_keys(row, its_numbers, noise_key, first, positions, index, few, G, SCORE, False)
                 above = (its_key > high_key) | ((its_key == high_key) & (positions < high_position))
                 above = few & (above | (its_key == T.INFINITE))
-                move_entries(
-                    row, numbers + tensor * T.NUMBERS, hash_keys + 2 * tensor, first, positions, m, v, above,
-                    P, SCORE, STOCHASTIC,
-                )  # fmt: skip
+                move_entries(row, its_numbers, rounding_key, first, positions, index, m, v, above, P, SCORE, STOCHASTIC)
                 inside = few & (above == 0)
                 pooled = state + T.POOLED + tl.zeros_like(positions)
                 place = tl.atomic_add(pooled, tl.full((), 1, tl.int64), mask=inside, sem="relaxed")
                 tl.store(pool + place, positions, mask=inside & (place < capacity))
             tl.debug_barrier()
-
-
-@triton.jit
-def move_entries(
-    row, numbers, hash_keys, first, offsets, m, v, selected,
-    P: tl.constexpr, SCORE: tl.constexpr, STOCHASTIC: tl.constexpr,
-):  # fmt: skip
-    """Move the selected entries of a block, to which weight decay of all entries has already been applied."""
-    theta = pointer(row, T.PARAM, first, P, False)
-    p = tl.load(theta + offsets, mask=selected, other=0)
-    if SCORE != T.MOMENTUM_OVER_RMS:  # for which v has been read
-        v = read(pointer(row, T.EXP_AVG_SQ, first, tl.float32, False), offsets, selected)
-    new = move(p, m, v, numbers, first + offsets, tl.load(hash_keys + T.ROUNDING), P, STOCHASTIC)
-    tl.store(theta + offsets, new, mask=selected)
 
 
 @triton.jit
@@ -441,11 +376,13 @@ def move_from_pool(
         slot = tl.arange(0, WIDTH)
         mask = slot < pooled
         offsets = tl.load(pools + tl.load(blocks + block * T.BLOCK + T.POOL) + slot, mask=mask, other=0)
-        key, m, v = read_keys(row, numbers, hash_keys, tensor, first, offsets, mask, G, SCORE, False)
+        noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
+        rounding_key = tl.load(hash_keys + 2 * tensor + T.ROUNDING)
+        its_numbers = numbers + tensor * T.NUMBERS
+        key, m, v = read_keys(row, its_numbers, noise_key, first, offsets, first + offsets, mask, G, SCORE, False)
         code = tl.where(mask, code_of(key, offsets, tl.load(row + T.BITS)), -1)
         selected = mask & (code >= find_highest(code, wanted.to(tl.int32)))
 
         move_entries(
-            row, numbers + tensor * T.NUMBERS, hash_keys + 2 * tensor, first, offsets, m, v, selected,
-            P, SCORE, STOCHASTIC,
-        )  # fmt: skip
+            row, its_numbers, rounding_key, first, offsets, first + offsets, m, v, selected, P, SCORE, STOCHASTIC
+        )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +11,20 @@ import triton.language as tl
 
 from mofo.optim.kernels.memory import holds_its_data
 from mofo.optim.kernels.triton import kernels, tables
+from mofo.optim.kernels.triton.packing import (
+    Block,
+    Tables,
+    check_overlap,
+    counts_on_host,
+    current,
+    is_aligned,
+    is_capturing,
+    list_work,
+    pack_row,
+    programs_at_once,
+    rate_on_device,
+    warps_for,
+)
 from mofo.optim.rule.rounding import rounds_at_random
 from mofo.optim.rule.scores import SCORES
 
@@ -27,14 +39,10 @@ if TYPE_CHECKING:
 
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 SCORE_NUMBERS = {score: number for number, score in enumerate(SCORES)}
-ALIGNMENT = 16  # bytes that a thread reads at once, and entries whose bytes are a multiple of that in every type
 MAX_ENTRIES = 2**31 - 1  # positions are 32-bit integers
 LINE = 8  # entries that are sampled together: what a GPU reads at least of float32
-HOST = torch.device("cpu")
 WARPS = 8  # of a program for a chunk
 KEY_BITS = 31
-
-ROW = struct.Struct("=12q6d")  # of the table of tensors, see tables.py
 
 
 @dataclass(frozen=True)
@@ -114,44 +122,25 @@ class Launch:
         Its step may be on the host or on the tensor's device, where it is read and counted then. So is `rule.lr` read
         if it is a tensor there.
         """
-        param, grad, exp_avg, exp_avg_sq, step, seed = operands
+        param, grad, exp_avg, exp_avg_sq, step, _ = operands
         if param.numel() == 0:
             self._empty.append(step)
             return
         n, k = rule.sizes(param)
         partition = Partition(1, param.numel(), True) if k == n else Partition(rule.blocks, n, False)
         tensors: tuple[Tensor, ...] = (param, grad, exp_avg, exp_avg_sq)
-        addresses = [tensor.data_ptr() for tensor in tensors]
-        aligned = not any(address % ALIGNMENT for address in addresses) and partition.n % ALIGNMENT == 0
+        aligned = is_aligned(tensors, partition.n)
         stochastic = rounds_at_random(rule.rounding, param)
         variant = Variant(param.device, param.dtype, grad.dtype, rule.score, stochastic, aligned)
-        on_device = step.device != HOST
-        if not on_device:
+        if counts_on_host(step):
             self._steps.append(step)
-        rate = None
-        if isinstance(rule.lr, torch.Tensor) and rule.lr.device != HOST:
-            rate = rule.lr.to(device=param.device, dtype=torch.float32)
+        rate = rate_on_device(rule.lr, param.device)
+        if rate is not None:
             tensors = (*tensors, rate)
         self._tensors.setdefault(variant, []).append(tensors)
         self._partitions.setdefault(variant, []).append(partition)
-        self._rows.setdefault(variant, []).append(
-            ROW.pack(
-                *addresses,
-                step.data_ptr() if on_device else 0,
-                0 if rate is None else rate.data_ptr(),
-                partition.n,
-                (partition.n - 1).bit_length(),
-                k,
-                seed,
-                rule.maximize,
-                rule.decay == "all",
-                0.0 if on_device else float(step),
-                float(rule.lr) if rate is None else 0.0,
-                *rule.betas,
-                rule.eps,
-                rule.weight_decay,
-            )
-        )
+        row = pack_row(operands, rule, Block(partition.n, k, aligned), rate)
+        self._rows.setdefault(variant, []).append(row)
 
     def run(self) -> None:
         """Update the tensors that were added. The host does not wait for the device.
@@ -162,14 +151,14 @@ class Launch:
         """
         others = [variant for variant in self._partitions if not self._has_workspace(variant)]
         if others:
-            _check_overlap([tensors for of_variant in self._tensors.values() for tensors in of_variant])
+            check_overlap([tensors for of_variant in self._tensors.values() for tensors in of_variant])
         for variant in others:
             _check_capture(variant, "the tensors differ from those of the step before it: make a step first")
             self._workspaces[variant] = Workspace(variant, self._partitions[variant], self._config)
-        for variant, rows in self._rows.items():
+        for variant, packed in self._rows.items():
             if self._steps:
                 _check_capture(variant, "the steps are counted on the host: capturable=True counts them on the device")
-            self._workspaces[variant].run(b"".join(rows), self._found_inf, self._grad_scale)
+            self._workspaces[variant].run(b"".join(packed), self._found_inf, self._grad_scale)
         for steps in (self._steps, self._empty):
             if steps:
                 torch._foreach_add_(steps, 1)
@@ -177,43 +166,6 @@ class Launch:
     def _has_workspace(self, variant: Variant) -> bool:
         workspace = self._workspaces.get(variant)
         return workspace is not None and workspace.fits(self._partitions[variant], self._config)
-
-
-class Tables:
-    """A row for each tensor of a step, in tables on the device that all kernels read."""
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.device = device
-        self.tensors = torch.empty((count, tables.COLUMNS.value), dtype=torch.int64, device=device)
-        self.numbers = torch.empty((count, tables.NUMBERS.value), dtype=torch.float32, device=device)
-        self.hash_keys = torch.empty((count, 2), dtype=torch.int64, device=device)
-        self.pending = torch.zeros(tables.MAX_ROUNDS.value, dtype=torch.int32, device=device)
-        self._rows = b""
-        # Memory that the device reads without the host's help. A graph keeps it, and copies from it at every replay.
-        self._staging: Tensor | None = self._new_staging()
-        self._captured: list[Tensor] = []
-
-    @property
-    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The tables with a row for each tensor, as every kernel takes them first."""
-        return self.tensors, self.numbers, self.hash_keys
-
-    def upload(self, rows: bytes) -> None:
-        """Copy the rows of the table `tensors` to the device, unless it has them."""
-        if rows == self._rows:
-            return
-        self._rows = rows
-        staging = self._new_staging() if self._staging is None else self._staging
-        staging.copy_(torch.frombuffer(bytearray(rows), dtype=torch.int64).view_as(staging))
-        self.tensors.copy_(staging, non_blocking=True)
-        if _is_capturing(self.device):  # when no memory may be taken
-            self._captured.append(staging)
-            self._staging = None
-        else:  # torch gives the memory to others only when the copy is done
-            self._staging = self._new_staging()
-
-    def _new_staging(self) -> Tensor:
-        return torch.empty(self.tensors.shape, dtype=torch.int64, pin_memory=self.device.type != "cpu")
 
 
 class LargeBlocks:
@@ -226,7 +178,7 @@ class LargeBlocks:
             if not partition.all_move and partition.n > config.widths[-1]
             for number in range(partition.blocks)
         ]
-        self.work = _work([(block, n) for block, (_, _, n) in enumerate(large)], config.chunk, device)
+        self.work = list_work([(block, n) for block, (_, _, n) in enumerate(large)], config.chunk, device)
         capacities = [min(max(n // config.pool_share, config.least_pool), config.pool) for _, _, n in large]
         starts = [0]
         for capacity in capacities:
@@ -242,7 +194,7 @@ class LargeBlocks:
             for (_, _, n), capacity in zip(large, capacities, strict=True)
         ]
         self.rounds = 1 + math.ceil(max(bits, default=0) / math.log2(config.bins))
-        self.programs = min(config.programs or _programs(device), len(self.work))
+        self.programs = min(config.programs or programs_at_once(device), len(self.work))
         self.lists = torch.empty((self.programs, config.chunk), dtype=torch.int16, device=device)
 
 
@@ -258,12 +210,12 @@ class Workspace:
     def __init__(self, variant: Variant, partitions: list[Partition], config: TritonConfig) -> None:
         self._variant, self._partitions, self._config = variant, list(partitions), config
         device = variant.device
-        self._all_moving = _work([(i, p.n) for i, p in enumerate(partitions) if p.all_move], config.chunk, device)
+        self._all_moving = list_work([(i, p.n) for i, p in enumerate(partitions) if p.all_move], config.chunk, device)
         self._small: list[tuple[int, Tensor]] = []
         for low, width in zip((0, *config.widths), config.widths, strict=False):
             chosen = [(i, p.blocks) for i, p in enumerate(partitions) if not p.all_move and low < p.n <= width]
             if chosen:
-                self._small.append((width, _work(chosen, 1, device)))
+                self._small.append((width, list_work(chosen, 1, device)))
         self._large = LargeBlocks(partitions, config, device)
         self._tables = Tables(len(partitions), device)
         self._zero = torch.zeros((), device=device)
@@ -288,7 +240,7 @@ class Workspace:
     def run(self, rows: bytes, found_inf: Tensor | None, grad_scale: Tensor | None) -> None:
         """Make one step of the tensors whose rows these are."""
         device = self._variant.device
-        with _current(device):
+        with current(device):
             self._tables.upload(rows)
             self._launch(
                 self._zero if found_inf is None else found_inf.to(device, non_blocking=True),
@@ -302,7 +254,9 @@ class Workspace:
         of_param = {**of_grad, "P": DTYPES[variant.param], "STOCHASTIC": variant.stochastic}
         score, aligned = {"SCORE": SCORE_NUMBERS[variant.score]}, {"ALIGNED": variant.aligned}
 
-        kernels.prepare[(len(self._partitions),)](*rows, self._tables.pending, found_inf, grad_scale, num_warps=1)
+        kernels.prepare[(len(self._partitions),)](
+            *rows, self._tables.pending, found_inf, grad_scale, COUNT=True, num_warps=1
+        )
         if len(self._all_moving):
             kernels.update_everything[(len(self._all_moving),)](
                 *rows, self._all_moving, **of_param, **aligned, CHUNK=config.chunk, num_warps=WARPS
@@ -349,69 +303,26 @@ class Workspace:
 def can_update(*tensors: Tensor) -> bool:
     """Check whether the kernels can update a parameter, given alone or with its gradient and moments."""
     first = tensors[0]
-    if first.numel() > MAX_ENTRIES:
-        return False
+    return (
+        first.numel() <= MAX_ENTRIES
+        and can_read(*tensors)
+        and all(tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors)
+    )
+
+
+def can_read(*tensors: Tensor) -> bool:
+    """Check whether the kernels can update contiguous copies of a parameter and the others."""
+    first = tensors[0]
     for position, tensor in enumerate(tensors):
         if tensor.device != first.device or tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
             return False
         if position >= 2 and tensor.dtype is not torch.float32:
             return False
-        if tensor.shape != first.shape or tensor.is_neg() or not holds_its_data(tensor):
-            return False
-        if not tensor.is_contiguous():
+        if tensor.shape != first.shape or not holds_its_data(tensor):
             return False
     return True
 
 
-def _work(parts: list[tuple[int, int]], size: int, device: torch.device) -> Tensor:
-    """Return which program does what: (programs, 2) int32, for each (i, n) the rows (i, 0) … (i, ⌈n / size⌉ − 1)."""
-    counts = torch.tensor([math.ceil(n / size) for _, n in parts], dtype=torch.int64)
-    owners = torch.tensor([i for i, _ in parts], dtype=torch.int32).repeat_interleave(counts)
-    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    numbers = (torch.arange(len(owners)) - starts).to(torch.int32)
-    return torch.stack([owners, numbers], dim=1).contiguous().to(device)
-
-
-def warps_for(width: int) -> int:
-    """Return how many warps keep at most 32 of `width` entries per thread, capped at 32."""
-    return min(max(width // 1024, 4), 32)
-
-
-def _programs(device: torch.device) -> int:
-    """Return how many programs run at the same time: each takes many chunks, and none waits for a second turn."""
-    return 4 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 512
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Make a device the current one, to which launches go."""
-    if device.type == "cpu":  # Triton's interpreter
-        return contextlib.nullcontext()
-    current: contextlib.AbstractContextManager[object] = getattr(torch, device.type).device(device)
-    return current
-
-
-def _is_capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
 def _check_capture(variant: Variant, reason: str) -> None:
-    if _is_capturing(variant.device):
+    if is_capturing(variant.device):
         raise RuntimeError(f"this step cannot be captured in a CUDA graph, because {reason}")
-
-
-def _check_overlap(added: list[tuple[Tensor, ...]]) -> None:
-    """Check that no memory that is written is used twice, because programs run in any order."""
-    extents = []
-    for tensors in added:
-        for position, tensor in enumerate(tensors[:4]):
-            start = tensor.data_ptr()
-            extents.append((start, start + tensor.nbytes, position != 1))
-    used = written = 0
-    for start, end, is_written in sorted(extents):
-        if start < (used if is_written else written):
-            raise RuntimeError(
-                "parameters, gradients or moments overlap in memory: clone() them before giving them to the optimizer, "
-                "or choose foreach=True, which updates one tensor after the other"
-            )
-        used = max(used, end)
-        written = max(written, end) if is_written else written

@@ -15,13 +15,14 @@ K = tl.constexpr(8)  # how many entries of a block move
 SEED = tl.constexpr(9)
 MAXIMIZE = tl.constexpr(10)
 DECAY_ALL = tl.constexpr(11)
-STEPS_BEFORE = tl.constexpr(12)
-LR = tl.constexpr(13)
-BETA1 = tl.constexpr(14)
-BETA2 = tl.constexpr(15)
-EPS = tl.constexpr(16)
-WEIGHT_DECAY = tl.constexpr(17)
-COLUMNS = tl.constexpr(18)
+ALIGNED = tl.constexpr(12)  # 1: all addresses, and the bytes of a block, are multiples of 16
+STEPS_BEFORE = tl.constexpr(13)
+LR = tl.constexpr(14)
+BETA1 = tl.constexpr(15)
+BETA2 = tl.constexpr(16)
+EPS = tl.constexpr(17)
+WEIGHT_DECAY = tl.constexpr(18)
+COLUMNS = tl.constexpr(19)
 
 # `numbers` (tensors, NUMBERS) float32: what a step needs of these, written by the kernel `prepare`.
 SKIP = tl.constexpr(0)  # 1: the gradients overflowed, nothing is to be changed
@@ -71,3 +72,36 @@ STATE = tl.constexpr(8)
 # `pending` (MAX_ROUNDS) int32: for how many blocks a round of narrowing has left too many entries.
 MAX_ROUNDS = tl.constexpr(32)
 UNKNOWN = tl.constexpr(1 << 40)  # a size that no pool holds
+
+# ---- Of sharded tensors (shard_kernels.py)
+
+# `parts` (parts, PART) int64: which part of a sharded tensor a row of `tensors` is, as the host describes it.
+SAMPLE_STRIDE = tl.constexpr(0)  # every so many entries of a block one is sampled
+OFFSET = tl.constexpr(1)  # index in the local tensor of the first entry
+LAYOUT = tl.constexpr(2)  # where in `layouts` that of the tensor begins
+ENTRIES = tl.constexpr(3)  # of the full tensor
+PART = tl.constexpr(4)
+
+# `layouts` int64: for each layout its number of dimensions, and of each dimension, the last first, how many of its
+# indices are here, its stride in the full tensor, and where in `layouts` the indices are; then these.
+DIMENSION = tl.constexpr(3)
+
+# `blocks` (shared blocks, SHARED_BLOCK) int64: TENSOR, NUMBER, POOL and CAPACITY of what this process has of a block,
+WHOLE = tl.constexpr(4)  # the row of `tensors` that has its K,
+ENTRIES_OF_ALL = tl.constexpr(5)  # and how many entries all processes have of it
+SHARED_BLOCK = tl.constexpr(6)
+
+# `states` (shared blocks, SHARED_STATE) int64: LOW, HIGH, WANTED, SIZE and SHIFT of the bracket. Its numbers are keys,
+# and then, where not all entries with the k-th highest key move, places in the tensor, counted from its end.
+KEY = tl.constexpr(5)  # the k-th highest
+SLOT = tl.constexpr(6)  # which of the blocks whose places are searched it is; -1: all with this key move
+# and POOLED, how many keys from LOW to HIGH there are in its pool, or would be
+POOL_SERVES = tl.constexpr(8)  # 1: the bracket is within the one whose keys the pool has
+MISSING = tl.constexpr(9)  # 1: the processes have fewer entries than they should
+SHARED_STATE = tl.constexpr(10)
+
+# `report` (REPORT) int64: what the host must know to go on.
+UNSETTLED = tl.constexpr(0)  # blocks whose k-th highest key is not known yet
+INCOMPLETE = tl.constexpr(1)  # blocks of which entries are missing
+TIED = tl.constexpr(2)  # blocks whose places are to be searched
+REPORT = tl.constexpr(3)
