@@ -54,7 +54,7 @@ def make(kind_of_shards, operands, rule, workspaces):
     for own, (rows, columns, blocks) in zip(operands, SHAPES, strict=True):
         indices = torch.arange(rows), torch.arange(columns)
         ranges = (RowRange(0, rows, blocks, 0),)
-        layout = Layout((0,), indices, (columns, 1), ranges, blocks, rows * columns)
+        layout = Layout((0,), indices, (columns, 1), ranges, blocks, rows * columns, rows * columns)
         shards.add(own, rule, layout, ranges[0], OTHERS * rows * columns // blocks, first)
         first += blocks
     return shards, first
