@@ -220,7 +220,7 @@ def test_interrupted_command_says_how_to_resume_and_leaves_no_process(cluster, t
     _, shown = process.communicate(timeout=300)
     assert process.returncode == 130
     assert shown.splitlines()[-1] == "mofo compare: interrupted; run the same command again to resume"
-    assert not processes_with(name)
+    wait_until(lambda: not processes_with(name))
 
 
 @pytest.mark.parametrize(
