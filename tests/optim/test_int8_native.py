@@ -1,4 +1,4 @@
-"""8-bit moments in the native library equal plain torch and torchao to the bit, on each instruction set and path."""
+"""Moments in 8 bits in the native library equal plain torch and torchao to the bit, on each instruction set."""
 
 import itertools
 from dataclasses import replace
