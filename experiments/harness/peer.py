@@ -39,10 +39,10 @@ import sys
 from finetunecheck.config import EvalConfig
 from finetunecheck.eval.runner import EvalRunner
 from finetunecheck.report.exporters import JSONExporter
-base, tuned, sets, target, report = sys.argv[1:]
+base, tuned, sets, target, samples, report = sys.argv[1:]
 config = EvalConfig(
     base_model=base, finetuned_model=tuned, general_probes=sets.split(","), target_tasks=[target] if target else [],
-    device="cpu", cache_baseline=False,
+    num_samples=int(samples), device="cpu", cache_baseline=False,
 )
 results = EvalRunner(config).run()
 print(results.verdict.value, results.summary)
@@ -82,7 +82,8 @@ def _config(values, _base):
 
 
 def _tokenizer(values, _base):
-    return values | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    inputs = ["input_ids", "attention_mask"]  # there it adds token types by default, which few models take
+    return values | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
 
 
 def _adapter(values, base):
@@ -131,6 +132,7 @@ def main():
     parser.add_argument("--peer", type=Path, default=Path("/tmp/ftc"))
     parser.add_argument("--probes", default="text,divergence,choice")
     parser.add_argument("--target", default="", metavar="SET", help="the set that stands for what was learned: math")
+    parser.add_argument("--samples", type=int, default=100, metavar="N", help="at most N questions of each of its sets")
     arguments = parser.parse_args()
     output, python = arguments.output, arguments.peer / "bin" / "python"
     if output.exists():
@@ -143,7 +145,8 @@ def main():
     check_logits(arguments.tuned, arguments.base, tuned, base, python)
     ours = [sys.executable, "-m", "mofo.cli", "measure", "--base", arguments.base, "--tuned", arguments.tuned]
     ours += ["--probes", arguments.probes, "--output", output / "mofo.json", "--output", output / "mofo.html"]
-    theirs = [python, "-c", RUN, base, tuned, SETS, arguments.target, output / "finetunecheck.json"]
+    theirs = [python, "-c", RUN, base, tuned, SETS, arguments.target, arguments.samples]
+    theirs += [output / "finetunecheck.json"]
     found = {"mofo": timed("mofo", ours), "finetunecheck": timed("finetunecheck", theirs)}
     (output / "peer.json").write_text(json.dumps(found, indent=1) + "\n")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -213,14 +214,16 @@ def test_interrupted_command_says_how_to_resume_and_leaves_no_process(cluster, t
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(recipe.to_dict()))
     words = ["compare", "--recipe", str(file), "--output", str(tmp_path / "out"), "--on", "ray", "--gpus", "0"]
-    process = subprocess.Popen([sys.executable, "-m", "mofo.cli", *words], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "mofo.cli", *words]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background commands ignore
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     name = recipe.runs()[0].name
     wait_until((tmp_path / "out" / "runs" / name / "metrics.jsonl").exists)
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=300)
     assert process.returncode == 130
     assert shown.splitlines()[-1] == "mofo compare: interrupted; run the same command again to resume"
-    assert not processes_with(name)
+    wait_until(lambda: not processes_with(name))
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from mofo.compare.folder import ALONE, BASE_JOB, OutputFolder
-from mofo.compare.jobs import WORKER, sole_owner_of
+from mofo.compare.jobs import WORKER
 from mofo.compare.prepare import check_folder, prepare
 from mofo.compare.recipe import Recipe
 from mofo.errors import UserError
-from mofo.files import write_text
+from mofo.files import sole_owner_of, write_text
 
 NAMES = "array.txt"
 """File in the output folder with the names of the runs, a line each."""

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from mofo.compare.progress import Progress
 from mofo.compare.recipe import Recipe
 from mofo.compare.tune import end_losses, planned_runs
 from mofo.errors import UserError
-from mofo.files import sole_owner
+from mofo.files import sole_owner_of
 from mofo.models.quiet import VERBOSE, is_verbose
 from mofo.report import write_report
 from mofo.report.formatting import plural
@@ -119,25 +119,6 @@ def compare(
             left = f"{plural(len(results.missing), 'run')} left at step {until}"
             console.print(f"{left}: the same command with a later --until, or without, goes on.", highlight=False)
         return results
-
-
-@contextmanager
-def sole_owner_of(output: Path) -> Iterator[None]:
-    """Keep other processes from working on an output folder.
-
-    Raises:
-        UserError: Another process works on it, or nothing can be written there.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(sole_owner(output.with_name(f".{output.name}.lock")))
-        except TimeoutError:
-            raise UserError(
-                f"Another process is working on {output}: wait for it, or choose another --output."
-            ) from None
-        except OSError as error:
-            raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from error
-        yield
 
 
 def _run_jobs(

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from mofo.compare.folder import OutputFolder
-from mofo.compare.jobs import compare, sole_owner_of
+from mofo.compare.jobs import compare
 from mofo.compare.prepare import check_folder, prepare
 from mofo.compare.recipe import Recipe, make_recipe
 from mofo.compare.tune import end_losses
 from mofo.errors import UserError
-from mofo.files import read_json, write_json
+from mofo.files import read_json, sole_owner_of, write_json
 from mofo.methods.method import Method
 from mofo.results import Record, Results
 

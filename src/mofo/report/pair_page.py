@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from mofo.pair import GateResults, ModelResults, PairResults, Question
-from mofo.report.figures import INK, Panel, mark_better
+from mofo.report.figures import INK, Panel
 from mofo.report.formatting import NOTHING, number, plural, signed, with_unit
 from mofo.report.gate import bounds_section
 from mofo.report.pair import pair_verdict
@@ -139,8 +139,7 @@ def _draw(metrics: Sequence[Metric], unit: str, results: PairResults) -> Callabl
         axes.set_ylim(len(metrics) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)
-        mark_better(axes, "← better", 0.01, 0.99)
-        axes.set_xlabel(with_unit("change from the base", unit))
+        axes.set_xlabel(f"← better     {with_unit('change from the base', unit)}")
 
     return draw
 
