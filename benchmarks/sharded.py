@@ -1,6 +1,6 @@
 """The step of sharded parameters: time against AdamW on the same shards, and bytes sent, against the model's size.
 
-Usage: python benchmarks/sharded.py [--ranks 2 4] [--repeats 9] [--output FILE]
+Usage: python benchmarks/sharded.py [--ranks 2 4] [--repeats 9] [--without NAME ...] [--output FILE]
 
 The parameters are cut as FSDP2 cuts them, `Shard(0)` over gloo processes with one thread each. In every round each
 contender makes one step on the same gradients and moments, in another order each time, and the ratio to torch's AdamW
@@ -84,7 +84,7 @@ class Messages:
         return self.original(tensor, *args, **kwargs)
 
 
-def measure_times(shapes, mesh, repeats, warmup=2):
+def measure_times(shapes, mesh, repeats, without, warmup=2):
     """Seconds of each contender's step in every round, the same on all processes."""
     params = make_params(shapes, mesh)
     generator = torch.Generator().manual_seed(mesh.get_local_rank())
@@ -93,6 +93,8 @@ def measure_times(shapes, mesh, repeats, warmup=2):
     moments = None
     ready = {}
     for name, make in contenders().items():
+        if name in without:
+            continue
         ready[name] = make(params)
         ready[name].step()
         moments = moments or [(state["exp_avg"], state["exp_avg_sq"]) for state in ready[name].state.values()]
@@ -140,7 +142,7 @@ def measure_state(shapes, mesh):
     return held_by
 
 
-def run(rank, ranks, shapes, repeats, queue):
+def run(rank, ranks, shapes, repeats, without, queue):
     """What one process does."""
     torch.set_num_threads(1)
     torch.manual_seed(rank)
@@ -149,7 +151,7 @@ def run(rank, ranks, shapes, repeats, queue):
     )
     mesh = init_device_mesh("cpu", (ranks,))
     messages, state = measure_messages(shapes, mesh), measure_state(shapes, mesh)
-    seconds = measure_times(shapes, mesh, repeats)
+    seconds = measure_times(shapes, mesh, repeats, without)
     if rank == 0:
         queue.put((messages, state, seconds))
     dist.barrier()
@@ -186,6 +188,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--repeats", type=int, default=9, help="rounds that count (default 9)")
+    others = [name for name in contenders() if name not in (BASELINE, "AdamW fused")]
+    parser.add_argument("--without", nargs="+", default=[], choices=others, metavar="NAME", help="contenders left out")
     parser.add_argument("--shapes", default="smollm2-135m", choices=SHAPES)
     default = Path(__file__).parent / "results" / "sharded-cpu.json"
     parser.add_argument("--output", type=Path, default=default, help="JSON file (default %(default)s)")
@@ -197,7 +201,7 @@ def main():
         os.environ["MOFO_BENCH_STORE"] = str(store)
         queue = mp.get_context("spawn").SimpleQueue()
         try:
-            mp.spawn(run, (ranks, shapes, arguments.repeats, queue), nprocs=ranks)
+            mp.spawn(run, (ranks, shapes, arguments.repeats, arguments.without, queue), nprocs=ranks)
         finally:
             store.unlink(missing_ok=True)
         messages, state, seconds = queue.get()
