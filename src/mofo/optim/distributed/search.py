@@ -173,7 +173,7 @@ class SharedBlocks:
         return self._memory("counts", (blocks, columns), torch.int64, self._device).zero_()
 
     def _memory(self, use: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return memory that is kept from step to step: new pages would cost more than what is done in them."""
+        """Return memory that is kept from step to step, not initialised."""
         key, size = (SharedBlocks, use, dtype, device), math.prod(shape)
         if key not in self._workspaces or self._workspaces[key].numel() < size:
             self._workspaces[key] = torch.empty(size, dtype=dtype, device=device)
