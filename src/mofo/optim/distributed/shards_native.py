@@ -56,7 +56,8 @@ class NativeShards(Shards):
         """Take consecutive shared blocks of a tensor; the arguments are those of `Shard`."""
         contiguous = operands
         if not all(map(Tensor.is_contiguous, operands[:4])):
-            contiguous = Operands(*map(Tensor.contiguous, operands[:4]), *operands[4:])
+            param, grad, exp_avg, exp_avg_sq = map(Tensor.contiguous, operands[:4])
+            contiguous = Operands(param, grad, exp_avg, exp_avg_sq, operands.step, operands.seed)
         memory = MemoryLayout.of(contiguous, rule if rule.blocks == rows.blocks else replace(rule, blocks=rows.blocks))
         self._native.append(NativeShard(operands, rule, layout, rows, n, first, contiguous, memory))
 

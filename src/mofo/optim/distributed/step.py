@@ -92,9 +92,11 @@ class ShardedStep:
         for shared in self._shared.values():
             shared.step()
         if self._steps:
-            # With a number torch would make a tensor of it for each step that is on a CPU.
-            one = torch.tensor(1.0) if all(step.is_cpu for step in self._steps) else 1
-            torch._foreach_add_(self._steps, one, alpha=1)
+            if all(step.is_cpu for step in self._steps):
+                # With a number torch would make a tensor of it for each step.
+                torch._foreach_add_(self._steps, torch.tensor(1.0), alpha=1.0)
+            else:
+                torch._foreach_add_(self._steps, 1)
 
     def _add_blocks(self, layout: Layout, param: DTensor, here: Operands, rule: Rule, execution: Execution) -> None:
         """Take a tensor by blocks: those of this process for the local back ends, the others for the search."""
