@@ -100,6 +100,6 @@ def test_recipe_of_the_experiment_has_three_budgets_for_two_optimizers_in_four_w
         f"{optimizer}+budget{way}" for optimizer in ("adamw", "mofo") for way in ("", "-stop", "-slow", "-slow-pull")
     }
     assert {run.method_name for run in recipe.runs()} == ways | {"adamw", "mofo"}
-    assert {run.method.settings.get("budget.bound") for run in recipe.runs()} == {None, 0.025, 0.05, 0.1}
-    assert found.runs == 2 * 2 * (3 * 4 + 1)
+    assert {run.method.settings.get("budget.bound") for run in recipe.runs()} == {None, 0.0125, 0.025, 0.05}
+    assert found.runs == 2 * (3 * 4 + 1)
     assert not (tmp_path / "out").exists()

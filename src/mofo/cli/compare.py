@@ -20,7 +20,7 @@ examples:
   mofo compare --steps 32 --learning-rates 1e-4,3e-4 --output comparison
   mofo compare --recipe comparison/recipe.yaml --seeds 0,1 --output comparison
   mofo compare --recipe recipe.yaml --output comparison --array > submit.sh
-  RAY_ADDRESS=head:6379 mofo compare --recipe recipe.yaml --output comparison --on ray --precision bfloat16
+  RAY_ADDRESS=head:6379 mofo compare --recipe recipe.yaml --on ray ...
 """
 
 
