@@ -12,7 +12,7 @@ from mofo.compare.recipe import make_recipe, override, read_recipe
 from mofo.files import read_jsonl
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "continual"
-METHODS = ["adamw", "adamw+hft", "mofo", "adamw+gem", "mofo+gem", "adamw+replay", "mofo+replay"]
+METHODS = ["adamw", "adamw+hft", "mofo", "adamw+gem", "mofo+gem", "adamw+replay", "mofo+replay"]  # the paper's
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_small_recipe_reads_what_prepare_writes(trace, tiny_model):
     experiment["main"](tmp_path / "datasets", tmp_path / "runs" / "continual-data")
     recipe, found = dry_run("recipe.yaml", tiny_model, tmp_path)
     assert [task.name for task in recipe.sequence] == list(experiment["TASKS"])
-    assert methods_of(recipe) == METHODS
+    assert methods_of(recipe) == ["adamw", "adamw+self-distill", *METHODS[1:]]
     assert found.steps == 5 * 20
-    assert found.runs == 8
+    assert found.runs == 10  # adamw on all tasks at once, and on each alone, too
 
 
 def test_recipe_of_the_papers_size_has_the_eight_tasks_and_seven_methods(trace, tiny_model):

@@ -381,6 +381,7 @@ def _train_with_ddp(rank, store, folder):
                     parallel(inputs).square().mean().backward()
                     optimizer.step()
                 torch.save([p.detach() for p in model.parameters()], f"{folder}/{view}-{make.__name__}-{rank}")
+                del parallel  # its reducer must not outlive the process group: freeing it might then never end
     finally:
         dist.destroy_process_group()
 
