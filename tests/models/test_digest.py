@@ -3,14 +3,14 @@
 import hashlib
 import subprocess
 
-from mofo.models.digest import weights_digest
+from mofo.models.digest import stored_digest
 from reference.folders import moved, saved
 
 
 def test_digest_of_one_file_is_what_sha256sum_prints(tiny_model, tmp_path):
     folder = saved(moved(tiny_model), tmp_path / "one", tiny_model)
     weights = (tmp_path / "one" / "model.safetensors").read_bytes()
-    assert weights_digest(folder) == hashlib.sha256(weights).hexdigest() != weights_digest(tiny_model)
+    assert stored_digest(folder) == hashlib.sha256(weights).hexdigest() != stored_digest(tiny_model)
 
 
 def test_digest_of_several_files_is_that_of_what_sha256sum_prints(tiny_model, tmp_path):
@@ -18,15 +18,15 @@ def test_digest_of_several_files_is_that_of_what_sha256sum_prints(tiny_model, tm
     names = sorted(path.name for path in (tmp_path / "several").glob("*.safetensors"))
     assert len(names) > 1
     printed = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, check=True).stdout
-    assert weights_digest(folder) == hashlib.sha256(printed).hexdigest()
+    assert stored_digest(folder) == hashlib.sha256(printed).hexdigest()
 
 
 def test_digest_of_a_gguf_is_that_of_its_file(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
-    assert weights_digest(str(file)) == hashlib.sha256(b"GGUF").hexdigest()
+    assert stored_digest(str(file)) == hashlib.sha256(b"GGUF").hexdigest()
 
 
 def test_digest_of_a_folder_without_weights_is_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert weights_digest(str(tmp_path)) is None
+    assert stored_digest(str(tmp_path)) is None

@@ -14,7 +14,7 @@ from mofo.measure.distance import weight_distance
 from mofo.measure.measured import Measured
 from mofo.measure.prepared import Reading, prepare
 from mofo.measure.progress import stage
-from mofo.models.digest import weights_digest
+from mofo.models.digest import stored_digest
 from mofo.models.pairing import base_of
 from mofo.models.precision import autocast, choose_precision
 from mofo.models.weights import weights_of
@@ -86,7 +86,7 @@ def measure_pair(
 def _results(model: str, point: Point) -> ModelResults:
     return ModelResults(
         model=model,
-        sha256=weights_digest(model),
+        sha256=stored_digest(model),
         learned=point.learned[TASK],
         forgotten=point.forgotten,
         errors=point.errors,

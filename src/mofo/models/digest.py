@@ -12,7 +12,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 """Files of weights, in the order in which they are looked for."""
 
 
-def weights_digest(spec: str) -> str | None:
+def stored_digest(spec: str) -> str | None:
     """Return the SHA-256 of a model's file of weights in hexadecimal, as `sha256sum` prints it.
 
     Of weights in several files it is that of what `sha256sum *.safetensors` prints in their folder; None if there are

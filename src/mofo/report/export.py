@@ -6,7 +6,7 @@ import csv
 import io
 
 from mofo.report.comparison import Comparison, Configuration
-from mofo.report.formatting import joined, measured, setting_value
+from mofo.report.formatting import joined, markdown_table, measured, setting_value
 from mofo.report.spread import Pooled
 from mofo.results import Metric
 
@@ -46,7 +46,7 @@ def to_markdown(comparison: Comparison) -> str:
     lines = [heads, ["---"] * 3 + ["---:"] * len(metrics), *rows]
     changes = joined([metric.label for metric in comparison.forgotten])
     note = f"\n{changes}: change from the base, positive is worse.\n" if changes else ""
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines) + note
+    return markdown_table(lines) + note
 
 
 def _numbers(amount: Pooled | None) -> list[float | None]:

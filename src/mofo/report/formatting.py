@@ -37,6 +37,11 @@ def signed(value: float | None, digits: int = 3) -> str:
     return f"+{text}" if value is not None and value > 0 else text
 
 
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of lines of cells: the heads, what aligns their columns, and the rows."""
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
 def pooled(amount: Pooled | None, digits: int = 3) -> str:
     """Return mean ± standard deviation.
 

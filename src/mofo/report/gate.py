@@ -6,7 +6,7 @@ import csv
 import io
 
 from mofo.pair import Finding, GateResults, Holds
-from mofo.report.formatting import NOTHING, signed
+from mofo.report.formatting import NOTHING, markdown_table, signed
 from mofo.report.pair import pair_markdown
 from mofo.report.section import Cell, Group, Row, Section, Table
 from mofo.report.styles import Style
@@ -51,7 +51,7 @@ def gate_markdown(gate: GateResults) -> str:
     """Return the verdict, a row for each bound as a Markdown table, and all that was measured under it."""
     lines = [["bound", "metric", "change", "95 % interval", "outcome"], ["---", "---", "---:", "---:", "---"]]
     lines += [[finding.bound, finding.metric, *_texts(finding), WORDS[finding.outcome]] for finding in gate.findings]
-    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    table = markdown_table(lines)
     return f"{gate.sentence}\n\n{table}\nAll that was measured:\n\n{pair_markdown(gate.results)}"
 
 

@@ -8,6 +8,7 @@ import io
 from rich.table import Table
 
 from mofo.pair import PairResults
+from mofo.report.formatting import markdown_table
 from mofo.results import MARGIN, Metric, Outcome, Paired
 
 OUTCOMES: dict[Outcome, str] = {
@@ -24,7 +25,7 @@ def pair_table(results: PairResults) -> Table:
     caption += [f"{count} {reason}" for reason, count in results.rows.items()]
     heads = ["", "base", "tuned", "change"]
     base, tuned, moved = results.base.point, results.tuned.point, results.distance
-    counted = any(_counted(metric, results) for metric in results.metrics)
+    counted = any(questions_of(metric, results) for metric in results.metrics)
     if counted:
         heads += ["95 % interval", "lost", "won"]
         caption.append("lost and won: questions that were right before alone, and after alone")
@@ -32,7 +33,7 @@ def pair_table(results: PairResults) -> Table:
     for metric in results.metrics:
         label = f"{metric.label}, {metric.unit}" if metric.scale != 1 else metric.label
         interval = metric.worse_interval(tuned)
-        questions = _counted(metric, results)
+        questions = questions_of(metric, results)
         more = [
             "" if interval is None else " to ".join(format(end * metric.scale, "+.4g") for end in interval),
             "" if questions is None else str(questions.lost),
@@ -113,7 +114,7 @@ def pair_markdown(results: PairResults) -> str:
     base, tuned = results.base.point, results.tuned.point
     lines = [["metric", "base", "tuned", "change", "95 % interval", "lost", "won"], ["---", *["---:"] * 6]]
     for metric in results.metrics:
-        interval, questions = metric.worse_interval(tuned), _counted(metric, results)
+        interval, questions = metric.worse_interval(tuned), questions_of(metric, results)
         lines.append(
             [
                 f"{metric.label}, {metric.unit}" if metric.unit else metric.label,
@@ -125,11 +126,11 @@ def pair_markdown(results: PairResults) -> str:
                 "" if questions is None else str(questions.won),
             ]
         )
-    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    table = markdown_table(lines)
     return f"{table}\nChange: positive is worse. {pair_verdict(results)}\n"
 
 
-def _counted(metric: Metric, results: PairResults) -> Paired | None:
+def questions_of(metric: Metric, results: PairResults) -> Paired | None:
     """Return the questions of a metric that were lost and won; None where they are not right or wrong."""
     paired = metric.paired(results.tuned.point)
     return paired if paired is not None and paired.lost is not None else None

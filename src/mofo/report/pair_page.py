@@ -11,7 +11,7 @@ from mofo.pair import GateResults, ModelResults, PairResults, Question
 from mofo.report.figures import INK, Panel
 from mofo.report.formatting import NOTHING, number, plural, signed, with_unit
 from mofo.report.gate import bounds_section
-from mofo.report.pair import pair_verdict
+from mofo.report.pair import pair_verdict, questions_of
 from mofo.report.render import render
 from mofo.report.section import Cell, Conversation, Details, Group, Plot, Row, Section, Table, Written
 from mofo.report.styles import BASE, Style, make_styles
@@ -81,10 +81,9 @@ def _headlines(results: PairResults) -> Section | None:
     metrics = [metric for metric in results.metrics if metric.headline]
     if not metrics:
         return None
-    kinds = {"learned": "learned", "forgotten": "forgotten"}
     groups = [
-        Group([_row(metric, results) for metric in metrics if metric.kind == kind], title)
-        for kind, title in kinds.items()
+        Group([_row(metric, results) for metric in metrics if metric.kind == kind], kind)
+        for kind in ("learned", "forgotten")
     ]
     heads = [Cell("base"), Cell("tuned"), Cell("change", "positive is worse"), Cell("95 % interval"), Cell("verdict")]
     return Section(
@@ -149,7 +148,7 @@ def _tasks(results: PairResults) -> Section | None:
     groups = []
     for source in dict.fromkeys(metric.source for metric in results.metrics):
         metrics = [metric for metric in results.metrics if metric.source == source]
-        if len(metrics) > 1 or any(_is_counted(metric, results) for metric in metrics):
+        if len(metrics) > 1 or any(questions_of(metric, results) for metric in metrics):
             groups.append(Group([_task_row(metric, results) for metric in metrics], source))
     if not groups:
         return None
@@ -168,11 +167,6 @@ def _task_row(metric: Metric, results: PairResults) -> Row:
         counts[2] = str(paired.units)
     *cells, verdict = row.cells
     return Row(row.head, row.style, [*cells, *map(Cell, counts), verdict])
-
-
-def _is_counted(metric: Metric, results: PairResults) -> bool:
-    paired = metric.paired(results.tuned.point)
-    return paired is not None and paired.lost is not None
 
 
 def _questions(results: PairResults) -> Iterator[Section]:

@@ -15,7 +15,7 @@ from mofo.errors import UserError
 from mofo.files import write_files
 from mofo.forgetting import Forgetting, Mark
 from mofo.report.figures import INK, PAGE, Panel, mark_better, png
-from mofo.report.formatting import NOTHING, joined, number, signed, with_unit
+from mofo.report.formatting import NOTHING, joined, markdown_table, number, signed, with_unit
 from mofo.report.render import render
 from mofo.report.section import Cell, Group, Plot, Row, Section, Table
 from mofo.report.styles import BASE, make_styles
@@ -90,7 +90,7 @@ def way_markdown(record: Forgetting) -> str:
     """Return the table in Markdown, and the outcome under it."""
     heads, rows = _cells(record)
     lines = [heads, ["---:"] * len(heads), *rows]
-    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    table = markdown_table(lines)
     return f"{table}\n{way_outcome(record)}\n"
 
 

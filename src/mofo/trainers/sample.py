@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from mofo.optim.dtensor import local
+from mofo.trainers.processes import are_several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +73,7 @@ class Sample:
 
 def sum_over_processes(values: Tensor) -> Tensor:
     """Sum a tensor over all processes, in place; alone where torch.distributed is not in use. Return it."""
-    if dist.is_available() and dist.is_initialized():
+    if are_several():
         dist.all_reduce(values)
     return values
 

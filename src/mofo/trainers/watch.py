@@ -31,7 +31,7 @@ from mofo.measure.probe import Probe
 from mofo.measure.share import among_processes
 from mofo.optim.dtensor import local
 from mofo.trainers.pace import Pace
-from mofo.trainers.processes import from_first, rank
+from mofo.trainers.processes import are_several, from_first, rank
 from mofo.trainers.sample import sum_over_processes
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def weights_digest(model: nn.Module) -> str:
             own.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
             own.update(weight.cpu().reshape(-1).view(torch.uint8).numpy().data)
     parts: list[str] = [own.hexdigest()]
-    if dist.is_available() and dist.is_initialized():
+    if are_several():
         parts = [""] * dist.get_world_size()
         dist.all_gather_object(parts, own.hexdigest())
     return hashlib.sha256("".join(dict.fromkeys(parts)).encode()).hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mofo.optim.distributed.shard import Shard, sample_stride
 from mofo.optim.distributed.shards import Shards
-from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
+from mofo.optim.kernels.cpu.library import MemoryLayout, NativeConfig, loaded, pack
 from mofo.optim.kernels.cpu.phases import SHARE, Phases
 from mofo.optim.rule.types import Operands
 
@@ -46,9 +46,7 @@ class NativeShards(Shards):
     def __init__(self, workspaces: dict[Any, Any]) -> None:
         super().__init__(workspaces)
         if NativeShards not in workspaces:
-            library = load()
-            assert isinstance(library, Library)
-            workspaces[NativeShards] = library.phases()
+            workspaces[NativeShards] = loaded().phases()
         self._phases: Phases = workspaces[NativeShards]
         self._native: list[NativeShard] = []
 

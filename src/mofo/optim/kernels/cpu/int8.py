@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mofo.optim.kernels.cpu.library import Library, NativeConfig, load
+from mofo.optim.kernels.cpu.library import Library, NativeConfig, load, loaded
 from mofo.optim.kernels.plain.int8 import code_tables
 
 if TYPE_CHECKING:
@@ -71,15 +71,9 @@ def code_lines(signed: bool) -> Tensor:
 
 def dequantise(moment: OptimState8bit, values: Tensor, config: NativeConfig | None = None) -> None:
     """Write the values of a moment into a contiguous float32 tensor of its shape."""
-    _library().dequantise(pack(moment), moment.codes, values, config or NativeConfig())
+    loaded().dequantise(pack(moment), moment.codes, values, config or NativeConfig())
 
 
 def quantise(moment: OptimState8bit, values: Tensor, config: NativeConfig | None = None) -> None:
     """Set a moment in place to the values of a contiguous float32 tensor of its shape, rounded."""
-    _library().quantise(pack(moment), moment.codes, values, config or NativeConfig())
-
-
-def _library() -> Library:
-    library = load()
-    assert isinstance(library, Library)
-    return library
+    loaded().quantise(pack(moment), moment.codes, values, config or NativeConfig())

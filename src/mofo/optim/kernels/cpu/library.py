@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mofo.optim.kernels import cpu
 from mofo.optim.kernels.cpu.dlpack import find_describer
-from mofo.optim.kernels.cpu.phases import Phases
+from mofo.optim.kernels.cpu.phases import Phases, address_of
 from mofo.optim.kernels.memory import holds_its_data, may_overlap_itself
 from mofo.optim.rule.blocks import block_size, selected_count
 from mofo.optim.rule.rounding import rounding_key, rounds_at_random
@@ -161,8 +161,8 @@ class Library:
     def _convert(
         self, function: Callable[..., int], codebook: array[int], codes: Tensor, values: Tensor, config: NativeConfig
     ) -> None:
-        address, entries = ctypes.c_void_p(codebook.buffer_info()[0]), ctypes.c_int64(codes.numel())
-        function(address, _address(codes), entries, _address(values), self._pack(config))
+        entries = ctypes.c_int64(codes.numel())
+        function(_buffer(codebook), address_of(codes), entries, address_of(values), self._pack(config))
 
     def _pack(self, config: NativeConfig) -> bytes:
         return CONFIG.pack(
@@ -276,12 +276,15 @@ def load() -> Library | str:
         return str(error)
 
 
+def loaded() -> Library:
+    """Return the library, which is known to be available."""
+    library = load()
+    assert isinstance(library, Library)
+    return library
+
+
 def _buffer(numbers: array[Any]) -> ctypes.c_void_p:
     return ctypes.c_void_p(numbers.buffer_info()[0])
-
-
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _find_openmp() -> int:

@@ -62,16 +62,16 @@ class Phases:
     def count_sample(self, least: int, shift: int, counts: Tensor) -> None:
         """Add to `counts` (blocks, bins) int64 how many keys of a sample are in each bin, `(key - least) >> shift`."""
         self._library.mofo_cpu_shards_sample(
-            self._shards, ctypes.c_int64(least), ctypes.c_int64(shift), _address(counts)
+            self._shards, ctypes.c_int64(least), ctypes.c_int64(shift), address_of(counts)
         )
 
     def update_moments(self, low: Tensor, high: Tensor) -> None:
         """Update the moments of all entries, and move those above `high`; from `low` on they are kept for `move`."""
-        self._library.mofo_cpu_shards_moments(self._shards, _address(low), _address(high))
+        self._library.mofo_cpu_shards_moments(self._shards, address_of(low), address_of(high))
 
     def count_keys(self, low: Tensor, high: Tensor, shift: Tensor, counts: Tensor) -> None:
         """Add to `counts` (blocks, bins + 1) int64 how many keys are in each bin, as `count_bins` does."""
-        self._library.mofo_cpu_shards_count(self._shards, *map(_address, (low, high, shift, counts)))
+        self._library.mofo_cpu_shards_count(self._shards, *map(address_of, (low, high, shift, counts)))
 
     def tied_positions(self, block: int, key: int) -> Tensor | None:
         """Return where in the memory of its tensor the entries of a block with this key are, int64, ascending.
@@ -80,7 +80,12 @@ class Phases:
         """
         positions = torch.empty(64, dtype=torch.int64)
         while True:
-            arguments = ctypes.c_int64(block), ctypes.c_int64(key), _address(positions), ctypes.c_int64(len(positions))
+            arguments = (
+                ctypes.c_int64(block),
+                ctypes.c_int64(key),
+                address_of(positions),
+                ctypes.c_int64(len(positions)),
+            )
             count = self._library.mofo_cpu_shards_tied(self._shards, *arguments)
             if count < 0:
                 return None
@@ -90,8 +95,9 @@ class Phases:
 
     def move(self, keys: Tensor, ties: Tensor) -> None:
         """Update the entries with a higher key than their block's in `keys`, and the first `ties` equal ones."""
-        self._library.mofo_cpu_shards_move(self._shards, _address(keys), _address(ties))
+        self._library.mofo_cpu_shards_move(self._shards, address_of(keys), address_of(ties))
 
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
+def address_of(tensor: Tensor) -> ctypes.c_void_p:
+    """Return where the data of a tensor begins."""
     return ctypes.c_void_p(tensor.data_ptr())

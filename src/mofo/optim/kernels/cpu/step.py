@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, cast
 
 from mofo.optim.kernels.cpu import int8
-from mofo.optim.kernels.cpu.library import Library, MemoryLayout, NativeConfig, load, pack
+from mofo.optim.kernels.cpu.library import MemoryLayout, NativeConfig, loaded, pack
 from mofo.optim.kernels.dispatch import uses_native
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class NativeStep:
             seeds: of each tensor.
         """
         *of_operands, steps = addresses
-        self._rows.append(table.rows(of_operands, rule, _library().read_steps(steps), seeds))
+        self._rows.append(table.rows(of_operands, rule, loaded().read_steps(steps), seeds))
         self._steps += steps
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class NativeStep:
             MemoryError: there is no scratch memory; nothing was written then.
         """
         if self._rows:
-            library = _library()
+            library = loaded()
             library.step(b"".join(self._rows), self._config)
             library.count_step(self._steps)
 
@@ -89,12 +89,6 @@ class NativeStep:
         self._rows += pack([operands], rule, [layout])
         self._steps.append(operands.step.data_ptr())
         self._kept += (operands, layout)
-
-
-def _library() -> Library:
-    library = load()
-    assert isinstance(library, Library)
-    return library
 
 
 def _in_8_bits(moment: Tensor) -> OptimState8bit:

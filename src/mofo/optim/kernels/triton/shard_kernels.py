@@ -44,6 +44,19 @@ def index_in_full(part, layouts, first, offsets, NEEDED: tl.constexpr):
     return index
 
 
+@triton.jit
+def place_of(tensors, parts, blocks, block):
+    """Return where a block is: the number of its tensor, the rows of that in `tensors` and `parts`, and the entries.
+
+    These are how many this process has of it, and where in the local tensor the first is.
+    """
+    its_block = blocks + block * T.SHARED_BLOCK
+    tensor = tl.load(its_block + T.TENSOR)
+    row = tensors + tensor * T.COLUMNS
+    n = entries_of_block(row, False)
+    return tensor, row, parts + tensor * T.PART, n, tl.load(its_block + T.NUMBER) * n
+
+
 # ---- Local phases. One program for CHUNK entries; in the last one programs share the chunks.
 
 
@@ -58,11 +71,7 @@ def count_sample(
     `counts` has no other columns yet.
     """
     block = tl.load(work + 2 * tl.program_id(0)).to(tl.int64)
-    tensor = tl.load(blocks + block * T.SHARED_BLOCK + T.TENSOR)
-    row = tensors + tensor * T.COLUMNS
-    part = parts + tensor * T.PART
-    n = entries_of_block(row, False)
-    first = tl.load(blocks + block * T.SHARED_BLOCK + T.NUMBER) * n
+    tensor, row, part, n, first = place_of(tensors, parts, blocks, block)
     taken = tl.load(work + 2 * tl.program_id(0) + 1).to(tl.int64) * CHUNK + tl.arange(0, CHUNK)
     offsets = taken * tl.load(part + T.SAMPLE_STRIDE)
     mask = offsets < n
@@ -90,12 +99,8 @@ def update_moments_and_collect(
     block = tl.load(work + 2 * tl.program_id(0)).to(tl.int64)
     offsets = tl.load(work + 2 * tl.program_id(0) + 1) * CHUNK + tl.arange(0, CHUNK)
     its_block = blocks + block * T.SHARED_BLOCK
-    tensor = tl.load(its_block + T.TENSOR)
-    row = tensors + tensor * T.COLUMNS
-    part = parts + tensor * T.PART
-    n = entries_of_block(row, False)
+    tensor, row, part, n, first = place_of(tensors, parts, blocks, block)
     mask = offsets < n
-    first = tl.load(its_block + T.NUMBER) * n
     index = index_in_full(part, layouts, first, offsets, SCORE == T.RANDOM)
     its_numbers = numbers + tensor * T.NUMBERS
     noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
@@ -135,9 +140,7 @@ def count_in_bins(
     block = tl.load(work + 2 * tl.program_id(0)).to(tl.int64)
     state = states + block * T.SHARED_STATE
     its_block = blocks + block * T.SHARED_BLOCK
-    tensor = tl.load(its_block + T.TENSOR)
-    row = tensors + tensor * T.COLUMNS
-    n = entries_of_block(row, False)
+    tensor, row, part, n, first = place_of(tensors, parts, blocks, block)
     pooled = tl.load(state + T.POOLED)
     from_pool = (tl.load(state + T.POOL_SERVES) != 0) & (pooled <= tl.load(its_block + T.CAPACITY))
     entries = tl.where(from_pool, pooled, n.to(tl.int64)).to(tl.int32)
@@ -148,8 +151,6 @@ def count_in_bins(
         if from_pool:
             key = tl.load(pools + tl.load(its_block + T.POOL) + offsets, mask=mask, other=-1)
         else:
-            part = parts + tensor * T.PART
-            first = tl.load(its_block + T.NUMBER) * n
             index = index_in_full(part, layouts, first, offsets, SCORE == T.RANDOM)
             noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
             key, _, _ = read_keys(
@@ -171,12 +172,8 @@ def count_places(
     slot = tl.load(state + T.SLOT)
     if slot >= 0:
         offsets = tl.load(work + 2 * tl.program_id(0) + 1) * CHUNK + tl.arange(0, CHUNK)
-        tensor = tl.load(blocks + block * T.SHARED_BLOCK + T.TENSOR)
-        row = tensors + tensor * T.COLUMNS
-        part = parts + tensor * T.PART
-        n = entries_of_block(row, False)
+        tensor, row, part, n, first = place_of(tensors, parts, blocks, block)
         mask = offsets < n
-        first = tl.load(blocks + block * T.SHARED_BLOCK + T.NUMBER) * n
         index = index_in_full(part, layouts, first, offsets, True)
         noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
         key, _, _ = read_keys(
@@ -206,15 +203,11 @@ def move_selected(
         block = tl.load(work + 2 * chunk).to(tl.int64)
         start = tl.load(work + 2 * chunk + 1) * CHUNK
         offsets = start + tl.arange(0, CHUNK)
-        tensor = tl.load(blocks + block * T.SHARED_BLOCK + T.TENSOR)
-        row = tensors + tensor * T.COLUMNS
-        part = parts + tensor * T.PART
+        tensor, row, part, n, first = place_of(tensors, parts, blocks, block)
         its_numbers = numbers + tensor * T.NUMBERS
         noise_key = tl.load(hash_keys + 2 * tensor + T.NOISE)
         rounding_key = tl.load(hash_keys + 2 * tensor + T.ROUNDING)
-        n = entries_of_block(row, False)
         mask = offsets < n
-        first = tl.load(blocks + block * T.SHARED_BLOCK + T.NUMBER) * n
         if tl.load(row + T.DECAY_ALL) != 0:
             shrink_stored(row, its_numbers, first, offsets, mask, P, False)
 
