@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from mofo.compare.recipe import GROUPS, Recipe, make_recipe, override, read_recipe
+from mofo.compare.recipe import Recipe, make_recipe, override, read_recipe
+from mofo.compare.recipe_settings import GROUPS
 from mofo.errors import UserError
 
 

@@ -51,7 +51,7 @@ def add_recipe_flags(parser: Parser, defaults: Recipe) -> None:
         parser: The parser.
         defaults: The recipe whose values are shown as defaults.
     """
-    from mofo.compare.recipe import GROUPS
+    from mofo.compare.recipe_settings import GROUPS
 
     for settings in GROUPS:
         heading, _, description = inspect.cleandoc(settings.__doc__ or "").partition("\n\n")

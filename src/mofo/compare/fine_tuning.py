@@ -19,7 +19,7 @@ from transformers import DataCollatorForSeq2Seq, TrainingArguments
 from mofo.compare.folder import RunFolder, RunResult
 from mofo.compare.job import Job
 from mofo.compare.launch import is_launched, is_main, spread_name, world_size
-from mofo.compare.recipe import PlannedRun
+from mofo.compare.planned import PlannedRun
 from mofo.compare.recorder import LoggedStep, Measurement, Recorder
 from mofo.compare.stages import Stage, stages_of
 from mofo.compare.trainer import MethodTrainer

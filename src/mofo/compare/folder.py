@@ -23,7 +23,8 @@ from typing import Any
 
 from pydantic import Field
 
-from mofo.compare.recipe import PlannedRun, Recipe, make_recipe, read_recipe
+from mofo.compare.planned import PlannedRun
+from mofo.compare.recipe import Recipe, make_recipe, read_recipe
 from mofo.files import read_json, write_json
 from mofo.measure.measured import Units
 from mofo.methods.method import make_method

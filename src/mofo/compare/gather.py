@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mofo.compare.folder import LEARNED, OutputFolder, answers_in
-from mofo.compare.recipe import PlannedRun, Recipe
+from mofo.compare.planned import PlannedRun
+from mofo.compare.recipe import Recipe
 from mofo.compare.tune import planned_runs
 from mofo.machine import hardware, versions
 from mofo.measure.answers import answers_to, read_answers

@@ -5,156 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import ValidationError
 
-from mofo.compare.tasks import Columns, Count, TaskSettings, check_tasks
-from mofo.data.rows import EMBEDDED_DATA, GENERATED
+from mofo.compare.entry import method_alone, own_setting, without_own
+from mofo.compare.planned import PlannedRun
+from mofo.compare.recipe_settings import Data, Measuring, Methods, Tasks, Training
+from mofo.compare.tasks import TaskSettings, check_tasks
+from mofo.data.rows import GENERATED
 from mofo.errors import UserError, closest, first_problem
-from mofo.methods.method import Entry, Method, check_settings, expand, refuse_unused, unused_settings
-from mofo.models.embedded import EMBEDDED_MODEL
-from mofo.results import MethodInfo, Order
-from mofo.settings import Settings
+from mofo.methods.method import check_settings, expand, refuse_unused, unused_settings
 
 if TYPE_CHECKING:
     from mofo.measure.probe import Options
 
-
-def _as_list(value: Any) -> Any:
-    """Let a single value stand for a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _entry(value: Any) -> Any:
-    """Check the form of an entry of `methods`; its parts and settings are checked when it is expanded."""
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, dict) and value.keys() - {"seeds", "order"}:
-        return value
-    raise ValueError(f"methods has {value!r}, expected a method's name or a mapping from parts to their settings")
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-Orders = Annotated[tuple[Order, ...], BeforeValidator(_as_list), Field(min_length=1)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...], BeforeValidator(_as_list), Field(min_length=1)]
-Entries = Annotated[
-    tuple[Annotated[str | dict[str, Any], BeforeValidator(_entry)], ...], BeforeValidator(_as_list), Field(min_length=1)
-]
-
-
-class Data(Settings):
-    """Model and data."""
-
-    model: str = Field(EMBEDDED_MODEL, description="base model: hub id, folder or .gguf file")
-    data: str = Field(
-        EMBEDDED_DATA,
-        description="training data: file, folder or pattern of .jsonl, .json, .csv, .parquet or .arrow files, "
-        "hub id[:config] or reasoning-gym:FAMILY",
-    )
-    held_out: str | None = Field(None, description="held-out data in the same forms; by default split off")
-    held_out_rows: Count = Field(100, description="number of held-out rows")
-    train_rows: Count | None = Field(None, description="use only the first N training rows")
-    columns: Columns = Field(
-        {}, description="names of the data's fields, where they are others: question=Prompt,answer=Reply"
-    )
-    turns: Literal["all", "last"] = Field("all", description="turns of the assistant that are learned")
-    max_length: int = Field(1024, ge=2, description="truncate rows to N tokens")
-    trust_remote_code: bool = Field(False, description="run code that comes with the model")
-
-
-class Methods(Settings):
-    """Methods.
-
-    Several values of a setting make a grid, and each of its points a run.
-    """
-
-    methods: Entries = Field(
-        ("adamw", "mofo"), description="methods to compare: optimizers, each with extras joined by +"
-    )
-    settings: dict[str, Any] = Field(
-        {}, description="settings of every method that has them; several values are an axis of the grid"
-    )
-    seeds: Seeds = Field((0,), description="seeds of the runs; they decide the order of the data")
-    tune: bool = Field(
-        False, description="double and halve each method's learning rates until its best is inside, then use all seeds"
-    )
-    reference: str | None = Field(
-        None, description="method to compare the others with; by default adamw, else the first"
-    )
-
-
-class Tasks(Settings):
-    """Several tasks.
-
-    They are a list in a recipe file, `tasks`, and learned one after the other.
-    Where it is missing, the data are the only task.
-    """
-
-    tasks: tuple[TaskSettings, ...] = Field(
-        (), description="tasks in place of the data: name, data, and what differs from the recipe's settings"
-    )
-    order: Orders = Field(
-        ("sequence",), description="tasks one after the other, all at once (joint), or each alone, from the base on"
-    )
-    optimizer_state: Literal["reset", "keep"] = Field(
-        "reset", description="what becomes of the optimizer's state where a task begins"
-    )
-
-
-class Training(Settings):
-    """Training."""
-
-    steps: Count | None = Field(None, description="optimizer steps of a task, in place of epochs")
-    epochs: float | None = Field(None, gt=0, description="passes over the training rows; 1 if neither is given")
-    batch_size: Count = Field(8, description="rows of a batch")
-    gradient_accumulation: Count = Field(1, description="batches of an optimizer step")
-    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "cosine", description="learning-rate schedule"
-    )
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the learning rate rises")
-    max_grad_norm: float = Field(1.0, gt=0, description="clip gradients to this norm")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the computation")
-    weights: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of the weights; bfloat16 takes half the memory and computes in bfloat16"
-    )
-    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
-    save: Literal["best", "all", "points", "none"] = Field(
-        "best",
-        description="tuned models to keep: of each method the one with the lowest held-out loss, all, all and those of "
-        "each measurement on their way (points), or none",
-    )
-
-
-class Measuring(Settings):
-    """Measuring."""
-
-    points: Count = Field(4, description="measurements along each task, the last at its end")
-    probes: Annotated[Names, Field(min_length=1)] = Field(
-        ("text", "divergence", "choice"),
-        description="measures of forgetting; also text:FILE.txt, choice:FILE.jsonl and harness:TASK (mofo probes)",
-    )
-    end_probes: Names = Field((), description="the same, but of the base and at the end of each run only")
-    learned: str | None = Field(
-        None, description="measure learning by this probe, such as harness:gsm8k@200, in place of the held-out loss"
-    )
-    harness_data: str | None = Field(
-        None, description="folder with the rows of harness tasks; by default they come from the Hub"
-    )
-    allow_code_execution: bool = Field(False, description="run code that the model writes, for tasks of programming")
-    answers: int = Field(
-        0, ge=0, description="held-out questions of a task to answer, before training and after each task"
-    )
-    answer_tokens: Count = Field(256, description="cut answers at N tokens")
-    samples: int = Field(
-        3, ge=0, description="held-out prompts whose answers are shown, with two general questions; 0 for none"
-    )
-
-
-GROUPS: tuple[type[Settings], ...] = (Data, Methods, Tasks, Training, Measuring)
-"""The groups of settings; the docstring of each is the heading of its flags."""
 
 GRID = ("methods", "settings", "seeds", "tune", "reference", "order", "harness_data")
 """What may grow or move in a finished output folder; all else must stay for its runs to be comparable."""
@@ -167,40 +33,6 @@ RENAMED = {
 """Former names of settings, and what they are called now."""
 
 
-ORDERS: dict[Order, str] = {"sequence": "", "joint": "all tasks at once", "alone": "each task alone"}
-"""The orders of tasks, as the report names them beside a method."""
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run of a recipe: a method, a seed, and the order in which it meets the tasks."""
-
-    method: Method
-    seed: int
-    order: Order = "sequence"
-
-    @property
-    def name(self) -> str:
-        """The run's name, which is also its folder's."""
-        return "-".join([self.method.run_name, *self._suffix, f"s{self.seed}"])
-
-    @property
-    def method_name(self) -> str:
-        """Name of the method, with the order of the tasks if it is not the usual one."""
-        return "-".join([self.method.name, *self._suffix])
-
-    @property
-    def method_info(self) -> MethodInfo:
-        """The method, with the order of the tasks, as `results.json` has it."""
-        info = self.method.info
-        label = ", ".join(filter(None, [info.label, ORDERS[self.order]]))
-        return info.model_copy(update={"label": label, "order": self.order})
-
-    @property
-    def _suffix(self) -> list[str]:
-        return [] if self.order == "sequence" else [self.order]
-
-
 class Recipe(Measuring, Training, Tasks, Methods, Data):  # fields come in the reverse order
     """What a comparison does. Each field is a key of a recipe file and a flag of `mofo compare`."""
 
@@ -209,9 +41,9 @@ class Recipe(Measuring, Training, Tasks, Methods, Data):  # fields come in the r
         runs = [
             PlannedRun(method, seed, order)
             for entry in self.methods
-            for order in _own(entry, "order", self.order)
-            for seed in _own(entry, "seeds", self.seeds)
-            for method in expand(_method_alone(entry), self.settings)
+            for order in own_setting(entry, "order", self.order)
+            for seed in own_setting(entry, "seeds", self.seeds)
+            for method in expand(method_alone(entry), self.settings)
         ]
         return list({run.name: run for run in runs}.values())
 
@@ -296,7 +128,7 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     _check_sequence(recipe)
     check_settings(recipe.settings)
     recipe.reference_method()  # expands every entry, and so checks it
-    entries = [_method_alone(entry) for entry in recipe.methods]
+    entries = [method_alone(entry) for entry in recipe.methods]
     for key in unused_settings(entries, recipe.settings):
         refuse_unused(key, entries)
     for run in recipe.runs():
@@ -320,7 +152,7 @@ def _check_sequence(recipe: Recipe) -> None:
             raise UserError(f"Both {name} and tasks are given: leave {name} out, or make it one of the tasks.")
     if recipe.learned and len(recipe.tasks) > 1:
         raise UserError("learned measures one task, and the recipe has several: leave learned out.")
-    orders = [order for entry in recipe.methods for order in _own(entry, "order", recipe.order)]
+    orders = [order for entry in recipe.methods for order in own_setting(entry, "order", recipe.order)]
     if len(recipe.tasks) < 2 and set(orders) != {"sequence"}:
         raise UserError("order is given, but there is only one task: give the recipe several tasks, or leave it out.")
 
@@ -340,28 +172,14 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     """
     file = make_recipe(values)
     given = changes.get("settings", {})
-    methods = changes.get("methods", [_without_own(entry, changes) for entry in file.methods])
+    methods = changes.get("methods", [without_own(entry, changes) for entry in file.methods])
     settings = {key: value for key, value in file.settings.items() if key.rpartition(".")[2] not in given} | given
-    unused = unused_settings([_method_alone(entry) for entry in methods], settings)
+    unused = unused_settings([method_alone(entry) for entry in methods], settings)
     settings = {key: value for key, value in settings.items() if key in given or key not in unused}
     length = {"steps", "epochs"}
     replaced = {"settings", *(length if length & changes.keys() else ())}
     kept = {name: value for name, value in values.items() if name not in replaced}
     return kept | dict(changes) | {"methods": methods} | ({"settings": settings} if settings else {})
-
-
-def _without_own(entry: Entry, changes: Mapping[str, Any]) -> Entry:
-    """Return an entry of a file without the settings and seeds that the command line gives for all of them."""
-    if isinstance(entry, str):
-        return entry
-    given = changes.get("settings", {})
-    return {
-        part: {key: value for key, value in own.items() if key not in given and f"{part}.{key}" not in given}
-        if isinstance(own, dict)
-        else own
-        for part, own in entry.items()
-        if part not in OWN or part not in changes
-    }
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -379,29 +197,3 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"The recipe {path} is not a mapping of settings: see a recipe.yaml that mofo compare wrote.")
     return values
-
-
-OWN: dict[str, type[Settings]] = {"seeds": Methods, "order": Tasks}
-"""What an entry of `methods` can have of its own beside its parts, and the group that the setting is of."""
-
-
-def _own(entry: Entry, name: str, default: Any) -> Any:
-    """Return a setting of an entry of `methods`, which may have its own."""
-    if isinstance(entry, str) or name not in entry:
-        return default
-    try:
-        return getattr(OWN[name].model_validate({name: entry[name]}), name)
-    except ValidationError as error:
-        raise UserError(f"methods has an entry of its own {name}: {first_problem(error)}.") from None
-
-
-def _method_alone(entry: Entry) -> Entry:
-    """Return an entry of `methods` without what is not of its parts."""
-    if isinstance(entry, str):
-        return entry
-    if "method" in entry:
-        raise UserError(
-            f"methods has {dict(entry)}, in a form of earlier versions: write {{mofo: {{learning_rate: 1e-4}}, "
-            "seeds: [0]}, a mapping from parts to their settings."
-        )
-    return {name: values for name, values in entry.items() if name not in OWN}

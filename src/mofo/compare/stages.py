@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mofo.compare.job import Job
-from mofo.compare.recipe import PlannedRun
+from mofo.compare.planned import PlannedRun
 from mofo.data.tokens import Example
 
 

@@ -15,7 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from mofo.compare.folder import OutputFolder
-from mofo.compare.recipe import PlannedRun, Recipe
+from mofo.compare.planned import PlannedRun
+from mofo.compare.recipe import Recipe
 from mofo.methods.method import Method
 
 WIDEST = 6
