@@ -52,8 +52,8 @@ def table(comparisons):
                     continue
                 best = max(fall(results, run) for run in found[method].values())
                 shares.append(fall(results, found[method][rate]) / best)
-                cells.append(f"{shares[-1]:.1%}, {other_prompts(results, found[method][rate]):.3f}")
-            least = f"{min(shares):.1%}" if len(shares) == len(comparisons) else ""
+                cells.append(f"{100 * shares[-1]:.0f} %, {other_prompts(results, found[method][rate]):.3f}")
+            least = f"{100 * min(shares):.0f} %" if len(shares) == len(comparisons) else ""
             yield [method, setting_value(rate), *cells, least]
 
 
