@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/at_scale.py
 
-The bytes follow from the code (`sent_bytes`, which tests hold against counted bytes of 2, 4 and 16 processes). Times
-come from bandwidths of data sheets and latencies that are assumed, named below: they are bounds from below, to see
-what matters and what does not. Writes benchmarks/results/at_scale.json.
+The bytes follow from the code (`sent_bytes`, which tests hold against counted bytes of 2 and 4 processes, and of 16 in
+`make test-full`). Times come from bandwidths of data sheets and latencies that are assumed, named below: they are
+bounds from below, to see what matters and what does not. Writes benchmarks/results/at_scale.json.
 """
 
 import json

@@ -97,6 +97,12 @@ struct Journal {
   int64_t until = 0;
 };
 
+// The block that a thread works on next. Its memory is fetched while the present one, in the cache, is worked on.
+struct Next {
+  const Tensor* tensor = nullptr;  // null: there is none
+  int64_t start = 0;
+};
+
 // The loops of one instruction set, over the entries [start, start + length) of a tensor in row-major order.
 struct Kernel {
   // Update both moments, count the keys above and inside the bracket, and collect those inside. With a journal, move
@@ -115,7 +121,7 @@ struct Kernel {
   // above.
   void (*histogram)(const Tensor&, int64_t start, int64_t length, Bracket, int shift, int64_t above, int64_t* bins);
   // Update the parameters with a key > above, and the first `ties` of those with key == above.
-  void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties);
+  void (*apply)(const Tensor&, int64_t start, int64_t length, Key above, int64_t ties, Next next);
   // Update likewise the candidates of the range that starts there. Returns how many of the ties are left.
   int64_t (*apply_listed)(const Tensor&, int64_t start, const Journal&, Key above, int64_t ties);
   // Restore what was moved in the range that starts there: all entries with a key above `high`.

@@ -56,7 +56,7 @@ class NativeConfig:
     threads: int | None = None  # None: torch's number
     instruction_set: str | None = None  # None: the best that the processor has
     own_threads: bool = False  # instead of those of torch's OpenMP
-    small: int = 1 << 12  # blocks of at most this many entries are not sampled
+    small: int = 1 << 15  # blocks of at most this many entries are not sampled
     sample_rate: int = 32  # of a larger block one cache line in every `sample_rate` is sampled
     max_lines: int = 1 << 13  # at most this many lines of a block are sampled
     band_share: int = 16  # the keys inside the bracket have memory for a block's entries divided by `band_share`

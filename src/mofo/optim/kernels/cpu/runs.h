@@ -165,3 +165,5 @@ const float* load_grad(const Tensor& t, int64_t start, int length, float* buffer
   for (int i = 0; i < length; ++i) buffer[i] = -grad[i];
   return buffer;
 }
+
+inline int run_length(int64_t done, int64_t length) { return length - done < RUN ? int(length - done) : RUN; }

@@ -21,12 +21,31 @@ int64_t enter_bin(const int64_t* bins, int shift, Bracket* bracket, int64_t* ran
   return bins[bin];
 }
 
+namespace {
+
+// Brackets the key of a rank among `count` keys, from a sample of them.
+Bracket guess_among(const Kernel& kernel, const Key* keys, int64_t count, int64_t rank) {
+  constexpr int64_t SIZE = 512;
+  constexpr double SPREAD = 2.5;  // half-width, in standard deviations
+  const double wanted = double(rank) / double(count) * double(SIZE);
+  const double slack = SPREAD * std::sqrt(wanted + 1);
+  const auto key_of = [&](double at) {
+    Key sample[SIZE];
+    for (int64_t i = 0; i < SIZE; ++i) sample[i] = keys[i * count / SIZE];
+    return select_key(kernel, sample, SIZE, {0, HIGHEST}, int64_t(at)).key;
+  };
+  return {wanted + slack < double(SIZE) ? key_of(wanted + slack + 1) : 0,
+          wanted - slack >= 1 ? key_of(wanted - slack) : HIGHEST};
+}
+
+}  // namespace
+
 Threshold select_key(const Kernel& kernel, Key* keys, int64_t count, Bracket bracket, int64_t rank) {
-  constexpr int64_t FEW = 32;  // that are sorted
+  constexpr int64_t FEW = 32;        // that are sorted
+  constexpr int64_t MANY = 1 << 12;  // of which a sample tells where to look
   int64_t above = 0, inside = count;
-  while (inside > FEW && bracket.low < bracket.high) {
-    // To count is so fast where the processor compares many keys at once that a histogram of few of them takes longer.
-    const Key middle = bracket.low + (bracket.high - bracket.low) / 2 + 1;
+  // To count is so fast where the processor compares many keys at once that a histogram of few of them takes longer.
+  const auto halve = [&](Key middle) {
     const int64_t upper = kernel.count_from(keys, count, middle) - above;
     if (rank <= upper) {
       bracket.low = middle;
@@ -41,6 +60,14 @@ Threshold select_key(const Kernel& kernel, Key* keys, int64_t count, Bracket bra
       count = kernel.keep(keys, count, bracket);
       above = 0;
     }
+  };
+  if (count > MANY) {
+    const Bracket guess = guess_among(kernel, keys, count, rank);
+    if (guess.low > bracket.low) halve(guess.low);
+    if (guess.high >= bracket.low && guess.high < bracket.high) halve(guess.high + 1);
+  }
+  while (inside > FEW && bracket.low < bracket.high) {
+    halve(bracket.low + (bracket.high - bracket.low) / 2 + 1);
   }
   if (bracket.low == bracket.high) return {bracket.low, rank, inside};
   count = kernel.keep(keys, count, bracket);

@@ -309,7 +309,7 @@ class Shards {
     } else if (piece.journal.until > 0) {  // the bracket has misled
       config_.kernel->undo(t, piece.start, piece.journal, piece.bracket.high);
     }
-    if (done < piece.length) config_.kernel->apply(t, piece.start + done, piece.length - done, key, left);
+    if (done < piece.length) config_.kernel->apply(t, piece.start + done, piece.length - done, key, left, {});
   }
 
   Config config_{};

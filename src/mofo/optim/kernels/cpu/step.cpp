@@ -156,7 +156,7 @@ void update_moments(const Config& s, const Team& team, const Tensor& t, int64_t 
 // Updates the parameters of a block with a key > above, and the first `ties` of those with key == above; with journals,
 // those that have not been updated. `before` is memory for a number for each range.
 void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Key above, int64_t ties, int64_t* before,
-           const Journal* journals) {
+           const Journal* journals, Next next) {
   if (ties < t.n) {  // how many ties the ranges before each have
     for_ranges(team, t, block, [&](int64_t start, int64_t length, int64_t range, int64_t) {
       before[range] = s.kernel->count_equal(t, start, length, above);
@@ -170,11 +170,11 @@ void apply(const Config& s, const Team& team, const Tensor& t, int64_t block, Ke
       left = s.kernel->apply_listed(t, start, journals[range], above, left);
       done = journals[range].until;
     }
-    if (done < length) s.kernel->apply(t, start + done, length - done, above, left);
+    if (done < length) s.kernel->apply(t, start + done, length - done, above, left, next);
   });
 }
 
-void step_block(const Config& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch) {
+void step_block(const Config& s, const Team& team, const Tensor& t, int64_t block, const Scratch& scratch, Next next) {
   if (t.k == t.n) {
     return for_ranges(team, t, block,
                       [&](int64_t start, int64_t length, int64_t, int64_t) { s.kernel->everything(t, start, length); });
@@ -192,7 +192,7 @@ void step_block(const Config& s, const Team& team, const Tensor& t, int64_t bloc
   }
   const bool all_ties = threshold.key == INFINITE || threshold.selected == threshold.equal;
   apply(s, team, t, block, threshold.key, all_ties ? t.n : threshold.selected, scratch.numbers,
-        at_once ? scratch.journals : nullptr);
+        at_once ? scratch.journals : nullptr, next);
 }
 
 // ---- All blocks.
@@ -203,6 +203,7 @@ struct Task {
   int64_t first, count;
 
   int64_t entries() const { return tensor->n * count; }
+  Next begin() const { return {tensor, first * tensor->n}; }
 };
 
 struct Plan {
@@ -283,11 +284,23 @@ void step(const Config& s, const Tensor* tensors, int64_t count) {
   const Memory own(s, plan.alone, workers, 1, candidates.get(), capacity);
 
   const Team team(s.threads, s.openmp), alone(1, nullptr);
-  for (const Task& task : plan.shared) step_block(s, team, *task.tensor, task.first, shared.of_team(0));
-  team.run(int64_t(plan.alone.size()), [&](int64_t i, int64_t worker) {
-    const Task& task = plan.alone[size_t(i)];
-    for (int64_t block = task.first; block < task.first + task.count; ++block) {
-      step_block(s, alone, *task.tensor, block, own.of_team(worker));
+  for (const Task& task : plan.shared) step_block(s, team, *task.tensor, task.first, shared.of_team(0), {});
+  // A thread takes its next task before it works on the present one, so that it knows what to fetch.
+  const int64_t tasks = int64_t(plan.alone.size());
+  std::atomic<int64_t> taken{0};
+  team.run(workers, [&](int64_t, int64_t worker) {
+    for (int64_t i = taken.fetch_add(1), following; i < tasks; i = following) {
+      following = taken.fetch_add(1);
+      const Task& task = plan.alone[size_t(i)];
+      const Tensor& t = *task.tensor;
+      for (int64_t block = task.first; block < task.first + task.count; ++block) {
+        Next next{&t, (block + 1) * t.n};
+        if (block + 1 == task.first + task.count) {
+          next = {};
+          if (following < tasks) next = plan.alone[size_t(following)].begin();
+        }
+        step_block(s, alone, t, block, own.of_team(worker), next);
+      }
     }
   });
 }
