@@ -52,7 +52,7 @@ def test_small_recipe_reads_what_prepare_writes(trace, tiny_model):
     assert [task.name for task in recipe.sequence] == list(experiment["TASKS"])
     assert methods_of(recipe) == ["adamw", "adamw+self-distill", *METHODS[1:]]
     assert found.steps == 5 * 20
-    assert found.runs == 10  # adamw on all tasks at once, and on each alone, too
+    assert found.runs == 11  # adamw on all tasks at once and on each alone too, and mofo at two rates
 
 
 def test_recipe_of_the_papers_size_has_the_eight_tasks_and_seven_methods(trace, tiny_model):
