@@ -48,3 +48,27 @@ def test_shares_that_a_rate_without_a_sweep_learns_come_from_committed_results()
     found = cells("docs/guide.md", SHARE)
     assert found
     assert found <= set(SHARE.findall(printed("rates.py", *COMPARISONS, MEDICINE)))
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    """The lines that the script of the sequence of tasks prints."""
+    folder = ROOT / "experiments" / "continual"
+    command = [sys.executable, folder / "table.py", folder / "results"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_table_of_tasks_in_sequence_is_what_its_script_prints(tasks):
+    page = (ROOT / "experiments" / "continual" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in page if line.startswith("|")][2:] == tasks[2:]
+
+
+def test_lines_of_tasks_in_sequence_in_the_readme_come_from_committed_results(tasks):
+    def row(line):
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    whole = {row(line)[0]: row(line) for line in reversed(tasks[2:])}  # of a method with two rates the first
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = [row(line) for line in page[page.index("| | score, % | BWT") :].split("\n\n")[0].splitlines()[2:]]
+    assert {cells[0] for cells in shown} == whole.keys()
+    assert all(set(cells) <= set(whole[cells[0]]) for cells in shown)
