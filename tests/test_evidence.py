@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EVIDENCE = ROOT / "experiments" / "evidence"
-COMPARISONS = [ROOT / "experiments" / "methods" / "results", EVIDENCE / "code" / "results"]
-MEDICINE = EVIDENCE / "medicine" / "results"
+EXPERIMENTS = ROOT / "experiments"
+COMPARISONS = [EXPERIMENTS / "methods" / "results", EXPERIMENTS / "evidence" / "code" / "results"]
+MEDICINE = EXPERIMENTS / "evidence" / "medicine" / "results"
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
 
 
 def printed(script, *arguments):
-    """What a script of the evidence prints."""
-    command = [sys.executable, EVIDENCE / script, *arguments]
+    """What a script of the experiments prints."""
+    command = [sys.executable, EXPERIMENTS / script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -31,8 +31,9 @@ def cells(file, pattern):
 def tables():
     """All numbers with a spread that the scripts give, LoRA included and left out, as the pages say."""
     full = ["adamw", "mofo", "adamw+self-distill-mixed", "mofo+self-distill-mixed"]
-    text = printed("table.py", *COMPARISONS, MEDICINE) + printed("table.py", MEDICINE, "--methods", ",".join(full))
-    return set(MEASURED.findall(text))
+    of_all = printed("evidence/table.py", *COMPARISONS, MEDICINE)
+    without_lora = printed("evidence/table.py", MEDICINE, "--methods", ",".join(full))
+    return set(MEASURED.findall(of_all + without_lora))
 
 
 @pytest.mark.parametrize(
@@ -47,19 +48,17 @@ def test_numbers_with_a_spread_come_from_committed_results(page, tables):
 def test_shares_that_a_rate_without_a_sweep_learns_come_from_committed_results():
     found = cells("docs/guide.md", SHARE)
     assert found
-    assert found <= set(SHARE.findall(printed("rates.py", *COMPARISONS, MEDICINE)))
+    assert found <= set(SHARE.findall(printed("evidence/rates.py", *COMPARISONS, MEDICINE)))
 
 
 @pytest.fixture(scope="module")
 def tasks():
     """The lines that the script of the sequence of tasks prints."""
-    folder = ROOT / "experiments" / "continual"
-    command = [sys.executable, folder / "table.py", folder / "results"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return printed("continual/table.py", EXPERIMENTS / "continual" / "results").splitlines()
 
 
 def test_table_of_tasks_in_sequence_is_what_its_script_prints(tasks):
-    page = (ROOT / "experiments" / "continual" / "README.md").read_text(encoding="utf-8").splitlines()
+    page = (EXPERIMENTS / "continual" / "README.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in page if line.startswith("|")][2:] == tasks[2:]
 
 

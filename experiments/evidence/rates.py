@@ -10,6 +10,8 @@ last column is the least share over comparisons that ran this rate.
 import argparse
 from pathlib import Path
 
+from table import is_divergence
+
 from mofo.report.formatting import markdown_table, setting_value
 from mofo.results import load_results
 
@@ -18,8 +20,7 @@ RATE = "learning_rate"
 
 def by_rate(results):
     """The run of the first seed at each learning rate of each method, in the setting that tuning chose."""
-    seeds = {run.seed for run in results.runs}
-    first = min(seeds)
+    first = min(run.seed for run in results.runs)
     chosen = {run.method: run.settings for run in results.runs if run.seed != first}
     found = {}
     for run in results.runs:
@@ -35,7 +36,7 @@ def fall(results, run):
 
 def other_prompts(results, run):
     """The divergence from the base on its answers to prompts of other domains."""
-    metric = [metric for metric in results.metrics if metric.name == "kl"][-1]
+    metric = [metric for metric in results.metrics if is_divergence(metric)][-1]
     return metric.of(run.points[-1])
 
 

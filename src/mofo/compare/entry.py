@@ -10,13 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mofo.compare.recipe_settings import Methods, Tasks
+from mofo.compare.recipe_settings import OWN
 from mofo.errors import UserError, first_problem
 from mofo.methods.method import Entry
-from mofo.settings import Settings
-
-OWN: dict[str, type[Settings]] = {"seeds": Methods, "order": Tasks}
-"""What an entry of `methods` can have of its own beside its parts, and the group that the setting is of."""
 
 
 def own_setting(entry: Entry, name: str, default: Any) -> Any:

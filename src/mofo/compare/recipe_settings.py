@@ -22,7 +22,7 @@ def _entry(value: Any) -> Any:
     """Check the form of an entry of `methods`; its parts and settings are checked when it is expanded."""
     if isinstance(value, str) and value:
         return value
-    if isinstance(value, dict) and value.keys() - {"seeds", "order"}:
+    if isinstance(value, dict) and value.keys() - OWN.keys():
         return value
     raise ValueError(f"methods has {value!r}, expected a method's name or a mapping from parts to their settings")
 
@@ -145,3 +145,6 @@ class Measuring(Settings):
 
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Tasks, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
+
+OWN: dict[str, type[Settings]] = {"seeds": Methods, "order": Tasks}
+"""What an entry of `methods` can have of its own beside its parts, and the group that the setting is of."""
