@@ -30,6 +30,16 @@ def test_grid_is_left_where_its_best_is_inside_and_the_best_gets_all_seeds():
     ]
 
 
+def test_seeds_of_an_entry_of_its_own_are_its_methods_alone():
+    entries = ["adamw", {"lion": {}, "seeds": 5}, {"mofo": {}, "seeds": [7, 6]}]
+    recipe = make_recipe(
+        {"methods": entries, "settings": {"learning_rate": [1e-4, 2e-4, 4e-4]}, "seeds": [0, 1], "tune": True}
+    )
+    first, second = play(recipe, valley(2e-4))
+    assert {name.split("-")[0]: name.split("-")[-1] for name in first} == {"adamw": "s0", "lion": "s5", "mofo": "s7"}
+    assert second == ["adamw-lr0.0002-s1", "mofo-lr0.0002-f0.15-s6"]
+
+
 @pytest.mark.parametrize(("best", "tried"), [(1e-3, [2e-4, 4e-4, 8e-4, 1.6e-3]), (3e-5, [5e-5, 2.5e-5, 1.25e-5])])
 def test_grid_is_widened_by_factors_of_two_until_its_best_is_not_at_the_edge(best, tried):
     recipe = make_recipe({"methods": ["adamw"], "settings": {"learning_rate": 1e-4}, "tune": True})

@@ -1,6 +1,6 @@
 """Learning rates tuned for each method by one rule, so that no method is held against a badly tuned rival.
 
-With the first seed, every combination of a method's other settings is tried at the recipe's learning rates, and the
+With its first seed, every combination of a method's other settings is tried at the recipe's learning rates, and the
 grid is widened by factors of 2 until its best end, the one with the lowest held-out loss, does not lie at its edge.
 Then the best of each method is run with the other seeds.
 """
@@ -39,16 +39,16 @@ def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
         Finished and unfinished runs. When all of them are finished, the rule has nothing more to ask.
     """
     by_name: dict[str, list[PlannedRun]] = defaultdict(list)
-    for run in {(run.method.run_name, run.order): run for run in recipe.runs()}.values():
+    for run in recipe.runs():
         by_name[run.method_name].append(run)
-    return [run for runs in by_name.values() for run in _tuned(runs, recipe.seeds, ends)]
+    return [run for runs in by_name.values() for run in _tuned(runs, ends)]
 
 
-def _tuned(points: list[PlannedRun], seeds: tuple[int, ...], ends: Mapping[str, float]) -> list[PlannedRun]:
-    """Return the runs of one method, from the points of its grid in the recipe."""
-    first, *other_seeds = seeds
+def _tuned(planned: list[PlannedRun], ends: Mapping[str, float]) -> list[PlannedRun]:
+    """Return the runs of one method, from what the recipe has of it: each point of its grid with each of its seeds."""
+    first, *other_seeds = dict.fromkeys(run.seed for run in planned)  # those of an entry of its own, or the recipe's
     grids: dict[str, dict[float, PlannedRun]] = defaultdict(dict)
-    for point in points:
+    for point in planned:
         rate = point.method.optimizer.learning_rate
         grids[_but_learning_rate(point.method)][rate] = replace(point, seed=first)
     for grid in grids.values():
