@@ -9,9 +9,9 @@ Two tasks are cut: of the code of Py150 only the end stands before the line that
 ScienceQA end with the sentence that begins before a certain length. Rows of the test file come first to last.
 """
 
+import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 TASKS = ("FOMC", "ScienceQA", "Py150", "NumGLUE-cm", "NumGLUE-ds")
@@ -19,7 +19,7 @@ CODE_CHARACTERS = 500
 REASON_CHARACTERS = 300
 
 
-def main(source: Path, target: Path) -> None:
+def prepare(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for task in TASKS:
         for part in ("train", "test"):
@@ -50,5 +50,16 @@ def beginning_of(text: str, characters: int) -> str:
     return text[: characters + end.end()] if end else text
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("datasets", type=Path, help="folder of the data sets")
+    parser.add_argument("output", type=Path, help="folder of the files that are written")
+    arguments = parser.parse_args()
+    try:
+        prepare(arguments.datasets, arguments.output)
+    except FileNotFoundError as error:
+        parser.error(f"{error.filename} is missing: the first lines of {Path(__file__).name} say what DATASETS holds.")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -10,10 +10,10 @@ Each domain gets rows to train on and rows held out, and prompts of the two othe
 a probe: text of another kind than the free text that some methods train on.
 """
 
+import argparse
 import json
 import random
 import re
-import sys
 import zlib
 from pathlib import Path
 
@@ -23,7 +23,7 @@ ANSWER_CHARACTERS = 900
 PROMPTS = 8
 
 
-def main(source: Path, target: Path) -> None:
+def prepare(source: Path, target: Path) -> None:
     domains = {
         "math": (read(source / "gsm8k" / "train.jsonl"), read(source / "gsm8k" / "test.jsonl")),
         "code": code(source / "mbpp" / "mbpp.jsonl"),
@@ -84,5 +84,16 @@ def write(file: Path, rows: list[dict]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("datasets", type=Path, help="folder of the data sets")
+    parser.add_argument("output", type=Path, help="folder of the files that are written")
+    arguments = parser.parse_args()
+    try:
+        prepare(arguments.datasets, arguments.output)
+    except FileNotFoundError as error:
+        parser.error(f"{error.filename} is missing: the first lines of {Path(__file__).name} say what DATASETS holds.")
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -9,9 +9,9 @@ correlation. Figure 5: what was learned against what was forgotten at the end of
 those that no other beats in both.
 """
 
+import argparse
 import json
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,7 +193,10 @@ def finish(axes: plt.Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main(folder: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparison", nargs="?", type=Path, default=HERE / "results")
+    folder = parser.parse_args().comparison
     comparison = Comparison(load_results(folder))
     by_name = {(metric.source, metric.name): metric for metric in comparison.results.metrics}
     metrics = [by_name[name] for name in FORGOTTEN if name in by_name]
@@ -207,4 +210,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results")
+    main()

@@ -6,9 +6,9 @@ Each run's model is taken as it was trained, in float32, and rounded to bfloat16
 shipped. Every exact delta is applied and undone, and the files are compared.
 """
 
+import argparse
 import filecmp
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -57,9 +57,12 @@ def measured(run, base, tuned, precision, scratch):
     return row
 
 
-def main(folder):
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparison", type=Path, help="folder of the runs, made by recipe.yaml")
+    folder = parser.parse_args().comparison
     torch.set_num_threads(1)
-    runs = {run.name: Path(folder) / run.model for run in load_results(folder).runs}
+    runs = {run.name: folder / run.model for run in load_results(folder).runs}
     base = embedded_model()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,4 +78,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
