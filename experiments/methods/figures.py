@@ -193,10 +193,7 @@ def finish(axes: plt.Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("comparison", nargs="?", type=Path, default=HERE / "results")
-    folder = parser.parse_args().comparison
+def draw(folder: Path) -> None:
     comparison = Comparison(load_results(folder))
     by_name = {(metric.source, metric.name): metric for metric in comparison.results.metrics}
     metrics = [by_name[name] for name in FORGOTTEN if name in by_name]
@@ -207,6 +204,12 @@ def main() -> None:
     (folder / "figures.json").write_text(json.dumps(results, indent=1) + "\n")
     for label, rho in results["distance"].items():
         print(f"{label}: Spearman's rho {rho['rho']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}], {rho['runs']} runs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("comparison", nargs="?", type=Path, default=HERE / "results")
+    draw(parser.parse_args().comparison)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def methods_of(recipe):
 def test_small_recipe_reads_what_prepare_writes(trace, tiny_model):
     experiment = runpy.run_path(str(FOLDER / "prepare.py"))
     tmp_path = trace("datasets/trace", experiment["TASKS"])
-    experiment["main"](tmp_path / "datasets", tmp_path / "runs" / "continual-data")
+    experiment["prepare"](tmp_path / "datasets", tmp_path / "runs" / "continual-data")
     recipe, found = dry_run("recipe.yaml", tiny_model, tmp_path)
     assert [task.name for task in recipe.sequence] == list(experiment["TASKS"])
     assert methods_of(recipe) == ["adamw", "adamw+self-distill", *METHODS[1:]]
@@ -77,5 +77,5 @@ def test_prepare_keeps_the_end_of_code_and_the_first_sentences_of_reasons(trace)
     assert reasons["answer"].endswith("It is so.")
     assert 300 < len(reasons["answer"]) < 320
     tmp_path = trace("datasets/trace", experiment["TASKS"])
-    experiment["main"](tmp_path / "datasets", tmp_path / "made")
+    experiment["prepare"](tmp_path / "datasets", tmp_path / "made")
     assert len(read_jsonl(tmp_path / "made" / "FOMC-train.jsonl")) == 6

@@ -124,8 +124,8 @@ def test_methods_figures_are_drawn_from_committed_results(tmp_path):
     experiment = runpy.run_path(str(EXPERIMENTS / "methods" / "figures.py"))
     results = load_results(EXPERIMENTS / "gsm8k" / "results")
     (tmp_path / "results.json").write_text(results.model_dump_json(by_alias=True))
-    experiment["main"].__globals__["DRAWS"] = 20
-    experiment["main"](tmp_path)
+    experiment["draw"].__globals__["DRAWS"] = 20
+    experiment["draw"](tmp_path)
     found = json.loads((tmp_path / "figures.json").read_text())
     assert set(found["distance"]) == {"text loss", "choice accuracy", "wikitext2 loss", "divergence"}
     for rho in found["distance"].values():
