@@ -11,20 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mofo.errors import UserError, first_line
-from mofo.files import read_json
+from mofo.models.files import SMALL_FILES, WEIGHTS, safetensors_files
 
 PIECE = 1 << 19
 """Entries of a tensor that are read, coded and written at once: memory does not depend on the size of the model."""
 
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 """Bytes of an entry by the data type's name in safetensors; all others are taken byte by byte."""
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
-"""Files that belong to a model beside its weights."""
 
 NOT_OF_THE_MODEL = ("trainer_state.json", "forgetting.json", "results.json")
 
@@ -141,8 +134,13 @@ class StoredModel(AbstractContextManager["StoredModel"]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        paths = safetensors_files(folder)
+        if not paths:
+            raise UserError(
+                f"{folder} has no weights as safetensors ({WEIGHTS}): load the model and save it with save_pretrained."
+            )
         with ExitStack() as opened:
-            self.files = {name: opened.enter_context(TensorFile(folder / name)) for name in weight_files(folder)}
+            self.files = {path.name: opened.enter_context(TensorFile(path)) for path in paths}
             self._holder = {name: file for file in self.files.values() for name in file.entries}
             self.entries = {name: file.entries[name] for name, file in self._holder.items()}
             if len(self.entries) < sum(len(file.entries) for file in self.files.values()):
@@ -175,28 +173,6 @@ class StoredModel(AbstractContextManager["StoredModel"]):
         """Return the files that belong to the model beside its weights, by name."""
         found = {path.name: path for pattern in SMALL_FILES for path in sorted(self.folder.glob(pattern))}
         return {name: path for name, path in sorted(found.items()) if name not in NOT_OF_THE_MODEL}
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Return the names of the safetensors files in which a model or an adapter lies, as transformers finds them.
-
-    Raises:
-        UserError: There are none, or one that the index names is missing.
-    """
-    for name in (WEIGHTS, ADAPTER_WEIGHTS):
-        if (folder / name).is_file():
-            return [name]
-    try:
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} has no weights as safetensors ({WEIGHTS}): load the model and save it with save_pretrained."
-        ) from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / INDEX} cannot be read ({first_line(error)}): get it again.") from error
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise UserError(f"{folder} lacks {missing[0]}, which its index names: get the model again.")
-    return names
 
 
 def model_hash(entries: Mapping[str, Entry], digests: Mapping[str, str]) -> str:

@@ -8,14 +8,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from mofo.models.files import OLD_WEIGHTS, SMALL_FILES
+
 PATIENCE = 5
 """Seconds to wait for the Hub's first answer; its own client tries for half a minute."""
 
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+FILES = (*SMALL_FILES, "*.safetensors")
 """Files of a model that are fetched."""
-
-OLD_WEIGHTS = ("pytorch_model*.bin", "adapter_model.bin")
-"""Files that are fetched where there are no weights as safetensors."""
 
 
 def fetch(name: str, revision: str | None = None) -> Path:
