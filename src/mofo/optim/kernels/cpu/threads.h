@@ -24,36 +24,56 @@ class Team {
   // Calls task(i, worker) for each i in [0, count); worker, in [0, threads), says whose scratch memory it may use.
   template <class Task>
   void run(int64_t count, const Task& task) const {
-    Shared<Task> shared{task, count};
-    const int64_t helpers = std::min(threads_, count) - 1;
+    std::atomic<int64_t> next{0};
+    on_threads(count, [&](int64_t worker) {
+      for (int64_t i; (i = next.fetch_add(1)) < count;) task(i, worker);
+    });
+  }
+
+  // Calls task(i, following, worker) likewise. A thread takes what follows before it begins the present one, so that it
+  // knows what to fetch; `following` is at least `count` where nothing does.
+  template <class Task>
+  void run_ahead(int64_t count, const Task& task) const {
+    std::atomic<int64_t> next{0};
+    on_threads(count, [&](int64_t worker) {
+      for (int64_t i = next.fetch_add(1), following; i < count; i = following) {
+        following = next.fetch_add(1);
+        task(i, following, worker);
+      }
+    });
+  }
+
+ private:
+  // Calls work(worker) on as many threads as there are, but at most `most`, and on one at least: each of them works
+  // until nothing is left.
+  template <class Work>
+  void on_threads(int64_t most, const Work& work) const {
+    Shared<Work> shared{work};
+    const int64_t helpers = std::min(threads_, most) - 1;
     if (helpers <= 0) {
-      Shared<Task>::work(&shared);
+      Shared<Work>::call(&shared);
     } else if (openmp_) {
-      openmp_(Shared<Task>::work, &shared, unsigned(helpers + 1), 0);
+      openmp_(Shared<Work>::call, &shared, unsigned(helpers + 1), 0);
     } else {
       std::vector<std::thread> workers;
       try {
-        for (int64_t i = 0; i < helpers; ++i) workers.emplace_back(Shared<Task>::work, &shared);
+        for (int64_t i = 0; i < helpers; ++i) workers.emplace_back(Shared<Work>::call, &shared);
       } catch (const std::exception&) {
-        // The system has no more threads: those that have started do all the tasks.
+        // The system has no more threads: those that have started do all the work.
       }
-      Shared<Task>::work(&shared);
+      Shared<Work>::call(&shared);
       for (std::thread& worker : workers) worker.join();
     }
   }
 
- private:
-  template <class Task>
+  template <class Work>
   struct Shared {
-    const Task& task;
-    const int64_t count;
-    std::atomic<int64_t> next{0};
+    const Work& work;
     std::atomic<int64_t> workers{0};
 
-    static void work(void* data) {
+    static void call(void* data) {
       Shared& shared = *static_cast<Shared*>(data);
-      const int64_t worker = shared.workers.fetch_add(1);
-      for (int64_t i; (i = shared.next.fetch_add(1)) < shared.count;) shared.task(i, worker);
+      shared.work(shared.workers.fetch_add(1));
     }
   };
 
