@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 COMPARISONS = [EXPERIMENTS / "methods" / "results", EXPERIMENTS / "evidence" / "code" / "results"]
 MEDICINE = EXPERIMENTS / "evidence" / "medicine" / "results"
+BESIDE = [EXPERIMENTS / "evidence" / name / "results" for name in ("cheap", "compute")]
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
 
@@ -33,7 +34,9 @@ def tables():
     full = ["adamw", "mofo", "adamw+self-distill-mixed", "mofo+self-distill-mixed"]
     of_all = printed("evidence/table.py", *COMPARISONS, MEDICINE)
     without_lora = printed("evidence/table.py", MEDICINE, "--methods", ",".join(full))
-    return set(MEASURED.findall(of_all + without_lora))
+    pair = ["adamw", "adamw+self-distill-mixed", "adamw+self-distill-mixed-cheap", "adamw-compute"]
+    beside = printed("evidence/table.py", COMPARISONS[0], "--beside", *BESIDE, "--methods", ",".join(pair))
+    return set(MEASURED.findall(of_all + without_lora + beside))
 
 
 @pytest.mark.parametrize(
