@@ -15,12 +15,14 @@ give the same logits before anything is measured.
 Asked are those of its twelve sets of questions that need neither a judge model (without one `ftcheck run` refuses) nor
 the running of generated code, through its own classes, because its command line cannot choose sets.
 
-OUTPUT gets mofo.json, mofo.html, finetunecheck.json and peer.json: seconds of each, with loading.
+OUTPUT gets mofo.json, mofo.html, finetunecheck.json and peer.json: seconds of each, with loading, and how many
+questions of each set.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -114,14 +116,20 @@ def check_logits(spec, base_spec, folder, base, python):
 
 
 def timed(name, command):
-    """Run a command, and return its seconds, with loading."""
-    began = time.perf_counter()
+    """Run a command, and return its seconds, with loading, and those of the processor, which other work disturbs less."""
+    began, before = time.perf_counter(), processor_seconds()
     done = subprocess.run(list(map(str, command)), env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, processor_seconds() - before
     if done.returncode:
         raise SystemExit(f"{name} ended with exit code {done.returncode}.")
-    print(f"{name}: {seconds:.1f} s", flush=True)
-    return {"seconds": round(seconds, 1)}
+    print(f"{name}: {seconds:.1f} s, {busy:.1f} s of the processor", flush=True)
+    return {"seconds": round(seconds, 1), "processor_seconds": round(busy, 1)}
+
+
+def processor_seconds():
+    """Return the processor's seconds of all processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main():
@@ -147,7 +155,7 @@ def main():
     ours += ["--probes", arguments.probes, "--output", output / "mofo.json", "--output", output / "mofo.html"]
     theirs = [python, "-c", RUN, base, tuned, SETS, arguments.target, arguments.samples]
     theirs += [output / "finetunecheck.json"]
-    found = {"mofo": timed("mofo", ours), "finetunecheck": timed("finetunecheck", theirs)}
+    found = {"samples": arguments.samples, "mofo": timed("mofo", ours), "finetunecheck": timed("finetunecheck", theirs)}
     (output / "peer.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
