@@ -116,7 +116,7 @@ def check_logits(spec, base_spec, folder, base, python):
 
 
 def timed(name, command):
-    """Run a command, and return its seconds, with loading, and those of the processor, which other work disturbs less."""
+    """Run a command, and return its seconds, with loading, and the processor's, which other work disturbs less."""
     began, before = time.perf_counter(), processor_seconds()
     done = subprocess.run(list(map(str, command)), env=os.environ | {"HF_HUB_OFFLINE": "1"})
     seconds, busy = time.perf_counter() - began, processor_seconds() - before
