@@ -10,7 +10,7 @@ from mofo import cli
 from mofo.compare import jobs
 from mofo.compare.folder import BASE_JOB, BaseResult, OutputFolder, RunResult
 from mofo.compare.recipe import make_recipe
-from mofo.compare.search import Round, candidates_of, full_command, parse_time, plan_rounds, search
+from mofo.compare.search import TIMING, Round, candidates_of, full_command, parse_time, plan_rounds, search
 from mofo.errors import UserError
 from mofo.files import read_json
 from mofo.measure.metrics import learned_metrics
@@ -19,6 +19,7 @@ from mofo.trainers.trl.arguments import parse
 from mofo.trainers.trl.sft import OBJECTIVE as SFT
 
 BUDGET = {"divergence": 0.05}
+METHODS = ["adamw", "self-distill", "mofo"]
 GRID = {"learning_rate": [1e-4, 2e-4, 4e-4], "fraction": [0.1, 0.3]}
 
 
@@ -80,6 +81,9 @@ def played(monkeypatch):
             folder.write_base(BaseResult(metrics=[*learned_metrics(task), metric], point=base))
             return Ended()
         run, steps = folder.run(name).run, folder.plan.total_steps
+        if folder.path.name == TIMING:
+            folder.shared.mkdir(exist_ok=True)
+            (folder.shared / "bank.safetensors").write_bytes(b"text that the base wrote")
         point = Point(
             step=steps,
             learned={task: {"loss": seen.loss(run.method, steps)}},
@@ -122,6 +126,15 @@ def test_best_thirds_go_on_with_three_times_the_steps(values, tmp_path, played):
         recipe = OutputFolder(tmp_path / "out" / f"round-{number}").recipe
         assert recipe.steps == 10 * 3 ** (number - 1)
         assert {run.method.extras[0].way for run in recipe.runs()} == {"pull"}
+
+
+def test_costliest_candidate_is_timed_and_what_it_keeps_of_the_base_is_kept_for_all_rounds(values, tmp_path, played):
+    found = play(values | {"methods": METHODS}, tmp_path / "out", played)
+    assert next(job for folder, job in played if folder == TIMING and job != BASE_JOB).startswith("adamw+self-distill")
+    assert len(found.rounds) == 3
+    for number in (1, 2, 3):
+        kept = tmp_path / "out" / f"round-{number}" / "shared" / "bank.safetensors"
+        assert kept.read_bytes() == b"text that the base wrote"
 
 
 def test_interrupted_search_goes_on_and_a_finished_one_is_shown_again(values, tmp_path, played, monkeypatch):

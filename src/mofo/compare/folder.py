@@ -16,6 +16,7 @@ Without `data/`, `shared/` and `runs/` a folder can still be resumed: finished r
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +186,10 @@ class OutputFolder:
         write_json(self.path / "base.json", base.model_dump(mode="json"))
 
     def take_base(self, other: OutputFolder) -> None:
-        """Take the measurement of the base from the folder of another comparison, if this one has none."""
+        """Take the base's measurement, and what methods keep of it, from another comparison, if this one has none."""
         if self.base is None and other.base is not None:
+            if other.shared.exists():
+                shutil.copytree(other.shared, self.shared, copy_function=_link, dirs_exist_ok=True)
             self.write_probe_states(other.probe_states or {})
             self.write_base(other.base)
 
@@ -223,3 +226,11 @@ class OutputFolder:
         folder = self.path / "logs"
         folder.mkdir(exist_ok=True)
         return folder / f"{job}.txt"
+
+
+def _link(source: str, target: str) -> None:
+    """Make a second name for a file that is never written again, or a copy where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

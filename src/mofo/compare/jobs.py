@@ -86,7 +86,7 @@ def compare(
         until: The step after which each run is left; the next call goes on from there. None for their ends.
         console: Where progress is shown; standard error by default.
         base: The folder of another comparison with the same model, held-out rows and probes, whose measurement of the
-            base is taken.
+            base is taken, and what methods keep of it.
         is_over: Asked before each run; none begins once it returns True.
 
     Returns:

@@ -142,7 +142,8 @@ def search(
 
         try:
             if not state.rounds:
-                per_step, overhead = _timed(recipe, candidates[0], budget, output, console)
+                costliest = max(candidates, key=lambda method: len(method.extras))
+                per_step, overhead = _timed(recipe, costliest, budget, output, console)
                 left = seconds - (clock() - began)
                 rounds = plan_rounds(len(candidates), full.steps, left * jobs, per_step, overhead)
                 state = note(seconds_per_step=per_step, overhead=overhead, rounds=rounds)
@@ -283,13 +284,18 @@ def _begin(wanted: Search, output: Path, overwrite: bool) -> Search:
 def _timed(
     recipe: Recipe, method: Method, budget: Mapping[str, float], output: Path, console: Console | None
 ) -> tuple[float, float]:
-    """Return the seconds of a step and of all else of a run, by a short one."""
+    """Return the seconds of a step and of all else of a run, by a short one.
+
+    What it keeps of the base, as it measured it, is made once for all rounds, and not counted.
+    """
     short = _round_recipe(recipe, [method], budget, TIMED_STEPS)
     results = compare(short, output / TIMING, console=console)
     folder, (run,) = OutputFolder(output / TIMING), results.runs
+    of_the_base = [folder.path / "base.json", *(path for path in folder.shared.rglob("*") if path.is_file())]
     assert run.seconds is not None
     assert run.seconds.training is not None
-    ended, began = ((folder.path / name).stat().st_mtime for name in (f"runs/{run.name}/result.json", "base.json"))
+    ended = (folder.path / "runs" / run.name / "result.json").stat().st_mtime
+    began = max(path.stat().st_mtime for path in of_the_base)
     per_step = run.seconds.training / TIMED_STEPS
     return per_step, max(0.0, ended - began - run.seconds.training)
 
@@ -317,6 +323,7 @@ def _play(
         )
         losses = end_losses(round_recipe, OutputFolder(folder))
         rounds.append(Round(candidates=len(losses), steps=planned.steps))
+        base = folder
         by_name = {run.name: method for run, method in zip(round_recipe.runs(), kept, strict=True)}
         if len(losses) < min(2, len(kept)):  # there is nothing to choose between
             break
