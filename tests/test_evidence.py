@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 COMPARISONS = [EXPERIMENTS / "methods" / "results", EXPERIMENTS / "evidence" / "code" / "results"]
 MEDICINE = EXPERIMENTS / "evidence" / "medicine" / "results"
-BESIDE = [EXPERIMENTS / "evidence" / name / "results" for name in ("cheap", "compute")]
+BESIDE = {COMPARISONS[0]: ["cheap", "compute"], COMPARISONS[1]: ["cheap-code"], MEDICINE: ["cheap-medicine"]}
+"""What the text has beside each domain: experiments in folders of these names."""
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
 
@@ -28,15 +29,22 @@ def cells(file, pattern):
     return {match.group(0) for line in lines for match in pattern.finditer(line)}
 
 
+def flags_beside(names):
+    """The flags that set AdamW, with and without self-distillation, beside experiments with the same rows."""
+    methods = ["adamw", "adamw+self-distill-mixed"]
+    added = [f"adamw-{name}" if name == "compute" else f"adamw+self-distill-mixed-{name}" for name in names]
+    folders = [EXPERIMENTS / "evidence" / name / "results" for name in names]
+    return ["--beside", *folders, "--methods", ",".join([*methods, *added])]
+
+
 @pytest.fixture(scope="module")
 def tables():
     """All numbers with a spread that the scripts give, LoRA included and left out, as the pages say."""
     full = ["adamw", "mofo", "adamw+self-distill-mixed", "mofo+self-distill-mixed"]
     of_all = printed("evidence/table.py", *COMPARISONS, MEDICINE)
     without_lora = printed("evidence/table.py", MEDICINE, "--methods", ",".join(full))
-    pair = ["adamw", "adamw+self-distill-mixed", "adamw+self-distill-mixed-cheap", "adamw-compute"]
-    beside = printed("evidence/table.py", COMPARISONS[0], "--beside", *BESIDE, "--methods", ",".join(pair))
-    return set(MEASURED.findall(of_all + without_lora + beside))
+    beside = [printed("evidence/table.py", domain, *flags_beside(names)) for domain, names in BESIDE.items()]
+    return set(MEASURED.findall("".join([of_all, without_lora, *beside])))
 
 
 @pytest.mark.parametrize(
