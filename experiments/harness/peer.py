@@ -15,8 +15,7 @@ give the same logits before anything is measured.
 Asked are those of its twelve sets of questions that need neither a judge model (without one `ftcheck run` refuses) nor
 the running of generated code, through its own classes, because its command line cannot choose sets.
 
-OUTPUT gets mofo.json, mofo.html, finetunecheck.json and peer.json: seconds of each, with loading, and how many
-questions of each set.
+OUTPUT gets mofo.json, mofo.html, finetunecheck.json and peer.json: seconds of each, with loading, and what it found.
 """
 
 import argparse
@@ -132,6 +131,38 @@ def processor_seconds():
     return used.ru_utime + used.ru_stime
 
 
+def found_by_mofo(file):
+    """Return each number of the base and the tuned model, with the interval of its change."""
+    found = json.loads(file.read_text())
+    base, tuned = (found[model]["forgotten"] for model in ("base", "tuned"))
+    paired = found["tuned"]["paired"]["forgotten"]
+    return {
+        f"{probe} {name}": {
+            "base": base[probe].get(name, 0.0),
+            "tuned": value,
+            "change": [paired[probe][name]["low"], paired[probe][name]["high"]],
+        }
+        for probe, values in tuned.items()
+        for name, value in values.items()
+    }
+
+
+def found_by_peer(file):
+    """Return the verdict, and the mean score of the base and the tuned model in each set; higher is better."""
+    found = json.loads(file.read_text())
+    scores = {
+        name: {
+            "base": found["base_scores"][name]["mean_score"],
+            "tuned": own["mean_score"],
+            "questions": own["num_samples"],
+        }
+        for name, own in found["ft_scores"].items()
+    }
+    forgetting = found["forgetting"]
+    words = {"verdict": found["verdict"], "pattern": forgetting["pattern"], "status": forgetting["status"]}
+    return words | {"scores": scores}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base")
@@ -155,7 +186,10 @@ def main():
     ours += ["--probes", arguments.probes, "--output", output / "mofo.json", "--output", output / "mofo.html"]
     theirs = [python, "-c", RUN, base, tuned, SETS, arguments.target, arguments.samples]
     theirs += [output / "finetunecheck.json"]
-    found = {"samples": arguments.samples, "mofo": timed("mofo", ours), "finetunecheck": timed("finetunecheck", theirs)}
+    found = {
+        "mofo": timed("mofo", ours) | {"numbers": found_by_mofo(output / "mofo.json")},
+        "finetunecheck": timed("finetunecheck", theirs) | found_by_peer(output / "finetunecheck.json"),
+    }
     (output / "peer.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
