@@ -1,8 +1,6 @@
 // One step of one block on a CPU: what its scratch memory is, and the call.
 #pragma once
 
-#include <algorithm>
-
 #include "step.h"
 #include "threads.h"
 
