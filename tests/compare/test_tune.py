@@ -40,6 +40,24 @@ def test_seeds_of_an_entry_of_its_own_are_its_methods_alone():
     assert second == ["adamw-lr0.0002-s1", "mofo-lr0.0002-f0.15-s6"]
 
 
+def test_an_entry_that_is_not_tuned_is_run_as_it_is():
+    values = {
+        "methods": ["adamw", {"dft": {}, "tune": False, "seeds": [7, 6]}],
+        "settings": {"learning_rate": [1e-4, 2e-4]},
+        "tune": True,
+    }
+    first, *added = play(make_recipe(values), valley(4e-4))
+    assert first == [
+        "adamw-lr0.0001-s0",
+        "adamw-lr0.0002-s0",
+        *(f"adamw+dft-lr{rate}-s{seed}" for seed in (7, 6) for rate in (0.0001, 0.0002)),
+    ]
+    assert added == [["adamw-lr0.0004-s0"], ["adamw-lr0.0008-s0"]]
+    alone = make_recipe(values | {"methods": ["adamw", {"lion": {}, "tune": True}], "tune": False})
+    assert alone.tunes
+    assert {name.split("-")[0] for names in play(alone, valley(8e-4))[1:] for name in names} == {"lion"}
+
+
 @pytest.mark.parametrize(("best", "tried"), [(1e-3, [2e-4, 4e-4, 8e-4, 1.6e-3]), (3e-5, [5e-5, 2.5e-5, 1.25e-5])])
 def test_grid_is_widened_by_factors_of_two_until_its_best_is_not_at_the_edge(best, tried):
     recipe = make_recipe({"methods": ["adamw"], "settings": {"learning_rate": 1e-4}, "tune": True})

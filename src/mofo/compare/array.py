@@ -42,7 +42,7 @@ def array_script(recipe: Recipe, output: Path, *, overwrite: bool = False, dry_r
     Raises:
         UserError: The input cannot be used, or it is not known beforehand which runs there will be.
     """
-    if recipe.tune:
+    if recipe.tunes:
         raise UserError(
             "--array needs to know all runs beforehand, and with tune the next one depends on those before: give the "
             "learning rates, or tune without --array."

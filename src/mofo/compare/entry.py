@@ -1,6 +1,6 @@
 """An entry of a recipe's `methods`: a method's name, or a mapping from its parts to their settings.
 
-Beside parts it may have `seeds` and an `order` of its own.
+Beside parts it may have `seeds`, `tune` and an `order` of its own.
 """
 
 from __future__ import annotations

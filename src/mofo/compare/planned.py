@@ -13,11 +13,12 @@ ORDERS: dict[Order, str] = {"sequence": "", "joint": "all tasks at once", "alone
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a recipe: a method, a seed, and the order in which it meets the tasks."""
+    """A run of a recipe: a method, a seed, the order in which it meets the tasks, and whether its rate is tuned."""
 
     method: Method
     seed: int
     order: Order = "sequence"
+    tune: bool = False
 
     @property
     def name(self) -> str:

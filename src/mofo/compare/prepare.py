@@ -114,11 +114,11 @@ def _check_continues(recipe: Recipe, folder: OutputFolder) -> None:
     """Refuse a folder whose runs are not this recipe's."""
     changed = recipe.changes(folder.recipe)
     finished = folder.finished_runs
-    if recipe.tune:  # may have made runs that it would ask for only later
-        methods = {run.method_name for run in recipe.runs()}
-        lost = sorted(name for name, runs in finished.items() if runs[0].method not in methods)
-    else:
-        lost = sorted({*folder.begun_runs, *finished} - {run.name for run in recipe.runs()})
+    runs = recipe.runs()
+    tuned = {run.method_name for run in runs if run.tune}  # may have runs that tuning would ask for only later
+    kept = {name for name, trajectories in finished.items() if trajectories[0].method in tuned}
+    begun = [] if tuned else folder.begun_runs
+    lost = sorted({*begun, *finished} - kept - {run.name for run in runs})
     if changed or lost:
         difference = "; ".join(changed) or f"this recipe lacks its runs {', '.join(lost)}"
         raise UserError(

@@ -39,13 +39,18 @@ class Recipe(Measuring, Training, Tasks, Methods, Data):  # fields come in the r
     def runs(self) -> list[PlannedRun]:
         """Return every run, none twice: for each seed all points of the grid of each entry of `methods`."""
         runs = [
-            PlannedRun(method, seed, order)
+            PlannedRun(method, seed, order, own_setting(entry, "tune", self.tune))
             for entry in self.methods
             for order in own_setting(entry, "order", self.order)
             for seed in own_setting(entry, "seeds", self.seeds)
             for method in expand(method_alone(entry), self.settings)
         ]
         return list({run.name: run for run in runs}.values())
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the learning rates of any method are tuned, so that not all runs are known beforehand."""
+        return any(run.tune for run in self.runs())
 
     def reference_method(self) -> str:
         """Return the name of the method that the others are held against."""

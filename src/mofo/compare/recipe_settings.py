@@ -146,5 +146,5 @@ class Measuring(Settings):
 GROUPS: tuple[type[Settings], ...] = (Data, Methods, Tasks, Training, Measuring)
 """The groups of settings; the docstring of each is the heading of its flags."""
 
-OWN: dict[str, type[Settings]] = {"seeds": Methods, "order": Tasks}
+OWN: dict[str, type[Settings]] = {"seeds": Methods, "tune": Methods, "order": Tasks}
 """What an entry of `methods` can have of its own beside its parts, and the group that the setting is of."""

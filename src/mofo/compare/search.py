@@ -166,7 +166,7 @@ def candidates_of(recipe: Recipe, budget: Mapping[str, float]) -> list[Method]:
         raise UserError(f"mofo tune holds one probe, and the budget has {len(budget)}: {', '.join(budget)}.")
     if len(recipe.sequence) > 1:
         raise UserError("mofo tune searches for one task, and the recipe has several.")
-    if recipe.tune or len(recipe.seeds) > 1:
+    if recipe.tunes or len(recipe.seeds) > 1:
         raise UserError("mofo tune widens no grids and tries one seed: leave --tune out, and give one of --seeds.")
     methods = list({run.method.run_name: run.method for run in recipe.runs()}.values())
     for method in methods:

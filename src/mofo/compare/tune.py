@@ -25,14 +25,14 @@ WIDEST = 6
 
 def planned_runs(recipe: Recipe, folder: OutputFolder) -> list[PlannedRun]:
     """Return the runs of a comparison, done or not: all of the recipe's, or those that tuning asks for so far."""
-    return tuned_runs(recipe, end_losses(recipe, folder)) if recipe.tune else recipe.runs()
+    return tuned_runs(recipe, end_losses(recipe, folder)) if recipe.tunes else recipe.runs()
 
 
 def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
     """Return all runs that the rule asks for, given what is known.
 
     Args:
-        recipe: The recipe, with `tune`.
+        recipe: The recipe. The runs of an entry that is not tuned are asked for as they are.
         ends: Held-out loss at the end of each finished run by its name; infinite where it diverged.
 
     Returns:
@@ -41,7 +41,15 @@ def tuned_runs(recipe: Recipe, ends: Mapping[str, float]) -> list[PlannedRun]:
     by_name: dict[str, list[PlannedRun]] = defaultdict(list)
     for run in recipe.runs():
         by_name[run.method_name].append(run)
-    return [run for runs in by_name.values() for run in _tuned(runs, ends)]
+    planned = [run for runs in by_name.values() for run in _planned(runs, ends)]
+    return list({run.name: run for run in planned}.values())
+
+
+def _planned(runs: list[PlannedRun], ends: Mapping[str, float]) -> list[PlannedRun]:
+    """Return the runs of one method: those of entries that are not tuned, and what tuning makes of the others."""
+    tuned = [run for run in runs if run.tune]
+    given = [run for run in runs if not run.tune]
+    return [*given, *(_tuned(tuned, ends) if tuned else [])]
 
 
 def _tuned(planned: list[PlannedRun], ends: Mapping[str, float]) -> list[PlannedRun]:
