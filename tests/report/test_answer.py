@@ -94,6 +94,13 @@ def test_answer_asks_for_what_is_missing(arguments, flags):
     assert command == f"mofo compare --recipe 'out folder/recipe.yaml' {flags} --output 'out folder'"
 
 
+def test_answer_leaves_tuning_as_the_recipe_has_it():
+    made = results(**(TOLD | {"seeds": (0,)}))
+    made.recipe["tune"] = True
+    command = dict(answer(made).surer.commands)["Add these runs"]
+    assert command.endswith("recipe.yaml' --seeds 0,1,2 --output 'out folder'")
+
+
 def test_answers_command_is_understood_by_compare():
     command = answer(results(learning_rates=(1e-4,))).surer.commands[0][1]
     words = shlex.split(command)[4:-2]

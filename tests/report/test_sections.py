@@ -1,7 +1,10 @@
 """The tables of the page, section by section."""
 
+from itertools import pairwise
+
 import pytest
 from fake import TASK, change_runs, make_comparison, make_results, set_path
+from matplotlib.figure import Figure
 
 from mofo.report import Comparison
 from mofo.report.sections import cost, equal_learning, equal_steps, limits, reading, samples
@@ -119,6 +122,21 @@ def test_equal_learning_is_ordered_by_what_was_forgotten_and_ends_with_what_is_n
     assert [head.text for head in heads] == ["MoFO", "MoFO (random)", "AdamW"]
     assert heads[-1].note == "learned too little, 2.000 at best"
     assert section.caption.startswith("Ordered by text loss. ")
+
+
+def test_equal_learning_gives_each_method_as_much_room_as_its_label_takes():
+    results = make_results(methods=("adamw", "mofo", "mofo-random"), fractions=(0.05, 0.15))
+    long = "AdamW and a KL term on text and conversations of the base, in each fourth step"
+    results.methods["mofo"] = results.methods["mofo"].model_copy(update={"label": long})
+    results.settings["fraction"] = results.settings["fraction"].model_copy(update={"label": f"fraction ({long})"})
+    panel, *_ = equal_learning.section(Comparison(results)).plot.panels
+    figure = Figure(figsize=(5, panel.height), layout="constrained")
+    axes = figure.subplots()
+    panel.draw(axes)
+    figure.draw_without_rendering()
+    labels = [label.get_window_extent() for label in axes.get_yticklabels()]
+    for upper, lower in pairwise(sorted(labels, key=lambda box: -box.y0)):
+        assert upper.y0 > lower.y1
 
 
 def test_equal_learning_says_what_lies_within_noise():

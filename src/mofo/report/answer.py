@@ -216,7 +216,8 @@ def _seeds(comparison: Comparison) -> list[str]:
     seeds = sorted({run.seed for run in comparison.runs})
     seeds += [seed for seed in range(ENOUGH_SEEDS) if seed not in seeds][: max(0, ENOUGH_SEEDS - len(seeds))]
     many = len(comparison.configurations) > _MANY * len(comparison.methods)
-    return [*(["--tune"] if many else []), f"--seeds {','.join(map(str, seeds))}"]
+    tune = many and not comparison.results.recipe.get("tune")
+    return [*(["--tune"] if tune else []), f"--seeds {','.join(map(str, seeds))}"]
 
 
 def _compare(folder: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from textwrap import wrap
 
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric
 
 _WIDTH = 26  # letters of a line of a method's name beside a panel
-_LINE = 0.2  # inches of it; a row has one for the settings too
+_LINE = 0.17  # inches of it; between two rows one is empty
 _MANY = 4  # methods from which on one loss fills the table
 
 
@@ -76,18 +77,44 @@ def _head(comparison: Comparison, metric: Metric) -> Cell:
 
 def _panels(comparison: Comparison, ranking: Ranking) -> list[Panel]:
     """Return a panel for each probe's headline, that of the ranking first."""
-    others = [metric for metric in comparison.probe_headlines if metric != ranking.metric]
-    names = [_name(comparison, method, None) for method in (*ranking.methods, *ranking.absent)]
-    height = 1.25 + _LINE * sum(name.count("\n") + 2 for name in names)
+    metrics = [ranking.metric, *(metric for metric in comparison.probe_headlines if metric != ranking.metric)]
+    edges = _edges(comparison, ranking, metrics)
+    places = {method: (low + high) / 2 for method, (low, high) in zip(_rows(ranking), pairwise(edges), strict=True)}
+    height = 1.25 + _LINE * edges[-1]
     return [
         Panel(metric.label, draw, height)
-        for metric in [ranking.metric, *others]
-        if (draw := _draw(comparison, ranking, metric)) is not None
+        for metric in metrics
+        if (draw := _draw(comparison, ranking, metric, places, edges[-1])) is not None
     ]
 
 
-def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[[Axes], None] | None:
-    """Return a function that draws each method's best as a dot with an error bar, beside the base."""
+def _rows(ranking: Ranking) -> list[str]:
+    """Return the methods in the order of the figure's rows."""
+    return [*ranking.methods, *ranking.absent]
+
+
+def _edges(comparison: Comparison, ranking: Ranking, metrics: Sequence[Metric]) -> list[int]:
+    """Return where the rows begin and end, in lines of text: each holds its longest label in any panel."""
+
+    def lines(method: str) -> int:
+        labels = [_name(comparison, method, ranking.at.best.get((method, metric))) for metric in metrics]
+        return max(label.count("\n") + 1 for label in labels)
+
+    return list(accumulate((lines(method) + 1 for method in _rows(ranking)), initial=0))
+
+
+def _draw(
+    comparison: Comparison, ranking: Ranking, metric: Metric, places: Mapping[str, float], lines: int
+) -> Callable[[Axes], None] | None:
+    """Return a function that draws each method's best as a dot with an error bar, beside the base.
+
+    Args:
+        comparison: The comparison.
+        ranking: The order of its methods.
+        metric: What the panel shows.
+        places: Where each method's row is, in lines from above.
+        lines: Lines of all rows.
+    """
     found = {
         method: ranking.at.best[method, metric] for method in ranking.methods if (method, metric) in ranking.at.best
     }
@@ -95,8 +122,7 @@ def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[
         return None
 
     def draw(axes: Axes) -> None:
-        rows = [*ranking.methods, *ranking.absent]
-        for y, method in enumerate(rows):
+        for method, y in places.items():
             if method in found:
                 amount, style = found[method].amount, comparison.styles[method]
                 bar = axes.errorbar(amount.mean, y, xerr=amount.bar or None, fmt=style.marker, color=style.colour)
@@ -107,9 +133,9 @@ def _draw(comparison: Comparison, ranking: Ranking, metric: Metric) -> Callable[
         axes.margins(x=0.12)
         _write(axes, f"base {comparison.base_text(metric)}", 1, above=True)
         axes.set_yticks(
-            range(len(rows)), [_name(comparison, method, found.get(method)) for method in rows], fontsize=8.5
+            [*places.values()], [_name(comparison, method, found.get(method)) for method in places], fontsize=8.5
         )
-        axes.set_ylim(len(rows) - 0.5, -0.75)
+        axes.set_ylim(lines, -1)  # a line above the first row for the base
         axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels would touch each other
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"← better      {with_unit('forgotten', metric.unit)}")
