@@ -13,6 +13,8 @@ COMPARISONS = [EXPERIMENTS / "methods" / "results", EXPERIMENTS / "evidence" / "
 MEDICINE = EXPERIMENTS / "evidence" / "medicine" / "results"
 BESIDE = {COMPARISONS[0]: ["cheap", "compute"], COMPARISONS[1]: ["cheap-code"], MEDICINE: ["cheap-medicine"]}
 """What the text has beside each domain: experiments in folders of these names."""
+LION = {COMPARISONS[0]: "lion", COMPARISONS[1]: "lion-code", MEDICINE: "lion-medicine"}
+"""The folder with Lion beside each domain, which is in its table."""
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
 
@@ -29,6 +31,14 @@ def cells(file, pattern):
     return {match.group(0) for line in lines for match in pattern.finditer(line)}
 
 
+def with_lion(domain, *methods):
+    """The table of a domain with Lion in it, of all methods, or of these and Lion's."""
+    name = LION[domain]
+    lions = [f"lion-{name}", f"lion+self-distill-mixed-{name}"]
+    chosen = ["--methods", ",".join([*methods, *lions])] if methods else []
+    return printed("evidence/table.py", domain, "--beside", EXPERIMENTS / "evidence" / name / "results", *chosen)
+
+
 def flags_beside(names):
     """The flags that set AdamW, with and without self-distillation, beside experiments with the same rows."""
     methods = ["adamw", "adamw+self-distill-mixed"]
@@ -41,10 +51,10 @@ def flags_beside(names):
 def tables():
     """All numbers with a spread that the scripts give, LoRA included and left out, as the pages say."""
     full = ["adamw", "mofo", "adamw+self-distill-mixed", "mofo+self-distill-mixed"]
-    of_all = printed("evidence/table.py", *COMPARISONS, MEDICINE)
-    without_lora = printed("evidence/table.py", MEDICINE, "--methods", ",".join(full))
+    of_all = [with_lion(domain) for domain in LION]
+    without_lora = with_lion(MEDICINE, *full)
     beside = [printed("evidence/table.py", domain, *flags_beside(names)) for domain, names in BESIDE.items()]
-    return set(MEASURED.findall("".join([of_all, without_lora, *beside])))
+    return set(MEASURED.findall("".join([*of_all, without_lora, *beside])))
 
 
 @pytest.mark.parametrize(
