@@ -31,20 +31,23 @@ def cells(file, pattern):
     return {match.group(0) for line in lines for match in pattern.finditer(line)}
 
 
+def table(domain, names, methods):
+    """The table of a domain beside experiments with the same rows, in folders of these names; `methods` or all."""
+    folders = [EXPERIMENTS / "evidence" / name / "results" for name in names]
+    return printed("evidence/table.py", domain, "--beside", *folders, "--methods", ",".join(methods))
+
+
 def with_lion(domain, *methods):
     """The table of a domain with Lion in it, of all methods, or of these and Lion's."""
     name = LION[domain]
     lions = [f"lion-{name}", f"lion+self-distill-mixed-{name}"]
-    chosen = ["--methods", ",".join([*methods, *lions])] if methods else []
-    return printed("evidence/table.py", domain, "--beside", EXPERIMENTS / "evidence" / name / "results", *chosen)
+    return table(domain, [name], [*methods, *lions] if methods else [])
 
 
-def flags_beside(names):
-    """The flags that set AdamW, with and without self-distillation, beside experiments with the same rows."""
-    methods = ["adamw", "adamw+self-distill-mixed"]
+def with_variants(domain, names):
+    """AdamW of a domain, with and without self-distillation, beside variants of it."""
     added = [f"adamw-{name}" if name == "compute" else f"adamw+self-distill-mixed-{name}" for name in names]
-    folders = [EXPERIMENTS / "evidence" / name / "results" for name in names]
-    return ["--beside", *folders, "--methods", ",".join([*methods, *added])]
+    return table(domain, names, ["adamw", "adamw+self-distill-mixed", *added])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def tables():
     full = ["adamw", "mofo", "adamw+self-distill-mixed", "mofo+self-distill-mixed"]
     of_all = [with_lion(domain) for domain in LION]
     without_lora = with_lion(MEDICINE, *full)
-    beside = [printed("evidence/table.py", domain, *flags_beside(names)) for domain, names in BESIDE.items()]
+    beside = [with_variants(domain, names) for domain, names in BESIDE.items()]
     return set(MEASURED.findall("".join([*of_all, without_lora, *beside])))
 
 

@@ -101,4 +101,4 @@ def _flags(run: PlannedRun, recipe: Recipe) -> str:
         flags.append(f"--order {run.order}")
     if recipe.reference is not None:
         flags.append(f"--reference {run.method_name}")
-    return " ".join([*flags, *(["--no-tune"] if recipe.tunes else [])])
+    return " ".join([*flags, *(["--no-tune"] if recipe.tune else [])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from textwrap import wrap
 
@@ -79,12 +79,11 @@ def _panels(comparison: Comparison, ranking: Ranking) -> list[Panel]:
     """Return a panel for each probe's headline, that of the ranking first."""
     metrics = [ranking.metric, *(metric for metric in comparison.probe_headlines if metric != ranking.metric)]
     edges = _edges(comparison, ranking, metrics)
-    places = {method: (low + high) / 2 for method, (low, high) in zip(_rows(ranking), pairwise(edges), strict=True)}
     height = 1.25 + _LINE * edges[-1]
     return [
         Panel(metric.label, draw, height)
         for metric in metrics
-        if (draw := _draw(comparison, ranking, metric, places, edges[-1])) is not None
+        if (draw := _draw(comparison, ranking, metric, edges)) is not None
     ]
 
 
@@ -104,7 +103,7 @@ def _edges(comparison: Comparison, ranking: Ranking, metrics: Sequence[Metric]) 
 
 
 def _draw(
-    comparison: Comparison, ranking: Ranking, metric: Metric, places: Mapping[str, float], lines: int
+    comparison: Comparison, ranking: Ranking, metric: Metric, edges: Sequence[int]
 ) -> Callable[[Axes], None] | None:
     """Return a function that draws each method's best as a dot with an error bar, beside the base.
 
@@ -112,9 +111,9 @@ def _draw(
         comparison: The comparison.
         ranking: The order of its methods.
         metric: What the panel shows.
-        places: Where each method's row is, in lines from above.
-        lines: Lines of all rows.
+        edges: Where the rows begin and end, in lines of text from above.
     """
+    places = {method: (low + high) / 2 for method, (low, high) in zip(_rows(ranking), pairwise(edges), strict=True)}
     found = {
         method: ranking.at.best[method, metric] for method in ranking.methods if (method, metric) in ranking.at.best
     }
@@ -135,7 +134,7 @@ def _draw(
         axes.set_yticks(
             [*places.values()], [_name(comparison, method, found.get(method)) for method in places], fontsize=8.5
         )
-        axes.set_ylim(lines, -1)  # a line above the first row for the base
+        axes.set_ylim(edges[-1], -1)  # a line above the first row for the base
         axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels would touch each other
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"← better      {with_unit('forgotten', metric.unit)}")
