@@ -184,6 +184,12 @@ def test_answer_takes_another_method_that_ended_better_than_the_reference():
     assert take.startswith("MoFO at lr\u00a01e-4, which by the end learned at least as much as AdamW at lr\u00a01e-4,")
 
 
+def test_answer_replaces_no_three_seeds_by_one_that_ended_better():
+    three = {("adamw", 1e-4, seed): [(1.5, 0.3), (1.4, 0.5)] for seed in (0, 1, 2)}
+    take = answer(path_results({**three, ("mofo", 1e-4, 0): [(1.4, 0.2), (1.3, 0.3)]})).take.text
+    assert take.startswith("AdamW at lr\u00a01e-4, the only method that can be judged.")
+
+
 ends = st.tuples(st.floats(1.0, 2.2), st.floats(-0.5, 1.0))
 seeds = st.lists(st.lists(ends, min_size=2, max_size=2), min_size=2, max_size=2)
 

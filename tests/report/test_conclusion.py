@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from fake import TASK, Character, change_runs, make_comparison, make_results, path_results, set_path
+from fake import BASE, TASK, Character, change_runs, make_comparison, make_results, path_results, set_path
 
 from mofo.report import Comparison, verdict
+from mofo.report.ranking import rank
 from mofo.results import Errors
 
 
@@ -148,6 +149,32 @@ def test_verdict_on_three_methods_never_ranks_with_fewer_than_three_seeds(seeds)
     sentence = verdict(make_comparison(methods=THREE, seeds=seeds))
     assert "forgot" not in sentence.replace("forgets", "")
     assert "too few to tell which of these 3 methods forgets less" in sentence
+
+
+def lucky(*methods):
+    """Return a comparison on three seeds, but one of these methods, which forget next to nothing."""
+    results = make_results(methods=THREE, seeds=(0, 1, 2), learning_rates=(1e-4,), noise=0.01)
+    runs = [run for run in results.runs if run.method not in methods or run.seed == 0]
+    for point in (point for run in runs if run.method in methods for point in run.points[1:]):
+        point.forgotten["text"]["loss"] = BASE["text"]["loss"] + 1e-3
+    return Comparison(results.model_copy(update={"runs": runs}))
+
+
+def test_verdict_on_three_methods_names_apart_what_has_too_few_seeds():
+    found = lucky("mofo-random")
+    assert re.search(
+        r"on text loss MoFO forgot less than AdamW \(\S+ ± \S+\)\. Least: MoFO \(\S+ ± \S+\)\. "
+        r"Too few seeds to tell: MoFO \(random\)\.",
+        verdict(found),
+    )
+    assert rank(found).methods == ["mofo", "adamw", "mofo-random"]
+
+
+def test_verdict_on_one_method_with_seeds_among_three_compares_nothing():
+    sentence = verdict(lucky("mofo-random", "mofo"))
+    assert re.search(r"AdamW \(\S+ ± \S+\) alone has seeds enough to be compared on text loss\.", sentence)
+    assert "forgot" not in sentence
+    assert re.search(r"Too few seeds to tell: (MoFO and MoFO \(random\)|MoFO \(random\) and MoFO)\.", sentence)
 
 
 def test_verdict_on_three_methods_says_which_ones_are_not_compared():

@@ -77,6 +77,13 @@ def test_equal_learning_takes_the_best_configuration_and_pools_its_seeds():
     assert (best.loss, best.early) == (1.4, False)
 
 
+def test_equal_learning_takes_no_lucky_seed_where_a_configuration_has_three():
+    three = {("adamw", 1e-4, seed): [(1.5, 0.2), (1.3, 0.4)] for seed in (0, 1, 2)}
+    best = equal_learning(comparison({**three, ("adamw", 5e-5, 0): [(1.5, 0.1), (1.3, 0.1)]}), 1.4, [KL]).best
+    assert best["adamw", KL].configuration.settings == {"learning_rate": 1e-4}
+    assert best["adamw", KL].reached == 2
+
+
 def test_equal_learning_needs_all_seeds_of_a_configuration():
     found = comparison({("mofo", 1e-4, 0): [(1.2, 0.1)], ("mofo", 1e-4, 1): [(1.5, 0.1)]})
     assert equal_learning(found, 1.3, [KL]).best == {}

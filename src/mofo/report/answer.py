@@ -87,7 +87,8 @@ def undominated(comparison: Comparison, preferred: Configuration, metric: Metric
     """Return a configuration, or one that is better at the end: it learned at least as much and forgot no more.
 
     What is compared at equal learning lies on the way of a run, but its end is what is taken. Of several that are
-    better, one of the same method goes before the others, and then the one that forgot least.
+    better, one of the same method goes before the others, and then the one that forgot least. A few lucky seeds do not
+    replace what was judged by enough of them.
 
     Args:
         comparison: The comparison.
@@ -96,7 +97,8 @@ def undominated(comparison: Comparison, preferred: Configuration, metric: Metric
     """
     start = _end(comparison, preferred, metric)
     ends = {c: end for c in comparison.configurations if (end := _end(comparison, c, metric)) is not None}
-    better = [c for c, end in ends.items() if start is not None and _dominates(end, start)]
+    seeds = min(len(preferred.runs), ENOUGH_SEEDS)
+    better = [c for c, end in ends.items() if start and len(c.runs) >= seeds and _dominates(end, start)]
     best = [c for c in better if not any(_dominates(ends[other], ends[c]) for other in better)]
     return min(best, key=lambda c: (c.method != preferred.method, ends[c][1]), default=preferred)
 
@@ -126,7 +128,7 @@ def _meaning(comparison: Comparison, ranking: Ranking) -> str:
 def _choice(comparison: Comparison, ranking: Ranking) -> tuple[str, str]:
     """Return the method to take and why."""
     first, *tied = ranking.tied
-    if len(ranking.methods) == 1:
+    if len(ranking.judged) == 1:
         return first, ", the only method that can be judged" if len(comparison.methods) > 1 else ", the only method"
     if not tied:
         return first, f", which forgot least on {ranking.metric.label} beyond chance"

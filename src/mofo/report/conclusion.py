@@ -211,17 +211,20 @@ def _many(comparison: Comparison) -> str:
     if ranking is None or len(ranking.methods) < 2:
         return "No two methods learned enough to be compared." + _absent(comparison, ranking)
     where = f"At equal learning ({comparison.learning.label} {comparison.loss_text(ranking.target)})"
-    metric = ranking.metric
-    first, last = ranking.methods[0], ranking.methods[-1]
-    seeds = [ranking.best(method).amount.seeds for method in ranking.methods]
+    metric, judged = ranking.metric, ranking.judged
+    first, last = judged[0], judged[-1]
+    seeds = [ranking.best(method).amount.seeds for method in judged]
     if max(seeds) < ENOUGH_SEEDS:
         text = (
             f"{where}, {metric.label} lies between {_named(comparison, ranking, first)} and "
             f"{_named(comparison, ranking, last)}. {span(seeds)} seed{'' if max(seeds) == 1 else 's'} each: too few to "
             f"tell which of these {len(seeds)} methods forgets less."
         )
+    elif len(judged) < 2:
+        text = f"{where}, {_named(comparison, ranking, first)} alone has seeds enough to be compared on {metric.label}."
     else:
         text = f"{where}, on {metric.label} {_against_reference(comparison, ranking)}. {_least(comparison, ranking)}"
+    text += _unjudged(comparison, ranking)
     early = _early(comparison, [(method, ranking.best(method)) for method in ranking.methods])
     return text + early + _untried(comparison, ranking.at) + _absent(comparison, ranking)
 
@@ -232,10 +235,10 @@ def _named(comparison: Comparison, ranking: Ranking, method: str) -> str:
 
 def _against_reference(comparison: Comparison, ranking: Ranking) -> str:
     """Return which methods can be told from the reference, or from the first if that is not compared."""
-    reference = comparison.reference if comparison.reference in ranking.methods else ranking.methods[0]
+    reference = comparison.reference if comparison.reference in ranking.judged else ranking.judged[0]
     assert reference is not None
     groups: dict[str, list[str]] = {}
-    for method in ranking.methods:
+    for method in ranking.judged:
         if method != reference:
             match = _Match(comparison, (method, reference), ranking.at)
             words = match.phrase(ranking.metric)[1] if ranking.told_apart(method, reference) else "cannot be told from"
@@ -254,6 +257,13 @@ def _least(comparison: Comparison, ranking: Ranking) -> str:
     return (
         f"{best}, not beyond chance ahead of {joined([comparison.label(m) for m in others])}." if others else f"{best}."
     )
+
+
+def _unjudged(comparison: Comparison, ranking: Ranking) -> str:
+    """Return the methods that nothing is said of, because they have fewer seeds than those that are judged."""
+    few = [method for method in ranking.methods if method not in ranking.judged]
+    labels = joined([comparison.label(method) for method in few])
+    return f" Too few seeds to tell: {labels}." if few else ""
 
 
 def _absent(comparison: Comparison, ranking: Ranking | None) -> str:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from mofo.report.comparison import Comparison, Configuration, Trajectory
-from mofo.report.spread import Pooled, distinguishable, pool_known
+from mofo.report.spread import ENOUGH_SEEDS, Pooled, distinguishable, pool_known
 from mofo.results import Metric, Run
 
 SHARES = (1.0, 0.95, 0.9, 0.8)
@@ -25,6 +25,9 @@ SHARES = (1.0, 0.95, 0.9, 0.8)
 @dataclass(frozen=True)
 class Best:
     """The configuration of a method that forgot least among those that got to some held-out loss.
+
+    Where some of these have seeds enough to be told from others, it is one of them: the least of many single runs is
+    partly luck.
 
     Attributes:
         configuration: The configuration.
@@ -168,7 +171,8 @@ def _best(tried: list[Configuration], comparison: Comparison, target: float, met
             reached.append((amount, loss, configuration))
     if not reached:
         return None
-    amount, loss, configuration = min(reached, key=lambda entry: entry[0].mean)
+    repeated = [entry for entry in reached if entry[0].seeds >= ENOUGH_SEEDS]
+    amount, loss, configuration = min(repeated or reached, key=lambda entry: entry[0].mean)
     passed_by = sum(other < target for _, other, _ in reached)
     return Best(configuration, amount, loss, loss < target, len(reached), passed_by, len(tried))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mofo.report.comparison import Comparison, Configuration
 from mofo.report.formatting import joined
 from mofo.report.fronts import Best, EqualLearning, common_loss, equal_learning, lowest_loss
+from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric
 
 _SHARE = 0.5  # of the most that any method learned: who learned less would move the comparison to where little happened
@@ -20,7 +21,8 @@ class Ranking:
         target: The loss.
         metric: The metric.
         at: Every method's best by every metric.
-        methods: The methods that are compared, those that forgot least first.
+        methods: The methods that are compared: those that can be judged, and then the others; within each, those that
+            forgot least first.
         absent: The other measured methods, and why each of them is not compared.
     """
 
@@ -39,17 +41,22 @@ class Ranking:
         return self.best(method).told_apart(self.best(other))
 
     @property
+    def judged(self) -> list[str]:
+        """The methods that have seeds enough to be told apart; all of them if none has."""
+        return [method for method in self.methods if _is_repeated(self.best(method))] or self.methods
+
+    @property
     def tied(self) -> list[str]:
-        """The methods that the first cannot be told apart from, itself included."""
-        first = self.methods[0]
-        return [first, *(other for other in self.methods[1:] if not self.told_apart(first, other))]
+        """The judged methods that the first cannot be told apart from, itself included."""
+        first, *others = self.judged
+        return [first, *(other for other in others if not self.told_apart(first, other))]
 
 
 def rank(comparison: Comparison) -> Ranking | None:
     """Return the methods in the order of what they forgot at equal learning; None if nothing can be compared.
 
     They are ordered by the first headline of the probes on which some method got worse than the base beyond noise, or
-    by the first headline if none did.
+    by the first headline if none did. What has too few seeds to be told from chance comes last.
     """
     methods = compared_methods(comparison)
     target = common_loss(comparison, methods)
@@ -63,7 +70,8 @@ def rank(comparison: Comparison) -> Ranking | None:
         return None
     lost = [m for m in shared if any(at.best[method, m].amount.direction == "worse" for method in methods)]
     metric = [*lost, *shared][0]
-    ordered = sorted(methods, key=lambda method: at.best[method, metric].amount.mean)
+    best = {method: at.best[method, metric] for method in methods}
+    ordered = sorted(methods, key=lambda method: (not _is_repeated(best[method]), best[method].amount.mean))
     absent = {method: _why(comparison, method) for method in comparison.methods if method not in methods}
     return Ranking(target, metric, at, ordered, absent)
 
@@ -74,6 +82,10 @@ def compared_methods(comparison: Comparison) -> list[str]:
     most = max(learned.values(), default=0.0)
     least = _SHARE * most if len(learned) > 2 else 0.0
     return [method for method, amount in learned.items() if amount > 0 and amount >= least]
+
+
+def _is_repeated(best: Best) -> bool:
+    return best.amount.seeds >= ENOUGH_SEEDS
 
 
 def _why(comparison: Comparison, method: str) -> str:

@@ -43,8 +43,9 @@ def section(comparison: Comparison) -> Section | None:
         table=Table("method", [_head(comparison, metric) for metric in metrics], groups),
         caption=_order(comparison, ranking)
         + f"Each number is the change from the base, positive is worse, of the configuration of the method that did "
-        f"best in its column at this {label}; how many got there stands under the method. ± is the standard deviation "
-        f"over seeds. Bold: below every other method beyond chance ({ENOUGH_SEEDS} seeds or more). "
+        f"best in its column at this {label}, of those with {ENOUGH_SEEDS} seeds or more where it has some; how many "
+        "configurations got there stands under the method. ± is the standard deviation over seeds. Bold: below every "
+        f"other method beyond chance ({ENOUGH_SEEDS} seeds or more). "
         "An asterisk: the configuration was past this loss at its first checkpoint, and the number is of this "
         "checkpoint, which had learned more.",
     )
