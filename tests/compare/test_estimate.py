@@ -29,13 +29,22 @@ def values(tiny_model, tiny_data):
         ({"save": "none"}, 4, 2 * 12),
     ],
 )
-def test_estimate_counts_runs_tokens_and_bytes(values, change, width, disk):
+def test_estimate_counts_runs_tokens_and_bytes(values, change, width, disk):  # 8 bytes of state: MoFO's
     found = estimate(make_recipe(values | change), "float32", [5], [[10, 20]])
     assert (found.runs, found.steps, found.tokens) == (4, 5, 15 * 2 * 5)
     assert found.parameters == PARAMETERS
     assert found.states == (width + 8) * PARAMETERS
     assert found.base == width * PARAMETERS
     assert found.disk == disk * PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("methods", "states"),
+    [(["sgd", "lion"], 4 + 4), (["lion", "adamw"], 4 + 8), ([{"mofo": {"state_dtype": "int8"}}], 4 + 2)],
+)
+def test_estimate_counts_the_state_of_the_optimizer_with_the_most(values, methods, states):
+    found = estimate(make_recipe(values | {"methods": methods, "save": "none"}), "float32", [5], [[10]])
+    assert (found.states, found.disk) == (states * PARAMETERS, 2 * states * PARAMETERS)
 
 
 def test_estimate_counts_the_largest_batch_and_what_probes_keep(values):
@@ -56,7 +65,7 @@ def test_estimate_table_shows_all(values):
     assert labels == ["runs", "training", "model", "memory", "disk"]
     assert texts[:2] == ["4, of 5 steps each", "150 tokens a run, 600 in all"]
     assert texts[3].startswith("about 70")  # megabytes, almost all of the libraries
-    assert "weights and moments 0.3 MB" in texts[3]
+    assert "weights and optimizer state 0.3 MB" in texts[3]
     assert "gradients, activations and logits of 2 × 20 tokens" in texts[3]
 
 

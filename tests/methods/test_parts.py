@@ -10,6 +10,7 @@ import torch
 
 from methods.conftest import ROWS, move
 from mofo.errors import UserError
+from mofo.methods.adamw import AdamW
 from mofo.methods.adapters import OFT, DoRA, LoRA
 from mofo.methods.base_text import base_text
 from mofo.methods.blend import Blend
@@ -108,6 +109,33 @@ def test_lion_and_its_filter_match_naive_float64(model, setup, part, fraction):
             expected[name] = torch.where(chosen.view(g.shape), moved, expected[name])
         optimizer.step()
     close(double(model), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "part",
+    [
+        AdamW(),
+        AdamW(rounding="stochastic"),
+        AdamW(state_dtype="int8"),
+        MoFO(),
+        MoFO(state_dtype="int8"),
+        Lion(),
+        MoFOLion(),
+        SGD(),
+    ],
+    ids=lambda part: "-".join(map(str, part.model_dump(exclude_defaults=True).values())) + part.name,
+)
+def test_state_bytes_are_those_that_an_optimizer_keeps(setup, part, dtype):
+    model = torch.nn.Linear(256, 256, bias=False, dtype=dtype)
+    optimizer = part.build(model, setup)
+    model.weight.grad = torch.randn_like(model.weight)
+    optimizer.step()
+    kept = [value for value in optimizer.state[model.weight].values() if torch.is_tensor(value)]
+    inner = [getattr(t, name) for t in kept if hasattr(t, "__tensor_flatten__") for name in t.__tensor_flatten__()[0]]
+    plain = [tensor for tensor in kept if not hasattr(tensor, "__tensor_flatten__")]
+    found = sum(tensor.nbytes for tensor in [*inner, *plain]) / model.weight.numel()
+    assert found == pytest.approx(part.state_bytes(dtype.itemsize), rel=0.05)
 
 
 def test_mofo_lion_leaves_all_other_entries_their_bits(model, setup):

@@ -17,9 +17,6 @@ from mofo.models.memory import pass_memory
 from mofo.models.precision import compute_device
 from mofo.models.weights import token_rows
 
-MOMENTS = 8
-"""Bytes of the two moments of a parameter in float32."""
-
 LIBRARIES = 700_000_000
 """Bytes of a run's process before it has a model: Python, torch, transformers and trl, on Linux without a GPU."""
 
@@ -33,7 +30,7 @@ class Estimate:
         steps: Optimizer steps of a run.
         tokens: Training tokens of a run, as a mean over its rows.
         parameters: Parameters of the model.
-        states: Bytes of the weights and of two moments in float32, as a full fine-tuning has them.
+        states: Bytes of the weights and of the state that the optimizer with the most keeps of all of them.
         batch: Rows of a batch, and tokens of the longest row that is trained on.
         activations: The most bytes that such a batch adds: gradients, activations, logits and what the loss makes of
             them. None if the model's code does not let them be counted.
@@ -67,6 +64,7 @@ def estimate(recipe: Recipe, precision: str, steps: Sequence[int], lengths: Sequ
     model = empty_model(recipe.model, trust_remote_code=recipe.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     dtype: torch.dtype = getattr(torch, recipe.weights)
+    trained = dtype.itemsize + max(run.method.optimizer.state_bytes(dtype.itemsize) for run in runs)
     longest = max(max(rows) for rows in lengths)
     logits = torch.bfloat16 if precision == "bfloat16" else torch.float32
     vocabulary = token_rows(model)
@@ -79,7 +77,7 @@ def estimate(recipe: Recipe, precision: str, steps: Sequence[int], lengths: Sequ
         steps=sum(steps),
         tokens=round(sum(fmean(rows) * n * recipe.rows_per_step for rows, n in zip(lengths, steps, strict=True))),
         parameters=parameters,
-        states=parameters * (dtype.itemsize + MOMENTS),
+        states=parameters * trained,
         batch=(recipe.batch_size, longest),
         activations=pass_memory(
             model,
@@ -92,7 +90,7 @@ def estimate(recipe: Recipe, precision: str, steps: Sequence[int], lengths: Sequ
         ),
         base=parameters * dtype.itemsize,
         probes=kept_positions((*recipe.probes, *recipe.end_probes)) * vocabulary * logits.itemsize,
-        disk=parameters * (2 * (dtype.itemsize + MOMENTS) + kept * dtype.itemsize),
+        disk=parameters * (2 * trained + kept * dtype.itemsize),
     )
 
 
@@ -112,7 +110,7 @@ def _memory(found: Estimate) -> Iterator[tuple[str, str]]:
     """Yield what a run takes of each kind of memory, and what is counted."""
     rows, length = found.batch
     where_it_computes = {
-        "weights and moments": found.states,
+        "weights and optimizer state": found.states,
         f"gradients, activations and logits of {rows} × {length:,} tokens": found.activations,
     }
     beside = {

@@ -17,13 +17,19 @@ class AdamW(OptimizerPart):
     name = "adamw"
     label = "AdamW"
     source = "arXiv 1711.05101"
-    cost = "8 bytes of state a parameter; 2 with state_dtype int8"
+    cost = "8 bytes of state a parameter, 4 if it has 16 bits; 2 with state_dtype int8"
     across_processes = True
 
     rounding: Literal["nearest", "stochastic"] = setting(
         "nearest", "how new values of bfloat16 weights are rounded: nearest, or stochastic", flag=True
     )
     state_dtype: Literal["float32", "int8"] = setting("float32", "how moments are kept", variants={"int8": "8-bit"})
+
+    def state_bytes(self, width: int) -> int:
+        """Return the bytes of state of a weight of `width` bytes: torch keeps its moments in the weight's type."""
+        if self.state_dtype == "int8":
+            return 2
+        return 2 * width if self.rounding == "nearest" else 8
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return torch's fused AdamW; for what it cannot do MoFO with fraction 1, which is the same method.

@@ -22,6 +22,10 @@ class Lion(OptimizerPart):
     beta1: float = setting(0.9, "weight of the momentum in the update", ge=0, lt=1)
     beta2: float = setting(0.99, "decay of the momentum", ge=0, lt=1)
 
+    def state_bytes(self, width: int) -> int:
+        """Return the bytes of state of a weight: a momentum, and what rounding lost where the weight has 16 bits."""
+        return 4
+
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return the Lion of the optimi package."""
         from optimi import Lion as Optimizer
@@ -48,6 +52,10 @@ class MoFOLion(Lion):
     fraction: float = setting(
         0.15, "share of the entries of a tensor that are updated at a step", short="f", gt=0, le=1
     )
+
+    def state_bytes(self, width: int) -> int:
+        """Return the bytes of state of a weight: its momentum has its type, of `width` bytes."""
+        return width
 
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return the filtered Lion."""

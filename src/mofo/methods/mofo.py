@@ -68,6 +68,10 @@ class MoFO(OptimizerPart):
             raise ValueError(f"fraction_schedule is share, which needs score momentum, and score is {self.score}")
         return self
 
+    def state_bytes(self, width: int) -> int:
+        """Return the bytes of state of a weight, which do not depend on its `width`."""
+        return 2 if self.state_dtype == "int8" else 8
+
     def callbacks(self, setup: Setup) -> list[TrainerCallback]:
         """Return the schedule of the fraction, where it has one."""
         from mofo.trainers.fraction import FractionCallback

@@ -252,6 +252,10 @@ class OptimizerPart(Part):
     learning_rate: float = setting(1e-4, "peak learning rate", label="lr", short="lr", gt=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", ge=0)
 
+    def state_bytes(self, width: int) -> int:
+        """Return the bytes of state that it keeps for a weight of `width` bytes: by default two float32 moments."""
+        return 8
+
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return an optimizer of the model's trainable parameters."""
         raise NotImplementedError

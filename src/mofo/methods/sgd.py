@@ -22,6 +22,10 @@ class SGD(OptimizerPart):
 
     momentum: float = setting(0.9, "decay μ of the momentum", ge=0, lt=1)
 
+    def state_bytes(self, width: int) -> int:
+        """Return the bytes of state of a weight: its momentum has its type, of `width` bytes."""
+        return width
+
     def build(self, model: PreTrainedModel, setup: Setup) -> torch.optim.Optimizer:
         """Return torch's SGD; its weight decay is coupled: λ·θ is added to the gradient."""
         import torch
