@@ -1,8 +1,8 @@
-"""A new optimizer and a new extra are found everywhere without another change."""
+"""An optimizer and extras that another package offers are known everywhere."""
 
-import importlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,22 +11,75 @@ from rich.console import Console
 
 from mofo.compare.jobs import compare
 from mofo.compare.recipe import make_recipe
+from mofo.errors import UserError
 from mofo.methods import parts
+from mofo.methods.offered import offered_parts
 from mofo.report import Comparison, load_results, summary_table
 
 
 @pytest.fixture
-def _added_parts(monkeypatch, tmp_path):
-    """The parts of `reference/added_parts.py`, in this process and in those of the jobs."""
-    monkeypatch.setattr(parts, "PARTS", parts.PARTS)  # as it was, after the test
-    sys.modules.pop("reference.added_parts", None)
-    importlib.import_module("reference.added_parts")
-    (tmp_path / "sitecustomize.py").write_text("import reference.added_parts\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]))
+def install(monkeypatch, tmp_path):
+    """Install a package that offers classes as parts, for this process and for those that it starts."""
+
+    def installed(*classes):
+        folder = tmp_path / "packages"
+        folder.joinpath("theirs-1.0.dist-info").mkdir(parents=True)
+        folder.joinpath("theirs-1.0.dist-info/METADATA").write_text(
+            "Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n"
+        )
+        lines = ["[mofo.parts]", *(f"part-{i} = {where}" for i, where in enumerate(classes))]
+        folder.joinpath("theirs-1.0.dist-info/entry_points.txt").write_text("\n".join(lines))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[1])]))
+        monkeypatch.syspath_prepend(str(folder))
+        return folder
+
+    return installed
 
 
-@pytest.mark.usefixtures("_added_parts")
-def test_compare_knows_an_optimizer_and_extras_that_were_added(tiny_model, tiny_data, tmp_path):
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            "reference.missing:Part",
+            "reference.missing:Part, which theirs offers as a part, cannot be loaded (ModuleNotFoundError: No module "
+            "named 'reference.missing'): mend the package, or uninstall it.",
+        ),
+        (
+            "reference.added_parts:setting",
+            "reference.added_parts:setting, which theirs offers as a part, is not a part of",
+        ),
+        ("mofo.methods.part:Part", "expected a class made from Part or OptimizerPart of mofo.methods.part, with name,"),
+        ("mofo.methods.mofo:MoFO", "is called mofo, as another part is: give it another name."),
+    ],
+)
+def test_parts_that_cannot_be_used_are_refused_in_a_sentence(install, where, message):
+    install(where)
+    with pytest.raises(UserError) as error:
+        offered_parts(parts.OWN)
+    assert message in str(error.value)
+
+
+def test_command_with_a_broken_package_ends_in_a_sentence(install):
+    install("reference.missing:Part")
+    found = subprocess.run([sys.executable, "-m", "mofo.cli", "methods"], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("mofo methods: ") or found.stderr.startswith("mofo: ")
+    assert "mend the package, or uninstall it." in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_parts_are_listed_optimizers_first(install):
+    install("reference.added_parts:Pull", "reference.added_parts:HeavyBall")
+    code = "from mofo.methods.parts import PARTS; print(*(part.name for part in PARTS))"
+    command = [sys.executable, "-c", code]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert names.index("heavy-ball") == names.index("self-distill") - 1
+    assert names[-1] == "pull"
+
+
+def test_compare_knows_an_optimizer_and_extras_that_were_added(install, monkeypatch, tiny_model, tiny_data, tmp_path):
+    install(*(f"reference.added_parts:{name}" for name in ("HeavyBall", "Pull", "Halfway")))
+    monkeypatch.setattr(parts, "PARTS", (*parts.OWN, *offered_parts(parts.OWN)))
     recipe = make_recipe(
         {
             "model": tiny_model,

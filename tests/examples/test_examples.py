@@ -44,6 +44,36 @@ def needs(package):
     return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
 
 
+@needs("setuptools")
+def test_method_of_a_package_is_known_once_it_is_installed(tiny_model, tmp_path):
+    source = shutil.copytree(ROOT / "examples/own_method", tmp_path / "source")  # a build writes beside the source
+    run(
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        tmp_path,
+        source,
+    )
+    assert "Settings:\n  norms = False" in run(
+        "-m", "mofo.cli", "methods", "frozen-embeddings", PYTHONPATH=str(tmp_path)
+    )
+    code = f"""
+from mofo.methods.method import make_method
+from transformers import AutoModelForCausalLM
+extra = make_method({{"mofo": {{}}, "frozen-embeddings": {{"norms": True}}}}).extras[0]
+model = extra.prepare(AutoModelForCausalLM.from_pretrained({str(tiny_model)!r}), None)
+print("trained:", *(name for name, parameter in model.named_parameters() if parameter.requires_grad))
+"""
+    trained = run("-c", code, PYTHONPATH=str(tmp_path)).split("trained: ")[1].splitlines()[0].split()
+    assert trained
+    assert not [name for name in trained if "embed_tokens" in name or "norm" in name]
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "example",

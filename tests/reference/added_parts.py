@@ -1,8 +1,7 @@
-"""An optimizer and two extras as a contributor would add them; importing this file adds them to the parts."""
+"""An optimizer and two extras as a package of somebody else offers them."""
 
 import torch
 
-from mofo.methods import parts
 from mofo.methods.part import OptimizerPart, Part, setting
 
 
@@ -44,6 +43,3 @@ class Halfway(Part):
         yield {"share": 0.5}
         for name, p in model.named_parameters():
             p.copy_(trained[name])
-
-
-parts.PARTS = (*parts.PARTS, HeavyBall, Pull, Halfway)

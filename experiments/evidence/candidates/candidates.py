@@ -256,6 +256,3 @@ class _GuardedMoFO(torch.optim.Optimizer):
                     k = max(1, int(self.fraction * score.numel()))
                     step[score.kthvalue(score.numel() - k + 1).values > score.view_as(step)] = 0
                 p.add_(step, alpha=-group["lr"])
-
-
-CANDIDATES = (Guard, InputGuard, FisherPull, EAFT, Freeze, Average, AdamWBetas, GuardedMoFO)

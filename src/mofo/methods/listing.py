@@ -61,7 +61,8 @@ def parts_table() -> Table:
 def part_text(part: type[Part]) -> str:
     """Return all that is known of a part, for reading."""
     info = part_info(part)
-    lines = [f"{info['label']} ({info['name']}), {info['source']}", "", info["description"], ""]
+    title = ", ".join(filter(None, [f"{info['label']} ({info['name']})", info["source"]]))
+    lines = [title, "", info["description"], ""]
     lines += [f"Cost beside AdamW: {info['cost']}."] if info["cost"] else []
     lines += ["", "Settings:"] if info["settings"] else []
     lines += [

@@ -1,4 +1,7 @@
-"""All parts, in the order in which they are listed. A new part is a file beside this one and a name in the tuple."""
+"""All parts, in the order in which they are listed. A new part is a file beside this one and a name in the tuple.
+
+Those of other packages follow (`offered.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from mofo.methods.gem import GEM
 from mofo.methods.hft import HFT
 from mofo.methods.lion import Lion, MoFOLion
 from mofo.methods.mofo import MoFO
-from mofo.methods.part import Part
+from mofo.methods.offered import offered_parts
+from mofo.methods.part import OptimizerPart, Part
 from mofo.methods.pull import L1, L2
 from mofo.methods.replay import Replay
 from mofo.methods.self_distill import SelfDistill
@@ -19,9 +23,14 @@ from mofo.methods.sgd import SGD
 from mofo.methods.soft_masking import CoFiTune, SoftMasking
 from mofo.methods.token_weights import DFT, Anchor, TokenMask
 
-PARTS: tuple[type[Part], ...] = (
+OWN: tuple[type[Part], ...] = (
     AdamW, MoFO, Lion, MoFOLion, SGD,
     SelfDistill, Replay, GEM, Anchor, L2, L1, EWC,
     LoRA, DoRA, OFT, HFT, CoFiTune, SoftMasking,
     TokenMask, DFT, Blend, Budget,
 )  # fmt: skip
+
+PARTS: tuple[type[Part], ...] = tuple(
+    sorted((*OWN, *offered_parts(OWN)), key=lambda part: not issubclass(part, OptimizerPart))
+)
+"""Optimizers first."""
