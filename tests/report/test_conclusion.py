@@ -170,6 +170,19 @@ def test_verdict_on_three_methods_names_apart_what_has_too_few_seeds():
     assert rank(found).methods == ["mofo", "adamw", "mofo-random"]
 
 
+def test_methods_with_three_seeds_are_compared_where_they_learned_most_whatever_one_seed_did():
+    runs = {
+        **{("adamw", 1e-4, seed): [(1.5, 0.3), (1.2, 0.5)] for seed in (0, 1, 2)},
+        **{("mofo", 1e-4, seed): [(1.5, 0.1), (1.2, 0.2 + 0.01 * seed)] for seed in (0, 1, 2)},
+        ("mofo", 2e-4, 0): [(1.5, 0.1), (1.1, 0.2)],  # reached by one seed alone
+        ("mofo-random", 1e-4, 0): [(1.6, 0.0), (1.5, 0.0)],
+    }
+    found = Comparison(path_results(runs))
+    assert rank(found).target == 1.2
+    assert rank(found).methods == ["mofo", "adamw"]
+    assert verdict(found).endswith("Not compared: MoFO (random) learned too little, 1.500 at best.")
+
+
 def test_verdict_on_one_method_with_seeds_among_three_compares_nothing():
     sentence = verdict(lucky("mofo-random", "mofo"))
     assert re.search(r"AdamW \(\S+ ± \S+\) alone has seeds enough to be compared on text loss\.", sentence)

@@ -172,7 +172,7 @@ def _surer(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Adv
     if ranking is None:
         rates = _lower_rates(comparison, comparison.configurations)
         return _advice("Lower learning rates, at which runs do not diverge", rates, folder)
-    best = [ranking.best(method) for method in ranking.methods]
+    best = [ranking.best(method) for method in ranking.judged]
     rates = _lower_rates(comparison, [entry.configuration for entry in best])
     few = min(entry.amount.seeds for entry in best) < ENOUGH_SEEDS
     wishes = []

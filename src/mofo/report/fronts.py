@@ -120,18 +120,31 @@ def front(comparison: Comparison, method: str, metric: Metric, resolution: int =
     return envelope
 
 
-def lowest_loss(comparison: Comparison, method: str) -> float:
-    """Return the lowest held-out loss that all seeds of some configuration reached; the base's if none learned."""
+def lowest_loss(comparison: Comparison, method: str, seeds: int = 1) -> float:
+    """Return the lowest held-out loss that all seeds of some configuration reached; the base's if none learned.
+
+    Args:
+        comparison: The comparison.
+        method: The method.
+        seeds: The fewest seeds of a configuration that counts; one of the method's has as many.
+    """
 
     def lowest(run: Run) -> float:
         return min(loss for loss, _ in comparison.trajectory(run, comparison.learning))
 
-    return min(max(lowest(run) for run in configuration.runs) for configuration in comparison.of_method(method))
+    counted = [c for c in comparison.of_method(method) if len(c.runs) >= seeds]
+    return min(max(lowest(run) for run in configuration.runs) for configuration in counted)
 
 
-def common_loss(comparison: Comparison, methods: Sequence[str]) -> float | None:
-    """Return the lowest held-out loss that each of the methods reached; None if one of them never learned."""
-    loss = max((lowest_loss(comparison, method) for method in methods), default=None)
+def common_loss(comparison: Comparison, methods: Sequence[str], seeds: int = 1) -> float | None:
+    """Return the lowest held-out loss that each of the methods reached; None if one of them never learned.
+
+    Args:
+        comparison: The comparison.
+        methods: The methods.
+        seeds: The fewest seeds of a configuration that counts; each of the methods has one with as many.
+    """
+    loss = max((lowest_loss(comparison, method, seeds) for method in methods), default=None)
     return loss if loss is not None and loss < comparison.base_loss else None
 
 

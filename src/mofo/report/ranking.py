@@ -56,19 +56,24 @@ def rank(comparison: Comparison) -> Ranking | None:
     """Return the methods in the order of what they forgot at equal learning; None if nothing can be compared.
 
     They are ordered by the first headline of the probes on which some method got worse than the base beyond noise, or
-    by the first headline if none did. What has too few seeds to be told from chance comes last.
+    by the first headline if none did. What has too few seeds to be told from chance comes last, and where two methods
+    have enough it decides neither where methods are compared nor by what.
     """
-    methods = compared_methods(comparison)
-    target = common_loss(comparison, methods)
+    candidates = compared_methods(comparison)
+    repeated = [m for m in candidates if any(len(c.runs) >= ENOUGH_SEEDS for c in comparison.of_method(m))]
+    enough = len(repeated) > 1
+    deciding = repeated if enough else candidates
+    target = common_loss(comparison, deciding, ENOUGH_SEEDS if enough else 1)
     headlines = comparison.probe_headlines
     if target is None:
         return None
+    methods = [method for method in candidates if lowest_loss(comparison, method) <= target]
     metrics = [*comparison.forgotten, *comparison.distance_headlines]
     at = equal_learning(comparison, target, metrics)
     shared = [metric for metric in headlines if all((method, metric) in at.best for method in methods)]
     if not shared:
         return None
-    lost = [m for m in shared if any(at.best[method, m].amount.direction == "worse" for method in methods)]
+    lost = [m for m in shared if any(at.best[method, m].amount.direction == "worse" for method in deciding)]
     metric = [*lost, *shared][0]
     best = {method: at.best[method, metric] for method in methods}
     ordered = sorted(methods, key=lambda method: (not _is_repeated(best[method]), best[method].amount.mean))

@@ -97,7 +97,7 @@ def _edges(comparison: Comparison, ranking: Ranking, metrics: Sequence[Metric]) 
     """Return where the rows begin and end, in lines of text: each holds its longest label in any panel."""
 
     def lines(method: str) -> int:
-        labels = [_name(comparison, method, ranking.at.best.get((method, metric))) for metric in metrics]
+        labels = [_name(comparison, ranking, method, metric) for metric in metrics]
         return max(label.count("\n") + 1 for label in labels)
 
     return list(accumulate((lines(method) + 1 for method in _rows(ranking)), initial=0))
@@ -122,19 +122,17 @@ def _draw(
         return None
 
     def draw(axes: Axes) -> None:
-        for method, y in places.items():
-            if method in found:
-                amount, style = found[method].amount, comparison.styles[method]
-                bar = axes.errorbar(amount.mean, y, xerr=amount.bar or None, fmt=style.marker, color=style.colour)
-                bar.lines[0].set(markersize=8, markeredgecolor=PAGE)
-            else:
-                _write(axes, ranking.absent.get(method, "not measured"), y)
+        for method, best in found.items():
+            amount, style = best.amount, comparison.styles[method]
+            bar = axes.errorbar(
+                amount.mean, places[method], xerr=amount.bar or None, fmt=style.marker, color=style.colour
+            )
+            bar.lines[0].set(markersize=8, markeredgecolor=PAGE)
         axes.axvline(0, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
         axes.margins(x=0.12)
-        _write(axes, f"base {comparison.base_text(metric)}", 1, above=True)
-        axes.set_yticks(
-            [*places.values()], [_name(comparison, method, found.get(method)) for method in places], fontsize=8.5
-        )
+        _name_base(axes, f"base {comparison.base_text(metric)}")
+        names = [_name(comparison, ranking, method, metric) for method in places]
+        axes.set_yticks([*places.values()], names, fontsize=8.5)
         axes.set_ylim(edges[-1], -1)  # a line above the first row for the base
         axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels would touch each other
         axes.grid(visible=False, axis="y")
@@ -143,15 +141,15 @@ def _draw(
     return draw
 
 
-def _write(axes: Axes, text: str, y: float, *, above: bool = False) -> None:
-    """Write a small text beside the line of the base, where there is room: at a row, or where the panel begins."""
+def _name_base(axes: Axes, text: str) -> None:
+    """Write what the base has beside its line, where the panel begins and where there is room."""
     low, high = axes.get_xlim()
     to_right = (low + high) / 2 >= 0
     axes.annotate(
         text,
-        (0, y),
-        xycoords=axes.get_xaxis_transform() if above else "data",
-        xytext=(4 if to_right else -4, -5 if above else 0),
+        (0, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(4 if to_right else -4, -5),
         ha="left" if to_right else "right",
         textcoords="offset points",
         fontsize=8,
@@ -160,11 +158,12 @@ def _write(axes: Axes, text: str, y: float, *, above: bool = False) -> None:
     )
 
 
-def _name(comparison: Comparison, method: str, best: Best | None) -> str:
-    """Return a method's name, with the settings of its best configuration on a line below."""
-    settings = comparison.settings_text(best.configuration) if best else ""
+def _name(comparison: Comparison, ranking: Ranking, method: str, metric: Metric) -> str:
+    """Return a method's name, and below it the settings of its best configuration, or why there is none."""
+    best = ranking.at.best.get((method, metric)) if method in ranking.methods else None
+    below = comparison.settings_text(best.configuration) if best else ranking.absent.get(method, "not measured")
     star = "*" if best and best.early else ""
-    return "\n".join(line for text in (comparison.label(method) + star, settings) for line in wrap(text, _WIDTH))
+    return "\n".join(line for text in (comparison.label(method) + star, below) for line in wrap(text, _WIDTH))
 
 
 def _row(
