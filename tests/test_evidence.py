@@ -16,6 +16,7 @@ BESIDE = {COMPARISONS[0]: ["cheap", "compute"], COMPARISONS[1]: ["cheap-code"], 
 LION = {COMPARISONS[0]: "lion", COMPARISONS[1]: "lion-code", MEDICINE: "lion-medicine"}
 """The folder with Lion beside each domain, which is in its table."""
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
+BESIDE_ADAMW = re.compile(r"−?\d+\.\d+ \(−?\d+\.\d+\)")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
 
 
@@ -67,6 +68,12 @@ def test_numbers_with_a_spread_come_from_committed_results(page, tables):
     found = cells(page, MEASURED)
     assert found, f"{page} has no table with a spread any more"
     assert found <= tables
+
+
+def test_numbers_of_one_seed_come_from_committed_results():
+    found = cells("experiments/methods/README.md", BESIDE_ADAMW)
+    assert len(found) > 40
+    assert found <= set(BESIDE_ADAMW.findall(printed("evidence/one_seed.py", COMPARISONS[0])))
 
 
 def test_shares_that_a_rate_without_a_sweep_learns_come_from_committed_results():

@@ -6,7 +6,8 @@ Reads results.json of FOLDER (experiments/methods/results); writes distance.png,
 
 Figure 2: the distance from the base against what was forgotten, for every measured point of every run, with the
 correlation. Figure 5: what was learned against what was forgotten at the end of each configuration, and the front of
-those that no other beats in both.
+those that no other beats in both. Both show where the models are that learned nearly as much as the best, and count
+what lies outside.
 """
 
 import argparse
@@ -33,6 +34,9 @@ HERE = Path(__file__).parent
 DRAWS = 2000
 FORGOTTEN = [("text", "loss"), ("choice", "accuracy"), ("wikitext2", "loss"), ("divergence", "kl")]
 """Probes by which forgetting is judged, and their numbers; those that were not measured are left out."""
+
+NEARLY = 0.8
+"""Share of the most that any configuration learned from which on a panel must show it."""
 
 
 def distances(comparison: Comparison, metric: Metric) -> list[dict]:
@@ -106,10 +110,43 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points) for x, y in points]
 
 
+def learned_nearly_as_much(comparison: Comparison) -> set[str]:
+    """Return the names of the runs that ended with nearly as much learned as the one that learned most."""
+    learned = {
+        run.name: comparison.base_loss - (comparison.loss(run.points[-1]) or math.inf) for run in comparison.runs
+    }
+    return {name for name, amount in learned.items() if amount >= NEARLY * max(learned.values())}
+
+
+def focus(axes: plt.Axes, points: Sequence[tuple[float, float]], shown: Sequence[tuple[float, float]]) -> None:
+    """Limit a panel to some of its points, and add to its title how many of all lie outside.
+
+    Args:
+        axes: The panel; its axes keep their direction.
+        points: All points.
+        shown: Those that must be inside.
+    """
+    (left, right), (low, high) = ((min(values), max(values)) for values in zip(*shown, strict=True))
+    left, right = (left / 1.15, right * 1.15) if axes.get_xscale() == "log" else widened(left, right)
+    low, high = widened(min(low, 0.0), max(high, 0.0))
+    outside = sum(not (left <= x <= right and low <= y <= high) for x, y in points)
+    axes.set_xlim((right, left) if axes.xaxis_inverted() else (left, right))
+    axes.set_ylim((high, low) if axes.yaxis_inverted() else (low, high))
+    if outside:
+        axes.set_title(
+            f"{axes.get_title()}; {outside} of {len(points)} points lie outside", fontsize=9, color="#555555"
+        )
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
 def draw_distances(comparison: Comparison, metrics: Sequence[Metric], file: Path) -> dict:
     """Draw figure 2, a panel for each metric, and return the correlations."""
     figure, panels = panels_for(metrics)
-    found = {}
+    found, near = {}, learned_nearly_as_much(comparison)
     for axes, metric in zip(panels, metrics, strict=False):
         points = distances(comparison, metric)
         found[metric.label] = correlation(points)
@@ -126,11 +163,13 @@ def draw_distances(comparison: Comparison, metrics: Sequence[Metric], file: Path
                 label=comparison.label(method),
             )
         rho = found[metric.label]
-        axes.set_title(f"Spearman's ρ = {rho['rho']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]", fontsize=10)
+        axes.set_title(f"Spearman's ρ = {rho['rho']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]", fontsize=9)
         axes.set(xscale="log", xlabel="L2 distance from the base", ylabel=change_label(metric))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
+        shown = [point for point in points if point["run"] in near]
+        focus(axes, *([(point["distance"], point["change"]) for point in some] for some in (points, shown)))
         finish(axes)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(file, dpi=140)
@@ -164,6 +203,10 @@ def draw_front(comparison: Comparison, metrics: Sequence[Metric], file: Path) ->
         if not metric.higher_is_better:
             axes.invert_yaxis()  # forgot less: up
         axes.set_title("right: learned more, up: forgot less", fontsize=9, color="#555555")
+        all_ends = [(end["learned"] * learning.scale, end["change"]) for end in found[metric.label]]
+        best, base = edge[-1 if learning.higher_is_better else 0][0], comparison.results.base
+        least = NEARLY * best + (1 - NEARLY) * learning.of(base) * learning.scale
+        focus(axes, all_ends, [end for end in all_ends if (end[0] - least) * (best - least) >= 0])
         finish(axes)
     marks = [
         plt.Line2D([], [], color=style.colour, marker=style.marker, ls="", label=comparison.label(method))
