@@ -4,9 +4,10 @@ Usage: python experiments/evidence/table.py COMPARISON [COMPARISON ...] [--metho
 
 `--beside` adds the methods of other comparisons with the same rows and probes, with the folder's name beside theirs.
 
-Of each method only the configuration that has all seeds takes part: the one that tuning chose. Columns are changes from
-the base when a run first reached the held-out loss that all of them reach; positive is worse. The last column applies
-the definition of a win in docs/evidence.md to one domain.
+Of each method only the configuration that has all seeds takes part: the one that tuning chose. What `blend` makes of
+the end of a run stands for itself, each share that is kept as a method; the run is there without it. Columns are
+changes from the base when a run first reached the held-out loss that all of them reach; positive is worse. The last
+column applies the definition of a win in docs/evidence.md to one domain.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from mofo.report.spread import distinguishable, pool, pool_known
 from mofo.results import load_results
 
 THIRD = 1 / 3
+KEEP = "blend.keep"
+"""The setting of an end that was moved back: the share of the change that is kept."""
 
 
 def only_tuned(results):
@@ -30,6 +33,20 @@ def only_tuned(results):
         return same == seeds
 
     return results.model_copy(update={"runs": [run for run in results.runs if complete(run)]})
+
+
+def ends_apart(results):
+    """Results with each share that `blend` keeps of the end as a method of its own, without the runs as they were."""
+    methods, runs = {key: method for key, method in results.methods.items() if "blend" not in method.parts}, []
+    for run in results.runs:
+        if run.method in methods:
+            runs.append(run)
+        elif KEEP in run.settings:
+            method, keep = results.methods[run.method], run.settings[KEEP]
+            name = f"{run.method}-{keep:g}"
+            methods[name] = method.model_copy(update={"label": f"{method.label} to {keep:g}"})
+            runs.append(run.model_copy(update={"method": name}))
+    return results.model_copy(update={"methods": methods, "runs": runs})
 
 
 def joined(results, other, name):
@@ -112,9 +129,9 @@ def main():
     arguments = parser.parse_args()
     methods = [method for method in arguments.methods.split(",") if method]
     for folder in arguments.comparisons:
-        results = only_tuned(load_results(folder))
+        results = only_tuned(ends_apart(load_results(folder)))
         for other in arguments.beside:
-            results = joined(results, only_tuned(load_results(other)), other.parent.name)
+            results = joined(results, only_tuned(ends_apart(load_results(other))), other.parent.name)
         print("\n".join([f"### {folder.parent.name}", "", *lines(results, methods)]), end="\n\n")
 
 
