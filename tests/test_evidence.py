@@ -15,6 +15,8 @@ BESIDE = {COMPARISONS[0]: ["cheap", "compute"], COMPARISONS[1]: ["cheap-code"], 
 """What the text has beside each domain: experiments in folders of these names."""
 LION = {COMPARISONS[0]: "lion", COMPARISONS[1]: "lion-code", MEDICINE: "lion-medicine"}
 """The folder with Lion beside each domain, which is in its table."""
+BLEND = {COMPARISONS[0]: "blend", COMPARISONS[1]: "blend-code", MEDICINE: "blend-medicine"}
+"""The folder with ends that were moved back, beside each domain."""
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 BESIDE_ADAMW = re.compile(r"−?\d+\.\d+ \(−?\d+\.\d+\)")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
@@ -51,6 +53,13 @@ def with_variants(domain, names):
     return table(domain, names, ["adamw", "adamw+self-distill-mixed", *added])
 
 
+def with_blend(domain):
+    """AdamW of a domain, with and without self-distillation, beside ends of the latter that were moved back."""
+    name = BLEND[domain]
+    ends = [f"adamw+self-distill-mixed+blend-{keep}-{name}" for keep in (0.9, 0.8, 0.7)]
+    return table(domain, [name], ["adamw", "adamw+self-distill-mixed", *ends])
+
+
 @pytest.fixture(scope="module")
 def tables():
     """All numbers with a spread that the scripts give, LoRA included and left out, as the pages say."""
@@ -58,7 +67,8 @@ def tables():
     of_all = [with_lion(domain) for domain in LION]
     without_lora = with_lion(MEDICINE, *full)
     beside = [with_variants(domain, names) for domain, names in BESIDE.items()]
-    return set(MEASURED.findall("".join([*of_all, without_lora, *beside])))
+    moved_back = [with_blend(domain) for domain in BLEND]
+    return set(MEASURED.findall("".join([*of_all, without_lora, *beside, *moved_back])))
 
 
 @pytest.mark.parametrize(
