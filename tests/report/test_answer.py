@@ -11,6 +11,7 @@ from mofo.cli.parser import Parser
 from mofo.cli.recipe_flags import add_recipe_flags, recipe_values
 from mofo.compare.recipe import make_recipe, override
 from mofo.report import Comparison, make_answer
+from mofo.results import Seconds
 
 TOLD = {"seeds": (0, 1, 2), "noise": 0.001, "learning_rates": (1e-4, 2e-4, 3e-4)}
 
@@ -45,6 +46,15 @@ def test_answer_takes_the_method_that_is_ahead_beyond_chance():
     assert what == "Train on all rows"
     assert command.startswith("mofo compare --recipe 'out folder/recipe.yaml' --methods mofo --set mofo.learning_rate=")
     assert command.endswith("--epochs 1 --output 'out folder-full'")
+
+
+def test_answer_says_what_the_method_costs_beside_the_reference():
+    made = make_results(**TOLD)
+    seconds = {"adamw": Seconds(training=60.0), "mofo": Seconds(training=75.0)}
+    timed = change_runs(made, lambda run: run.model_copy(update={"seconds": seconds[run.method]}))
+    assert " A training step took 1.25 × the time of AdamW's. Its model was not kept." in answer(timed).take.text
+    untimed = change_runs(made, lambda run: run.model_copy(update={"seconds": None}))
+    assert "A training step" not in answer(untimed).take.text
 
 
 def test_answer_takes_the_reference_where_no_difference_can_be_told():

@@ -74,8 +74,20 @@ def _take(comparison: Comparison, ranking: Ranking | None, folder: Path) -> Advi
         if (amount := comparison.at_end(chosen, metric)) is not None
     ]
     end = f" At the end of training: {joined(facts)} ({_meaning(comparison, ranking)})." if facts else ""
-    kept = _kept(run, folder)
-    return Advice(f"{comparison.full_name(chosen)}{why}.{end}{kept}", _full_run(comparison, run, folder))
+    cost, kept = _cost(comparison, ranking, chosen), _kept(run, folder)
+    return Advice(f"{comparison.full_name(chosen)}{why}.{end}{cost}{kept}", _full_run(comparison, run, folder))
+
+
+def _cost(comparison: Comparison, ranking: Ranking, chosen: Configuration) -> str:
+    """Return how much longer or shorter the training of a configuration took than that of the reference's best."""
+    reference = comparison.reference
+    if reference not in ranking.methods or reference == chosen.method:
+        return ""
+    assert reference is not None
+    ours, theirs = (comparison.training_seconds(c) for c in (chosen, ranking.best(reference).configuration))
+    if ours is None or theirs is None or not theirs.mean:
+        return ""
+    return f" A training step took {ours.mean / theirs.mean:.2f} × the time of {comparison.label(reference)}'s."
 
 
 def _kept(run: Run, folder: Path) -> str:

@@ -298,8 +298,11 @@ class Comparison:
 
     def optimizer_seconds(self, configuration: Configuration) -> Pooled | None:
         """Return the seconds that a configuration's optimizer took per step; None if they were not recorded."""
-        timed = [(run.seconds.optimizer, run.points[-1].step) for run in configuration.runs if run.seconds]
-        return pool_known([seconds / step if seconds is not None and step else None for seconds, step in timed])
+        return _per_step([(run.seconds.optimizer, run) for run in configuration.runs if run.seconds])
+
+    def training_seconds(self, configuration: Configuration) -> Pooled | None:
+        """Return the seconds that a training step of a configuration took; None if they were not recorded."""
+        return _per_step([(run.seconds.training, run) for run in configuration.runs if run.seconds])
 
     def trajectory(self, run: Run, metric: Metric) -> Trajectory:
         """Return the points of a run at which both the learning metric and another one are finite.
@@ -313,3 +316,9 @@ class Comparison:
             known = [(loss, amount) for loss, amount in points if loss is not None and amount is not None]
             self._trajectories[key] = [(self.base_loss, 0.0), *known]
         return self._trajectories[key]
+
+
+def _per_step(timed: Sequence[tuple[float | None, Run]]) -> Pooled | None:
+    """Return seconds per step of several runs; None unless each has them."""
+    steps = [(seconds, run.points[-1].step) for seconds, run in timed]
+    return pool_known([seconds / step if seconds is not None and step else None for seconds, step in steps])
