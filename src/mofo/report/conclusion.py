@@ -9,7 +9,7 @@ from typing import Literal
 from mofo.report.comparison import Comparison
 from mofo.report.formatting import joined, measured, plural, span
 from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
-from mofo.report.ranking import Ranking, at_edge, rank
+from mofo.report.ranking import Ranking, at_edge, compared_loss, rank
 from mofo.report.spread import ENOUGH_SEEDS, Pooled, within_error
 from mofo.results import Metric
 
@@ -103,7 +103,7 @@ def _sentence(comparison: Comparison) -> str:
         return _many(comparison)
     label = comparison.learning.label
     ours, theirs = (comparison.label(method) for method in comparison.pair)
-    target = common_loss(comparison, comparison.pair)
+    target = compared_loss(comparison, comparison.pair)
     if target is None:
         return f"{ours} and {theirs} cannot be compared at equal learning: {_never(comparison, comparison.pair)}."
     at = equal_learning(comparison, target, comparison.probe_headlines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mofo.report.comparison import Comparison, Configuration
@@ -60,10 +61,8 @@ def rank(comparison: Comparison) -> Ranking | None:
     have enough it decides neither where methods are compared nor by what.
     """
     candidates = compared_methods(comparison)
-    repeated = [m for m in candidates if any(len(c.runs) >= ENOUGH_SEEDS for c in comparison.of_method(m))]
-    enough = len(repeated) > 1
-    deciding = repeated if enough else candidates
-    target = common_loss(comparison, deciding, ENOUGH_SEEDS if enough else 1)
+    deciding, _ = _deciding(comparison, candidates)
+    target = compared_loss(comparison, candidates)
     headlines = comparison.probe_headlines
     if target is None:
         return None
@@ -79,6 +78,18 @@ def rank(comparison: Comparison) -> Ranking | None:
     ordered = sorted(methods, key=lambda method: (not _is_repeated(best[method]), best[method].amount.mean))
     absent = {method: _why(comparison, method) for method in comparison.methods if method not in methods}
     return Ranking(target, metric, at, ordered, absent)
+
+
+def compared_loss(comparison: Comparison, methods: Sequence[str]) -> float | None:
+    """Return the lowest held-out loss that those of the methods reached which decide; None if one never learned."""
+    deciding, seeds = _deciding(comparison, methods)
+    return common_loss(comparison, deciding, seeds)
+
+
+def _deciding(comparison: Comparison, methods: Sequence[str]) -> tuple[Sequence[str], int]:
+    """Return the methods by which it is decided where all are compared, and the fewest seeds of what counts of them."""
+    repeated = [m for m in methods if any(len(c.runs) >= ENOUGH_SEEDS for c in comparison.of_method(m))]
+    return (repeated, ENOUGH_SEEDS) if len(repeated) > 1 else (methods, 1)
 
 
 def compared_methods(comparison: Comparison) -> list[str]:

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from mofo.report.comparison import Comparison
 from mofo.report.figures import INK, NEUTRAL, PAGE, Panel
 from mofo.report.formatting import measured, plural, with_unit
-from mofo.report.fronts import Best, EqualLearning, common_loss, default_targets, equal_learning
-from mofo.report.ranking import Ranking, rank
+from mofo.report.fronts import Best, EqualLearning, default_targets, equal_learning
+from mofo.report.ranking import Ranking, compared_loss, rank
 from mofo.report.section import Cell, Group, Plot, Row, Section, Table
 from mofo.report.spread import ENOUGH_SEEDS
 from mofo.results import Metric
@@ -56,7 +56,7 @@ def _targets(comparison: Comparison, ranking: Ranking | None) -> list[float]:
     targets = default_targets(comparison)
     if ranking is not None and (ranking.absent or len(comparison.methods) > _MANY):
         return [ranking.target]
-    pair_loss = common_loss(comparison, comparison.pair) if comparison.pair else None
+    pair_loss = compared_loss(comparison, comparison.pair) if comparison.pair else None
     return targets if pair_loss is None or pair_loss in targets else [pair_loss, *targets]
 
 
