@@ -183,6 +183,16 @@ def test_methods_with_three_seeds_are_compared_where_they_learned_most_whatever_
     assert verdict(found).endswith("Not compared: MoFO (random) learned too little, 1.500 at best.")
 
 
+def test_methods_are_compared_although_the_three_seeds_of_one_diverged():
+    runs = {
+        **{("adamw", 1e-4, seed): [(1.5, 0.3), (1.2, 0.5)] for seed in (0, 1, 2)},
+        **{("mofo", 1.0, seed): [(None, 0.1), (None, 0.1)] for seed in (0, 1, 2)},
+        ("mofo", 1e-4, 0): [(1.5, 0.1), (1.3, 0.2)],
+    }
+    assert rank(Comparison(path_results(runs))).target == 1.3
+    assert "At equal learning (held-out loss 1.300)" in verdict(Comparison(path_results(runs)))
+
+
 def test_verdict_on_one_method_with_seeds_among_three_compares_nothing():
     sentence = verdict(lucky("mofo-random", "mofo"))
     assert re.search(r"AdamW \(\S+ ± \S+\) alone has seeds enough to be compared on text loss\.", sentence)

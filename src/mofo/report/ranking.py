@@ -88,7 +88,12 @@ def compared_loss(comparison: Comparison, methods: Sequence[str]) -> float | Non
 
 def _deciding(comparison: Comparison, methods: Sequence[str]) -> tuple[Sequence[str], int]:
     """Return the methods by which it is decided where all are compared, and the fewest seeds of what counts of them."""
-    repeated = [m for m in methods if any(len(c.runs) >= ENOUGH_SEEDS for c in comparison.of_method(m))]
+    repeated = [
+        method
+        for method in methods
+        if any(len(c.runs) >= ENOUGH_SEEDS for c in comparison.of_method(method))
+        and lowest_loss(comparison, method, ENOUGH_SEEDS) < comparison.base_loss
+    ]
     return (repeated, ENOUGH_SEEDS) if len(repeated) > 1 else (methods, 1)
 
 
