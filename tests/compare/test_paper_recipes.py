@@ -44,7 +44,7 @@ def dry_run(file, tiny_model, tmp_path, **changes):
     ("file", "runs", "steps"),
     [
         ("landscape/recipe.yaml", 5, 32),
-        ("fraction/recipe.yaml", (6 + 1) * 3 * 3, 32),
+        ("fraction/recipe.yaml", (5 + 1) * 3 * 3, 32),
         ("score/recipe.yaml", 4 * 3 * 3, 32),
         ("blocks/recipe.yaml", 5 * 3 * 3, 32),
         ("regime/recipe.yaml", 2 * 5 * 3, 600),
