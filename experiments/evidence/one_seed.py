@@ -70,9 +70,9 @@ def change(amount):
 
 def name_of(comparison, run):
     """A method's name, with the settings by which it differs from other runs of it."""
-    several = {k for other in comparison.runs if other.method == run.method for k, v in other.settings.items()}
-    values = {k: {other.settings.get(k) for other in comparison.runs if other.method == run.method} for k in several}
-    own = [f"{k} {setting_value(run.settings[k])}" for k in run.settings if len(values[k]) > 1 and k != "learning_rate"]
+    others = [other.settings for other in comparison.runs if other.method == run.method]
+    several = [k for k in run.settings if k != "learning_rate" and len({other.get(k) for other in others}) > 1]
+    own = [f"{k} {setting_value(run.settings[k])}" for k in several]
     return ", ".join([comparison.label(run.method), *own])
 
 

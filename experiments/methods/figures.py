@@ -110,12 +110,10 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points) for x, y in points]
 
 
-def learned_nearly_as_much(comparison: Comparison) -> set[str]:
-    """Return the names of the runs that ended with nearly as much learned as the one that learned most."""
-    learned = {
-        run.name: comparison.base_loss - (comparison.loss(run.points[-1]) or math.inf) for run in comparison.runs
-    }
-    return {name for name, amount in learned.items() if amount >= NEARLY * max(learned.values())}
+def highest_shown(comparison: Comparison) -> float:
+    """Return the held-out loss of a model that learned nearly as much as the best end of a run."""
+    losses = [loss for run in comparison.runs if (loss := comparison.loss(run.points[-1])) is not None]
+    return NEARLY * min(losses) + (1 - NEARLY) * comparison.base_loss
 
 
 def focus(axes: plt.Axes, points: Sequence[tuple[float, float]], shown: Sequence[tuple[float, float]]) -> None:
@@ -146,7 +144,9 @@ def widened(low: float, high: float) -> tuple[float, float]:
 def draw_distances(comparison: Comparison, metrics: Sequence[Metric], file: Path) -> dict:
     """Draw figure 2, a panel for each metric, and return the correlations."""
     figure, panels = panels_for(metrics)
-    found, near = {}, learned_nearly_as_much(comparison)
+    found = {}
+    ends_at = {run.name: comparison.loss(run.points[-1]) for run in comparison.runs}
+    near = {name for name, loss in ends_at.items() if loss is not None and loss <= highest_shown(comparison)}
     for axes, metric in zip(panels, metrics, strict=False):
         points = distances(comparison, metric)
         found[metric.label] = correlation(points)
@@ -203,10 +203,11 @@ def draw_front(comparison: Comparison, metrics: Sequence[Metric], file: Path) ->
         if not metric.higher_is_better:
             axes.invert_yaxis()  # forgot less: up
         axes.set_title("right: learned more, up: forgot less", fontsize=9, color="#555555")
-        all_ends = [(end["learned"] * learning.scale, end["change"]) for end in found[metric.label]]
-        best, base = edge[-1 if learning.higher_is_better else 0][0], comparison.results.base
-        least = NEARLY * best + (1 - NEARLY) * learning.of(base) * learning.scale
-        focus(axes, all_ends, [end for end in all_ends if (end[0] - least) * (best - least) >= 0])
+        shown = [end for end in found[metric.label] if comparison.as_loss(end["learned"]) <= highest_shown(comparison)]
+        every, near = (
+            [(end["learned"] * learning.scale, end["change"]) for end in some] for some in (found[metric.label], shown)
+        )
+        focus(axes, every, near)
         finish(axes)
     marks = [
         plt.Line2D([], [], color=style.colour, marker=style.marker, ls="", label=comparison.label(method))

@@ -23,15 +23,13 @@ def install(monkeypatch, tmp_path):
 
     def installed(*classes):
         folder = tmp_path / "packages"
-        folder.joinpath("theirs-1.0.dist-info").mkdir(parents=True)
-        folder.joinpath("theirs-1.0.dist-info/METADATA").write_text(
-            "Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n"
-        )
+        info = folder / "theirs-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
         lines = ["[mofo.parts]", *(f"part-{i} = {where}" for i, where in enumerate(classes))]
-        folder.joinpath("theirs-1.0.dist-info/entry_points.txt").write_text("\n".join(lines))
+        (info / "entry_points.txt").write_text("\n".join(lines))
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[1])]))
         monkeypatch.syspath_prepend(str(folder))
-        return folder
 
     return installed
 

@@ -47,21 +47,10 @@ def needs(package):
 @needs("setuptools")
 def test_method_of_a_package_is_known_once_it_is_installed(tiny_model, tmp_path):
     source = shutil.copytree(ROOT / "examples/own_method", tmp_path / "source")  # a build writes beside the source
-    run(
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        tmp_path,
-        source,
-    )
-    assert "Settings:\n  norms = False" in run(
-        "-m", "mofo.cli", "methods", "frozen-embeddings", PYTHONPATH=str(tmp_path)
-    )
+    pip = ("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation")
+    run(*pip, "--target", tmp_path, source)
+    printed = run("-m", "mofo.cli", "methods", "frozen-embeddings", PYTHONPATH=str(tmp_path))
+    assert "Settings:\n  norms = False" in printed
     code = f"""
 from mofo.methods.method import make_method
 from transformers import AutoModelForCausalLM

@@ -15,7 +15,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from mofo.report.comparison import Comparison, Configuration, Trajectory
-from mofo.report.spread import ENOUGH_SEEDS, Pooled, distinguishable, pool_known
+from mofo.report.spread import Pooled, distinguishable, pool_known
 from mofo.results import Metric, Run
 
 SHARES = (1.0, 0.95, 0.9, 0.8)
@@ -184,7 +184,7 @@ def _best(tried: list[Configuration], comparison: Comparison, target: float, met
             reached.append((amount, loss, configuration))
     if not reached:
         return None
-    repeated = [entry for entry in reached if entry[0].seeds >= ENOUGH_SEEDS]
+    repeated = [entry for entry in reached if entry[0].is_repeated]
     amount, loss, configuration = min(repeated or reached, key=lambda entry: entry[0].mean)
     passed_by = sum(other < target for _, other, _ in reached)
     return Best(configuration, amount, loss, loss < target, len(reached), passed_by, len(tried))

@@ -44,7 +44,7 @@ class Ranking:
     @property
     def judged(self) -> list[str]:
         """The methods that have seeds enough to be told apart; all of them if none has."""
-        return [method for method in self.methods if _is_repeated(self.best(method))] or self.methods
+        return [method for method in self.methods if self.best(method).amount.is_repeated] or self.methods
 
     @property
     def tied(self) -> list[str]:
@@ -61,8 +61,8 @@ def rank(comparison: Comparison) -> Ranking | None:
     have enough it decides neither where methods are compared nor by what.
     """
     candidates = compared_methods(comparison)
-    deciding, _ = _deciding(comparison, candidates)
-    target = compared_loss(comparison, candidates)
+    deciding, seeds = _deciding(comparison, candidates)
+    target = common_loss(comparison, deciding, seeds)
     headlines = comparison.probe_headlines
     if target is None:
         return None
@@ -74,8 +74,8 @@ def rank(comparison: Comparison) -> Ranking | None:
         return None
     lost = [m for m in shared if any(at.best[method, m].amount.direction == "worse" for method in deciding)]
     metric = [*lost, *shared][0]
-    best = {method: at.best[method, metric] for method in methods}
-    ordered = sorted(methods, key=lambda method: (not _is_repeated(best[method]), best[method].amount.mean))
+    amounts = {method: at.best[method, metric].amount for method in methods}
+    ordered = sorted(methods, key=lambda method: (not amounts[method].is_repeated, amounts[method].mean))
     absent = {method: _why(comparison, method) for method in comparison.methods if method not in methods}
     return Ranking(target, metric, at, ordered, absent)
 
@@ -103,10 +103,6 @@ def compared_methods(comparison: Comparison) -> list[str]:
     most = max(learned.values(), default=0.0)
     least = _SHARE * most if len(learned) > 2 else 0.0
     return [method for method, amount in learned.items() if amount > 0 and amount >= least]
-
-
-def _is_repeated(best: Best) -> bool:
-    return best.amount.seeds >= ENOUGH_SEEDS
 
 
 def _why(comparison: Comparison, method: str) -> str:

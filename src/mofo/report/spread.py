@@ -36,6 +36,11 @@ class Pooled:
         return max(self.std or 0.0, self.error or 0.0)
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether it has seeds enough to be told from other numbers."""
+        return self.seeds >= ENOUGH_SEEDS
+
+    @property
     def direction(self) -> Direction:
         """Whether a change is beyond noise: two standard errors, and the spread over seeds."""
         noise = max(2 * (self.error or 0.0), self.std or 0.0)
@@ -61,7 +66,7 @@ def distinguishable(a: Pooled, b: Pooled) -> bool | None:
     They do if the ranges mean ± standard deviation are disjoint, and if they differ by more than twice the standard
     error of their difference as well. Both were measured on the same questions, so that this is on the safe side.
     """
-    if min(a.seeds, b.seeds) < ENOUGH_SEEDS or a.std is None or b.std is None:
+    if not (a.is_repeated and b.is_repeated) or a.std is None or b.std is None:
         return None
     return abs(a.mean - b.mean) > a.std + b.std and not within_error(a, b)
 
