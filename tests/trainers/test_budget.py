@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from mofo import MoFO
 from mofo.errors import UserError
 from mofo.forgetting import load_forgetting
+from mofo.models.line import Line, at, copy_of_trained, largest_share
 from mofo.trainers import ForgettingCallback, use_method
 from mofo.trainers.budget import WAYS, Budget, parse_budget
-from mofo.trainers.line import Line, at, copy_of_trained, largest_share
 from mofo.trainers.trl.training import train
 from reference.sft import equal, flags, weights
 from reference.trainers import make_trainer as make
@@ -225,7 +225,7 @@ def test_pull_is_refused_for_adapters_without_a_straight_way_back(tiny_model, su
         return lora(model, modules_to_save=["norm"])
 
     for wrap, message in [(dora, "a variant such as DoRA is trained"), (with_bias, "norm.*is trained")]:
-        with pytest.raises(UserError, match=f"{message}: hold the budget by stop or slow"):
+        with pytest.raises(UserError, match=f"{message}: hold a budget by stop or slow"):
             run(tiny_model, sums, tmp_path, budget={"divergence": 0.03}, wrap=wrap, save_strategy="no")
 
 

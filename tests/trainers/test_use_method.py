@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from transformers import Trainer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer
 from trl import SFTTrainer
 
 from mofo import MoFO
 from mofo.errors import UserError
-from mofo.trainers import use_method
+from mofo.forgetting import load_forgetting
+from mofo.trainers import ForgettingCallback, use_method
 from mofo.trainers.trl.training import train
 from reference.trainers import make_trainer as make
 
@@ -127,9 +129,80 @@ def test_pull_is_towards_the_weights_that_the_trainer_began_with(make_trainer):
     assert ends[1] < 0.7 * ends[0]
 
 
+@pytest.mark.parametrize("kind", [Trainer, SFTTrainer])
+def test_end_is_moved_back_once_and_checkpoints_are_as_trained(make_trainer, kind, tmp_path):
+    plain = make_trainer(kind, folder="plain")
+    base = weights(plain)
+    use_method(plain, "adamw")
+    plain.train()
+    end = weights(plain)
+
+    moved = make_trainer(kind)
+    use_method(moved, "adamw+blend", {"blend.keep": 0.75})
+    moved.train()
+    wanted = {name: weight.lerp(end[name], 0.75) for name, weight in base.items()}
+    assert equal(weights(moved), wanted)
+    assert moved.state.log_history[-1]["blend/keep"] == 0.75
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint-4")
+    assert equal(dict(trained.named_parameters()), end)
+
+    for step in (2, 4):  # 4: there is nothing left to train
+        resumed = make_trainer(kind)
+        use_method(resumed, "adamw+blend", {"blend.keep": 0.75})
+        resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+        assert equal(weights(resumed), wanted)
+
+
+def test_end_of_lora_is_moved_back_by_scaling_b(make_trainer):
+    def lora(model):
+        return get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+
+    ends = []
+    for entry in ("adamw", {"adamw": {}, "blend": {"keep": 0.5}}):
+        torch.manual_seed(0)
+        trainer = make_trainer(folder=str(len(ends)), wrap=lora)
+        use_method(trainer, entry)
+        trainer.train()
+        ends.append(weights(trainer))
+    for name, weight in ends[0].items():
+        assert torch.equal(ends[1][name], weight / 2 if ".lora_B." in name else weight), name
+
+
+@pytest.mark.parametrize("attached_last", [True, False])
+def test_what_is_forgotten_is_measured_of_the_end_that_was_moved_back(make_trainer, tmp_path, attached_last):
+    def watch(trainer):
+        return ForgettingCallback.attach(trainer, probes=["divergence"], every=2)
+
+    trainer = make_trainer()
+    if not attached_last:
+        watch(trainer)
+    use_method(trainer, "adamw+blend", {"blend.keep": 0.25})
+    if attached_last:
+        watch(trainer)
+    trainer.train()
+    logged = [log["forgotten/divergence"] for log in trainer.state.log_history if "forgotten/divergence" in log]
+    before, after = logged[-2:]
+    assert 0 < after < before / 4  # it grows with the square of the change
+    end = load_forgetting(tmp_path / "out").marks[-1]
+    assert (end.at, end.point.forgotten["divergence"]["kl"]) == (4, pytest.approx(after))
+
+
+def test_end_is_not_moved_where_no_straight_line_leads_back(make_trainer):
+    trainer = make_trainer(
+        wrap=lambda model: get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", use_dora=True))
+    )
+    use_method(trainer, "adamw+blend")
+    with pytest.raises(UserError, match="a variant such as DoRA is trained"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 @pytest.mark.parametrize(
     ("entry", "settings", "message"),
     [
+        ("blend", {"blend.keep": [0.9, 0.8]}, "blend makes 2 models of the end of a training"),
+        ("blend", {"blend.keep": 1.5}, r"blend.keep is 1.5, expected at most 1"),
+        ("blend", {"blend.keep": []}, r"blend.keep"),
         ("mofo+gem", {}, "gem is for mofo compare alone: it keeps what earlier tasks"),
         ("mofo+replay", {}, "replay is for mofo compare alone"),
         ("lora", {}, "lora is for mofo compare alone"),
@@ -162,7 +235,14 @@ def test_sft_takes_a_method(tiny_model, tiny_data, tmp_path, capsys):
     assert "Trained with AdamW + L2." in capsys.readouterr().out
     train("sft", flags(method_settings="self-distill.texts=3,tokens=8", output_dir=tmp_path / "default"))
     assert "Trained with AdamW + self-distillation." in capsys.readouterr().out
+    moved = {"method": "adamw+blend", "method_settings": "blend.keep=0.5", "save_strategy": "epoch"}
+    train("sft", flags(**moved, output_dir=tmp_path / "moved"))
+    assert "Trained with AdamW + blend." in capsys.readouterr().out
+    folders = [tiny_model, tmp_path / "moved" / "checkpoint-2", tmp_path / "moved"]
+    base, end, saved = (dict(AutoModelForCausalLM.from_pretrained(f).named_parameters()) for f in folders)
+    assert equal(saved, {name: weight.lerp(end[name], 0.5) for name, weight in base.items()})
     for more, message in [
+        ({"method": "adamw+blend", "method_settings": "blend.keep=2"}, r"blend.keep is .*2.*, expected at most 1"),
         ({"method": "lion", "fraction": 0.1}, "--fraction is a flag of MoFO"),
         ({"fraction": 0.1}, "--method adamw.self-distill does not train with it: leave it out, or give --method mofo"),
         ({"method": "lion", "adam_beta2": 0.99}, "--adam_beta2 is a flag of AdamW and MoFO, and lion does not read it"),

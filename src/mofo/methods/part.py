@@ -138,6 +138,11 @@ class Part(Settings):
         """Whether its settings exclude that parameters are spread over processes."""
         return False
 
+    @property
+    def ends(self) -> int:
+        """How many variants `after_training` yields; a trainer, which leaves one model, takes no part with several."""
+        return 1
+
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Return the model to train: the given one with parts of it frozen, or wrapped in adapters."""
         return model
@@ -184,10 +189,10 @@ class Part(Settings):
         return None
 
     def after_training(self, model: PreTrainedModel, setup: Setup) -> Iterator[dict[str, Scalar]]:
-        """Change the trained model in place, and yield a value of the part's settings for each variant to measure.
+        """Change the trained model in place, and yield a value of the part's settings for each variant.
 
-        Each yield is measured and recorded as a run of its own, with these settings. When the iterator ends, the
-        model must be as it was trained.
+        In a comparison each is measured and recorded as a run of its own, with these settings; when the iterator ends,
+        the model must be as it was trained. A trainer leaves the first, and does not let the iterator end.
         """
         return iter(())
 

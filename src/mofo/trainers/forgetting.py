@@ -18,7 +18,7 @@ from mofo.trainers.watched import WatchedTraining
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import PreTrainedModel, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 
 class ForgettingCallback(ReportedCallback):
@@ -168,6 +168,19 @@ class ForgettingCallback(ReportedCallback):
         self._log(self._training.end(kwargs["model"], state.global_step, state.max_steps), control)
         if state.is_world_process_zero:
             self._training.write(_log_of(state))
+
+    def measure_changed_end(self, model: PreTrainedModel, state: TrainerState) -> dict[str, float]:
+        """Measure the last weights again, which were changed after the last step, and write the file.
+
+        Returns:
+            What is to be logged; nothing where nothing is measured.
+        """
+        if not self._training.watch.is_ready:
+            return {}
+        values = self._training.measure(model, state.global_step)
+        if state.is_world_process_zero:
+            self._training.write(_log_of(state))
+        return values
 
     def _log(self, values: dict[str, float], control: TrainerControl) -> None:
         """Have the trainer log values, if there are any."""

@@ -13,6 +13,7 @@ from mofo.methods.adamw import AdamW
 from mofo.methods.hooks import MethodHooks
 from mofo.methods.method import Entry, Method, expand
 from mofo.methods.part import OptimizerPart, Part, Setup
+from mofo.trainers.end import EndCallback
 from mofo.trainers.reported import ReportedCallback
 from mofo.trainers.watch import weights_digest
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import Trainer
 
-COMPARISON_ONLY = ("rows", "weights", "after_training")
-"""Hooks that only a comparison calls: it owns the rows, and measures merged weights and variants of the end."""
+COMPARISON_ONLY = ("rows", "weights")
+"""Hooks that only a comparison calls: it owns the rows, and measures merged weights."""
 
 
 def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | None = None) -> Method:
@@ -81,7 +82,7 @@ def check_any_trainer(method: Method) -> None:
     """Check that a method goes with any trainer.
 
     Raises:
-        UserError: It has a part that only a comparison can use.
+        UserError: It has a part that only a comparison can use, or one that makes several models of the end.
     """
     for part in method.extras:
         if part.remembers_tasks:
@@ -94,6 +95,11 @@ def check_any_trainer(method: Method) -> None:
             raise UserError(
                 f"{part.name} is for mofo compare alone: it brings rows or a model of its own, which a trainer that "
                 "has been made does not take."
+            )
+        if part.ends > 1:
+            raise UserError(
+                f"{part.name} makes {part.ends} models of the end of a training, which is for mofo compare; here it is "
+                "one: give each of its settings one value."
             )
 
 
@@ -149,6 +155,8 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
             callback.put_first(trainer)
         else:
             trainer.add_callback(callback)
+    if any(type(part).after_training is not Part.after_training for part in method.parts):
+        EndCallback(hooked).put_first()
     trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
 
 

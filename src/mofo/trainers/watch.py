@@ -29,6 +29,7 @@ from mofo.measure.mean import Mean
 from mofo.measure.measured import Measured
 from mofo.measure.probe import Probe
 from mofo.measure.share import among_processes
+from mofo.models.line import has_adapters
 from mofo.optim.dtensor import local
 from mofo.trainers.pace import Pace
 from mofo.trainers.processes import are_several, from_first, rank
@@ -291,13 +292,6 @@ def unnoticed(model: nn.Module) -> Iterator[None]:
                     module.reshard()
             for parameter, requires_grad in trained:
                 parameter.requires_grad_(requires_grad)
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Return whether a model is one of peft with adapters, so that its base is always there."""
-    from peft import PeftModel
-
-    return isinstance(model, PeftModel)
 
 
 def adapters_off(model: nn.Module) -> AbstractContextManager[None]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mofo.errors import UserError
 from mofo.optim.dtensor import local
-from mofo.trainers.watch import has_adapters
 
 HALVINGS = 7
 """How often the search halves the line: the share that it finds is exact to 1/128."""
@@ -33,20 +32,32 @@ class Line:
     def __init__(self, model: nn.Module, origin: Mapping[str, Tensor]) -> None:
         check_line(model)
         adapted = has_adapters(model)
-        self._pairs: list[tuple[Tensor, Tensor | None, Tensor]] = []
+        self._parameters: list[tuple[str, Tensor, Tensor | None, Tensor]] = []
         for name, parameter in _trained(model):
             if not adapted or _is_factor(name, "B"):
                 weight = local(parameter.detach())
-                self._pairs.append((weight, None if adapted else origin[name], weight.cpu().clone()))
+                self._parameters.append((name, weight, None if adapted else origin[name], weight.cpu().clone()))
 
-    def go(self, share: float) -> None:
-        """Move the model to a share of its change: 0 is the base, 1 the trained model, both to the bit."""
-        for weight, base, end in self._pairs:
+    def go(self, share: float | Callable[[str], float]) -> None:
+        """Move the model to a share of its change: 0 is the base, 1 the trained model, both to the bit.
+
+        Args:
+            share: The share, or what returns that of a parameter by its name.
+        """
+        for name, weight, base, end in self._parameters:
             start = torch.zeros_like(weight) if base is None else base.to(weight.device)
-            if share in (0, 1):  # as they are: times 0 infinities would be NaN
-                weight.copy_(end if share else start)
+            kept = share(name) if callable(share) else share
+            if kept in (0, 1):  # as they are: times 0 infinities would be NaN
+                weight.copy_(end if kept else start)
             else:
-                weight.copy_(start.lerp(end.to(weight.device), share))
+                weight.copy_(start.lerp(end.to(weight.device), kept))
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Return whether a model is one of peft with adapters, so that its base is always there."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
 
 
 def check_line(model: nn.Module) -> None:
@@ -64,8 +75,8 @@ def check_line(model: nn.Module) -> None:
     if variants or other:
         what = "a variant such as DoRA is trained" if variants else f"{other} is trained"
         raise UserError(
-            "Pulling back to the base is known for full fine-tuning and for plain LoRA, whose change is proportional "
-            f"to B, and here {what}: hold the budget by stop or slow."
+            "The way back to the base is known for full fine-tuning and for plain LoRA, whose change is proportional "
+            f"to B, and here {what}: hold a budget by stop or slow, and leave blend out."
         )
 
 
