@@ -4,7 +4,7 @@ Usage: python experiments/landscape/run.py [RESOLUTION]
 
 Fine-tunes the models of recipe.yaml into runs/landscape, and writes a map into results/ for each plane through the
 base, AdamW's end and that of one other method, with the other models and all paths projected onto it. Interrupted, the
-same command goes on where it stopped. A map of 9 × 9 points is refined by 17, the default, without measuring them again.
+same command goes on where it stopped. A map of 9 × 9 points is refined to 17, the default, by measuring what is new.
 """
 
 import sys
