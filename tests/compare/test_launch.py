@@ -85,7 +85,9 @@ def numbers(run):
 @pytest.mark.usefixtures("_gpus")
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_launched_runs_end_as_those_of_one_process(tmp_path, values, launch_file, monkeypatch, name):
-    recipe = make_recipe(values)
+    recipe = make_recipe(
+        values | {"methods": ["adamw", "mofo", {"adamw": {}, "self-distill": {"texts": 4, "tokens": 8}}]}
+    )
     launched = jobs.compare(recipe, tmp_path / "launched", launch=launch_file(name))
     monkeypatch.undo()
     alone = jobs.compare(recipe, tmp_path / "alone")

@@ -165,34 +165,68 @@ def test_killed_and_resumed_run_ends_as_if_it_had_not_been(make_run, config, kin
         assert (whole.folder / "model.safetensors").exists()
 
 
-@pytest.mark.processes
-@pytest.mark.usefixtures("_surroundings")
-def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path):
+def sft(model, data, folder, config, *launch, steps=4, **more):
+    """`mofo sft` as two processes; saves half way."""
     flags = {
-        "model_name_or_path": tiny_model,
-        "method": "mofo",
-        "dataset_name": tiny_data,
-        "max_steps": 3,
+        "model_name_or_path": model,
+        "dataset_name": data,
+        "output_dir": folder,
+        "max_steps": steps,
+        "save_steps": 2,
         "per_device_train_batch_size": 2,
         "learning_rate": 0.01,
         "max_grad_norm": 0,  # the norm of all gradients is summed up in another order
         "use_cpu": False,  # the processes stand for GPUs
         "bf16": False,
         "report_to": "none",
+        **more,
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    models = {}
+    script = ROOT / "src/mofo/trainers/trl/script.py"
+    return subprocess.run(command(config, script, "sft", *words, launch=launch), capture_output=True, text=True)
+
+
+def saved(folder):
+    """The weights that a training left, and not what accelerate saves a second time."""
+    weights = load_file(folder / "model.safetensors")
+    tied = weights.pop("lm_head.weight", None)
+    assert tied is None or torch.equal(tied, weights["model.embed_tokens.weight"])
+    return weights
+
+
+DISTILL = {"method_settings": "self-distill.texts=4,self-distill.tokens=8"}
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("_surroundings")
+@pytest.mark.parametrize(
+    ("label", "how"),
+    [("MoFO", {"method": "mofo"}), ("AdamW + self-distillation", DISTILL)],
+)
+def test_sft_with_fsdp2_ends_with_the_model_of_ddp(tiny_model, tiny_data, tmp_path, label, how):
     for config in ("ddp", "fsdp2"):
-        words_of_run = [*words, "--output_dir", tmp_path / config]
-        done = subprocess.run(
-            command(config, ROOT / "src/mofo/trainers/trl/script.py", "sft", *words_of_run), capture_output=True
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        assert b"Trained with MoFO" in done.stdout
-        models[config] = load_file(tmp_path / config / "model.safetensors")
-    tied = models["fsdp2"].pop("lm_head.weight")  # accelerate saves it a second time
-    assert torch.equal(tied, models["fsdp2"]["model.embed_tokens.weight"])
-    assert equal(models["ddp"], models["fsdp2"])
+        done = sft(tiny_model, tiny_data, tmp_path / config, config, **how)
+        assert done.returncode == 0, done.stderr
+        assert f"Trained with {label}" in done.stdout
+    assert equal(saved(tmp_path / "ddp"), saved(tmp_path / "fsdp2"))
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("_surroundings")
+def test_sharded_training_with_extras_resumes_to_the_same_bits(tiny_model, tiny_data, tmp_path):
+    folder = tmp_path / "tuned"
+    assert sft(tiny_model, tiny_data, folder, "fsdp2", **DISTILL).returncode == 0
+    whole = saved(folder)
+    (folder / "model.safetensors").unlink()
+    checkpoint = {"resume_from_checkpoint": folder / "checkpoint-2"}
+    done = sft(tiny_model, tiny_data, folder, "fsdp2", **DISTILL, **checkpoint)
+    assert done.returncode == 0, done.stderr
+    assert equal(saved(folder), whole)
+
+    (folder / "mofo" / "sharded_base").unlink()
+    done = sft(tiny_model, tiny_data, folder, "fsdp2", **DISTILL, **checkpoint)
+    assert done.returncode != 0
+    assert "adamw+self-distill cannot go on" in done.stderr
 
 
 @pytest.mark.processes

@@ -88,11 +88,14 @@ def test_weights_are_hashed_once_and_only_where_something_is_kept(make_trainer, 
     assert hashed == [trainer.model]
 
 
-def test_extras_are_refused_for_sharded_models(make_trainer):
+def test_extras_that_do_not_know_flat_or_sharded_parameters_are_refused(make_trainer, monkeypatch):
     trainer = make_trainer()
-    trainer.is_fsdp_enabled = True
-    with pytest.raises(UserError, match=r"adamw.l2: extras do not go with sharded models yet"):
-        use_method(trainer, "adamw+l2")
+    trainer.is_fsdp_enabled = True  # version 1
+    with pytest.raises(UserError, match=r"self-distill does not go with flattened parameters .* DDP .* or FSDP2"):
+        use_method(trainer, "adamw+self-distill")
+    monkeypatch.setattr(type(trainer.accelerator), "is_fsdp2", True)
+    with pytest.raises(UserError, match=r"^l2, blend does not go with sharded parameters"):
+        use_method(trainer, "adamw+l2+self-distill+blend")
     use_method(trainer, "mofo")
 
 

@@ -49,6 +49,7 @@ class Setup:
         earlier: The rows of each task that it has learned before, in the order of training.
         base_name: Returns the name of the folder below these two that is of this base alone, where other bases may be
             trained into the same ones; it is asked for when something is first kept.
+        is_sharded: Whether the model's parameters are spread over processes, so that all of them must compute together.
     """
 
     base: Mapping[str, Tensor]
@@ -65,6 +66,7 @@ class Setup:
     tasks: int = 1
     earlier: Sequence[Sequence[Example]] = ()
     base_name: Callable[[], str] = lambda: ""
+    is_sharded: bool = False
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]], *, shared: bool = False) -> dict[str, Tensor]:
         """Return the tensors that `make` returned when it was first called, interrupted or not.
@@ -76,17 +78,10 @@ class Setup:
             make: Computes the tensors.
             shared: Whether all runs of the comparison have the same tensors; otherwise they are this run's own.
         """
-        from filelock import FileLock
-        from safetensors.torch import load_file, save
-
         if name not in self.scratch:
-            folder = (self.shared if shared else self.folder) / self.base_name()
-            folder.mkdir(parents=True, exist_ok=True)
-            file = folder / f"{name}.safetensors"
-            with FileLock(file.with_suffix(".lock")):
-                if not file.is_file():
-                    write_bytes(file, save({key: tensor.contiguous() for key, tensor in make().items()}))
-            self.scratch[name] = load_file(file, device=str(self.device))
+            file = (self.shared if shared else self.folder) / self.base_name() / f"{name}.safetensors"
+            tensors = _made_together(file, make) if self.is_sharded else _made_once(file, make)
+            self.scratch[name] = {key: tensor.to(self.device) for key, tensor in tensors.items()}
         return self.scratch[name]  # type: ignore[no-any-return]
 
     @functools.cached_property
@@ -108,6 +103,39 @@ class Setup:
                         "go with adapters."
                     )
                 yield parameter, self.base_on_device[name]
+
+
+def _made_once(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what a file holds; whichever process comes first makes it."""
+    from filelock import FileLock
+    from safetensors.torch import load_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if not file.is_file():
+            _write(file, make())
+    return load_file(file)
+
+
+def _made_together(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what the first process's file holds; if there is none, all make it, and the first one's is kept."""
+    from safetensors.torch import load_file
+
+    from mofo.processes import from_first, rank
+
+    is_first = rank() == 0
+    if not from_first(file.is_file()):
+        made = make()
+        if is_first:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _write(file, made)
+    return from_first(load_file(file) if is_first else {})
+
+
+def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    write_bytes(file, save({key: tensor.contiguous() for key, tensor in tensors.items()}))
 
 
 class Part(Settings):

@@ -24,7 +24,8 @@ class SelfDistill(Part):
     name = "self-distill"
     label = "self-distillation"
     source = "arXiv 2605.26097"
-    cost = "one more forward and backward pass over per_step × tokens tokens a step; the bank"
+    cost = "one more forward and backward pass over per_step × tokens tokens a step, in each process; the bank"
+    across_processes = True
 
     weight: float = setting(0.3, "weight λ of the divergence", label="λ", short="w", ge=0)
     form: Literal["auto", "free", "chat", "mixed"] = setting(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from mofo.errors import UserError
 from mofo.forgetting import Kept
 from mofo.models.line import Line, at, check_line, copy_of_trained, has_adapters, largest_share
-from mofo.trainers.processes import rank
+from mofo.processes import rank
 from mofo.trainers.watch import Watch
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from mofo.methods.method import Entry, Method, expand
 from mofo.methods.part import OptimizerPart, Part, Setup
 from mofo.trainers.end import EndCallback
 from mofo.trainers.reported import ReportedCallback
+from mofo.trainers.sharded_start import ShardedStartCallback
 from mofo.trainers.watch import weights_digest
 
 if TYPE_CHECKING:
@@ -103,16 +104,23 @@ def check_any_trainer(method: Method) -> None:
             )
 
 
-def check_sharding(method: Method, *, is_sharded: bool) -> None:
+def check_sharding(method: Method, *, is_sharded: bool, is_flat: bool = False) -> None:
     """Check that a method goes with the sharding of a model, before that is loaded where it is known then.
 
+    Args:
+        method: The method.
+        is_sharded: Whether the parameters are spread over processes.
+        is_flat: Whether they are pieces of flattened ones, as with DeepSpeed and FSDP1.
+
     Raises:
-        UserError: It has extras, which do not know how to treat a sharded model.
+        UserError: It has extras that do not know how to treat such a model.
     """
-    if method.extras and is_sharded:
+    unable = [part.name for part in method.extras if is_flat or (is_sharded and not part.across_processes)]
+    if unable:
+        what = "flattened parameters (DeepSpeed, FSDP1)" if is_flat else "sharded parameters (FSDP2)"
         raise UserError(
-            f"{method.name}: extras do not go with sharded models yet (FSDP, DeepSpeed): leave them out, as "
-            "--method adamw or --method mofo do, or use one process or DDP (--accelerate_config multi_gpu)."
+            f"{', '.join(unable)} does not go with {what}: leave it out of the method, or use one process, "
+            "DDP (--accelerate_config multi_gpu)" + (" or FSDP2." if is_flat else ".")
         )
 
 
@@ -127,7 +135,9 @@ def use_extras(trainer: Trainer, method: Method) -> None:
 
 def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
     """Make a trainer one of a class with a mix-in, and give it what the hooks ask for."""
-    check_sharding(method, is_sharded=trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    is_fsdp2 = bool(trainer.is_fsdp_enabled and trainer.accelerator.is_fsdp2)
+    is_flat = trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not is_fsdp2)
+    check_sharding(method, is_sharded=is_fsdp2, is_flat=is_flat)
     model: Any = trainer.model
     needed = any(part.compares_with_base for part in method.extras)
     if method.extras:
@@ -146,10 +156,14 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         folder=kept,
         shared=kept,
         base_name=functools.cache(lambda: weights_digest(model)[:16]),
+        is_sharded=is_fsdp2,
     )
     hooked.trained = model
-    for part in method.extras:
-        part.prepare(model, hooked.setup)
+    if is_fsdp2 and method.extras:
+        ShardedStartCallback(hooked).put_first()
+    else:
+        for part in method.extras:
+            part.prepare(model, hooked.setup)
     for callback in [callback for part in method.parts for callback in part.callbacks(hooked.setup)]:
         if isinstance(callback, ReportedCallback):
             callback.put_first(trainer)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mofo.errors import UserError
-from mofo.trainers.processes import from_first
+from mofo.processes import from_first
 
 EVERY = 50
 """Steps between two measurements, or a multiple of them, where no number is asked for."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from mofo.optim.dtensor import local
-from mofo.trainers.processes import are_several
+from mofo.processes import are_several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,8 +31,8 @@ from mofo.measure.probe import Probe
 from mofo.measure.share import among_processes
 from mofo.models.line import has_adapters
 from mofo.optim.dtensor import local
+from mofo.processes import are_several, from_first, rank
 from mofo.trainers.pace import Pace
-from mofo.trainers.processes import are_several, from_first, rank
 from mofo.trainers.sample import sum_over_processes
 
 if TYPE_CHECKING:
