@@ -220,10 +220,14 @@ def test_sharded_training_with_extras_resumes_to_the_same_bits(tiny_model, tiny_
     assert done.returncode == 0, done.stderr
     assert equal(saved(folder), whole)
 
+    other = {"method_settings": "self-distill.texts=5,self-distill.tokens=8"}
+    done = sft(tiny_model, tiny_data, folder, "fsdp2", **other, **checkpoint)
+    assert done.returncode != 0
+    assert "made from the base, is not there; resume with the settings" in done.stderr
     (folder / "mofo" / "sharded_base").unlink()
     done = sft(tiny_model, tiny_data, folder, "fsdp2", **DISTILL, **checkpoint)
     assert done.returncode != 0
-    assert "adamw+self-distill cannot go on" in done.stderr
+    assert "which names its base, is not there" in done.stderr
 
 
 @pytest.mark.processes

@@ -50,6 +50,8 @@ class Setup:
         base_name: Returns the name of the folder below these two that is of this base alone, where other bases may be
             trained into the same ones; it is asked for when something is first kept.
         is_sharded: Whether the model's parameters are spread over processes, so that all of them must compute together.
+        is_base: Whether the model is the base when parts are prepared; a sharded one that goes on with a training has
+            loaded its checkpoint by then.
     """
 
     base: Mapping[str, Tensor]
@@ -67,6 +69,7 @@ class Setup:
     earlier: Sequence[Sequence[Example]] = ()
     base_name: Callable[[], str] = lambda: ""
     is_sharded: bool = False
+    is_base: bool = True
 
     def once(self, name: str, make: Callable[[], dict[str, Tensor]], *, shared: bool = False) -> dict[str, Tensor]:
         """Return the tensors that `make` returned when it was first called, interrupted or not.
@@ -77,10 +80,15 @@ class Setup:
             name: Name of the file; it must tell all settings that `make` depends on apart.
             make: Computes the tensors.
             shared: Whether all runs of the comparison have the same tensors; otherwise they are this run's own.
+
+        Raises:
+            UserError: They were not made yet, and the model is not the base any more.
         """
         if name not in self.scratch:
             file = (self.shared if shared else self.folder) / self.base_name() / f"{name}.safetensors"
-            tensors = _made_together(file, make) if self.is_sharded else _made_once(file, make)
+            tensors = (
+                _made_together(file, make if self.is_base else None) if self.is_sharded else _made_once(file, make)
+            )
             self.scratch[name] = {key: tensor.to(self.device) for key, tensor in tensors.items()}
         return self.scratch[name]  # type: ignore[no-any-return]
 
@@ -117,14 +125,23 @@ def _made_once(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, T
     return load_file(file)
 
 
-def _made_together(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return what the first process's file holds; if there is none, all make it, and the first one's is kept."""
+def _made_together(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> dict[str, Tensor]:
+    """Return what the first process's file holds; if there is none, all make it, and the first one's is kept.
+
+    Raises:
+        UserError: There is none, and nothing to make it.
+    """
     from safetensors.torch import load_file
 
     from mofo.processes import from_first, rank
 
     is_first = rank() == 0
     if not from_first(file.is_file()):
+        if make is None:
+            raise UserError(
+                f"The training cannot go on: {file}, made from the base, is not there; resume with the settings and in "
+                "the folder with which the training began, or start anew."
+            )
         made = make()
         if is_first:
             file.parent.mkdir(parents=True, exist_ok=True)

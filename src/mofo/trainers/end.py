@@ -27,10 +27,6 @@ class EndCallback(TrainerCallback):
     def __init__(self, trainer: MethodHooks) -> None:
         self.trainer = trainer
 
-    def put_first(self) -> None:
-        """Add the callback to its trainer, before those that report: they close at the end of a training."""
-        self.trainer.callback_handler.callbacks.insert(0, self)
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

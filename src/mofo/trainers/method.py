@@ -159,8 +159,9 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         is_sharded=is_fsdp2,
     )
     hooked.trained = model
+    callbacks = trainer.callback_handler.callbacks
     if is_fsdp2 and method.extras:
-        ShardedStartCallback(hooked).put_first()
+        callbacks.insert(0, ShardedStartCallback(hooked))
     else:
         for part in method.extras:
             part.prepare(model, hooked.setup)
@@ -170,7 +171,7 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         else:
             trainer.add_callback(callback)
     if any(type(part).after_training is not Part.after_training for part in method.parts):
-        EndCallback(hooked).put_first()
+        callbacks.insert(0, EndCallback(hooked))  # before those that report, which close at the end of a training
     trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
 
 

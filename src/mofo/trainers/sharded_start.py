@@ -36,23 +36,19 @@ class ShardedStartCallback(TrainerCallback):
     def __init__(self, trainer: MethodHooks) -> None:
         self.trainer = trainer
 
-    def put_first(self) -> None:
-        """Add the callback to its trainer, before those that it was made with."""
-        self.trainer.callback_handler.callbacks.insert(0, self)
-
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Prepare the extras.
 
         Raises:
-            UserError: The training is resumed in another folder than that in which it began.
+            UserError: The training is resumed in another folder than that in which it began, or with other settings.
         """
-        trainer, model = self.trainer, kwargs["model"]
+        trainer, model, step = self.trainer, kwargs["model"], state.global_step
         with unnoticed(model):
-            name = self._base_name(model, state.global_step)
+            name = self._base_name(model, step)
             trainer.trained = model
-            trainer.setup = replace(trainer.setup, device=args.device, base_name=lambda: name)
+            trainer.setup = replace(trainer.setup, device=args.device, base_name=lambda: name, is_base=step == 0)
             for part in trainer.method.extras:
                 part.prepare(model, trainer.setup)
 
@@ -63,8 +59,8 @@ class ShardedStartCallback(TrainerCallback):
             name = from_first(file.read_text(encoding="utf-8") if file.is_file() else "")
             if not name:
                 raise UserError(
-                    f"{self.trainer.method.name} cannot go on: {file}, which names the base that the training began "
-                    "with, is not there; resume in the folder in which it began, or start anew."
+                    f"The training cannot go on: {file}, which names its base, is not there; resume in the folder in "
+                    "which it began, or start anew."
                 )
             return name
         name = weights_digest(model)[:16]

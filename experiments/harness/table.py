@@ -1,0 +1,57 @@
+"""Print what each task of a comparison tells: before, change, whether beyond chance, questions lost and won.
+
+Usage: python experiments/harness/table.py COMPARISON
+
+Each number is of the ends of a method's runs. A change is after minus before, mean ± standard deviation over seeds,
+in percentage points for accuracies, in nats for log-probabilities of the right answer. In brackets: in how many seeds
+it is beyond chance by the rules of docs/measuring.md, each question compared with itself. Lost and won are questions
+of all seeds together.
+"""
+
+import sys
+from pathlib import Path
+
+from mofo.report.formatting import markdown_table, number, pooled
+from mofo.report.spread import pool
+from mofo.results import load_results
+
+
+def rows(results):
+    """The heads and a row for each number of a task that the harness asks, and for the workbench's own questions."""
+    heads = ["task", "number", "questions", "before"]
+    for method in results.methods.values():
+        heads += [f"{method.label}: change", "lost, won"]
+    yield heads
+    yield ["---"] * len(heads)
+    for metric in results.metrics:
+        ends = {name: found for name in results.methods if (found := ends_of(results, name, metric))}
+        pairs = [paired for found in ends.values() for _, paired in found]
+        if metric.kind != "forgotten" or not pairs or metric.source in ("text", "divergence"):
+            continue
+        base = results.base.forgotten[metric.source][metric.name]
+        cells = [metric.source, words(metric.name), f"{pairs[0].units}", number(metric.scale * base)]
+        for found in ends.values():
+            change = pooled(pool([metric.scale * (value - base) for value, _ in found]))
+            beyond = sum(paired.is_significant for _, paired in found)
+            flips = [sum(getattr(paired, kind) or 0 for _, paired in found) for kind in ("lost", "won")]
+            cells += [f"{change} ({beyond} of {len(found)})", "" if flips == [0, 0] else "{}, {}".format(*flips)]
+        yield cells
+
+
+def ends_of(results, method, metric):
+    """The value of each seed's end with its comparison question by question."""
+    points = [run.points[-1] for run in results.runs if run.method == method]
+    return [
+        (point.forgotten[metric.source][metric.name], paired)
+        for point in points
+        if (paired := point.paired.forgotten.get(metric.source, {}).get(metric.name))
+    ]
+
+
+def words(name):
+    """A number's name for readers."""
+    return {"log_probability": "log-probability"}.get(name, name)
+
+
+if __name__ == "__main__":
+    print(markdown_table(list(rows(load_results(Path(sys.argv[1]))))), end="")
