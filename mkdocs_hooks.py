@@ -38,7 +38,7 @@ ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md
 REFERENCE = {
     "The optimizer": ["mofo.MoFO", "mofo.param_groups", "mofo.CPUOffload", "mofo.backends"],
     "In trainers of transformers and trl": [f"mofo.trainers.{name}" for name in mofo.trainers.__all__],
-    "In Lightning": ["mofo.trainers.lightning.ForgettingCallback"],
+    "In Lightning": ["mofo.trainers.lightning.ForgettingCallback", "mofo.trainers.lightning.ExtrasCallback"],
 }
 """What each page of the reference describes, from docstrings."""
 

@@ -1,9 +1,9 @@
 """The plugins against stand-ins for what calls them; and torchtitan's own container, where it is installed."""
 
+import importlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLan
 
 from examples import stand_ins
 from mofo import MoFO
+from mofo.errors import UserError
 from mofo.optim.rule.blocks import selected_count
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -29,7 +30,7 @@ def example(monkeypatch):
                 parent = ".".join(path.split(".")[:depth])
                 monkeypatch.setitem(sys.modules, parent, stand_ins.module())
         monkeypatch.delitem(sys.modules, name, raising=False)
-        return __import__(name)
+        return importlib.import_module(name)
 
     return imported
 
@@ -43,30 +44,45 @@ def trainer(tiny_model, sums, tmp_path):
         args=TrainingArguments(str(tmp_path), logging_steps=1, save_strategy="no", **arguments),
         train_dataset=Dataset.from_dict(dict(tokenizer([row["question"] for row in sums]))),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        processing_class=tokenizer,
     )
 
 
-def test_axolotls_trainer_gets_mofo_from_the_plugin(example, trainer):
-    example("axolotl_mofo", stand_ins.axolotl())
-    plugin = stand_ins.load_plugin("axolotl_mofo.MoFOPlugin")
-    keys = plugin.get_input_args().rsplit(".", 1)
-    assert getattr(sys.modules[keys[0]], keys[1])().mofo_fraction == 0.15
-    plugin.post_trainer_create(SimpleNamespace(optimizer="adamw_torch", mofo_fraction=0.1), trainer)
-    base = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+def in_axolotl(trainer, **keys):
+    """What axolotl does with a trainer, and the keys of its YAML file."""
+    plugin = stand_ins.load_plugin("mofo.trainers.axolotl.MoFOPlugin")
+    module, name = plugin.get_input_args().rsplit(".", 1)
+    plugin.post_trainer_create(getattr(sys.modules[module], name)(**keys), trainer)
     trainer.train()
+    return trainer.state.log_history
+
+
+def test_axolotls_trainer_learns_by_a_method_and_measures_what_it_forgets(example, trainer, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOFO_CACHE", str(tmp_path / "cache"))
+    example("mofo.trainers.axolotl", stand_ins.axolotl())
+    trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {"lr": 0.01})
+    small = {"self-distill.texts": 3, "self-distill.tokens": 8}
+    logs = in_axolotl(trainer, mofo_settings=small, mofo_probes=["divergence"], mofo_budget={"text": 9})
+    assert type(trainer.optimizer.optimizer) is torch.optim.SGD
+    assert [part.name for part in trainer.method.extras] == ["self-distill"]
+    assert {"forgotten/divergence", "forgotten/text", "budget/used"} <= logs[0].keys()
+
+
+def test_axolotls_trainer_gets_mofo_where_the_method_names_it(example, trainer):
+    example("mofo.trainers.axolotl", stand_ins.axolotl())
+    base = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    logs = in_axolotl(trainer, mofo_method="mofo", mofo_settings={"fraction": 0.1})
     assert type(trainer.optimizer.optimizer) is MoFO
     moved = {name: int((p != base[name]).sum()) for name, p in trainer.model.named_parameters()}
     assert moved == {name: selected_count(0.1, p.numel()) for name, p in base.items()}
-    assert trainer.state.log_history[0]["mofo/moved"] == pytest.approx(0.1, rel=0.01)
+    assert logs[0]["mofo/moved"] == pytest.approx(0.1, rel=0.01)
 
 
 def test_an_optimizer_that_axolotl_has_already_chosen_is_not_replaced(example, trainer):
-    example("axolotl_mofo", stand_ins.axolotl())
+    example("mofo.trainers.axolotl", stand_ins.axolotl())
     trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {})
-    with pytest.raises(ValueError, match="MoFO would replace muon: set `optimizer: adamw_torch`"):
-        stand_ins.load_plugin("axolotl_mofo.MoFOPlugin").post_trainer_create(
-            SimpleNamespace(optimizer="muon", mofo_fraction=0.1), trainer
-        )
+    with pytest.raises(UserError, match="has the optimizer SGD, and the method names mofo"):
+        in_axolotl(trainer, mofo_method="mofo")
 
 
 @pytest.mark.parametrize(

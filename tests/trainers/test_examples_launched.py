@@ -224,7 +224,7 @@ def test_sharded_training_with_extras_resumes_to_the_same_bits(tiny_model, tiny_
     done = sft(tiny_model, tiny_data, folder, "fsdp2", **other, **checkpoint)
     assert done.returncode != 0
     assert "made from the base, is not there; resume with the settings" in done.stderr
-    (folder / "mofo" / "sharded_base").unlink()
+    (folder / "mofo" / "base").unlink()
     done = sft(tiny_model, tiny_data, folder, "fsdp2", **DISTILL, **checkpoint)
     assert done.returncode != 0
     assert "which names its base, is not there" in done.stderr

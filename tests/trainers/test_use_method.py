@@ -121,6 +121,26 @@ def test_plain_adamw_is_the_trainers_own(make_trainer):
     assert isinstance(int8.optimizer.optimizer, MoFO)
 
 
+def test_extras_alone_go_with_the_optimizer_that_the_trainer_has(make_trainer):
+    sgd = (torch.optim.SGD, {"lr": 0.01, "momentum": 0.5})
+    plain, distilled = make_trainer(optimizer=sgd), make_trainer(optimizer=sgd)
+    use_method(distilled, "self-distill", DISTILL)
+    for trainer in (plain, distilled):
+        trainer.train()
+        assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
+    assert not equal(weights(plain), weights(distilled))
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [({"optimizer": (torch.optim.SGD, {"lr": 0.01})}, "SGD"), ({"optim": "adafactor"}, "adafactor")],
+)
+def test_two_optimizers_are_refused(make_trainer, more, name):
+    message = f"has the optimizer {name}, and the method names mofo: leave one .* out; l2 alone keeps the trainer's"
+    with pytest.raises(UserError, match=message):
+        use_method(make_trainer(**more), "mofo+l2")
+
+
 def test_pull_is_towards_the_weights_that_the_trainer_began_with(make_trainer):
     ends = []
     for entry in ("sgd", {"sgd": {}, "l2": {"strength": 20.0}}):

@@ -214,12 +214,19 @@ def refuse_unused(key: str, entries: Iterable[Entry]) -> NoReturn:
     )
 
 
+def names_optimizer(entry: Entry) -> bool:
+    """Return whether an entry of a recipe says with which optimizer.
+
+    Raises:
+        UserError: A part is unknown, or the entry has the wrong form.
+    """
+    return any(issubclass(_part_class(name), OptimizerPart) for name in _own_settings(entry))
+
+
 def _settings_by_part(entry: Entry) -> dict[str, dict[str, Any]]:
     """Return an entry's own settings by part; one without an optimizer has AdamW."""
     given = _own_settings(entry)
-    if not any(issubclass(_part_class(name), OptimizerPart) for name in given):
-        return {AdamW.name: {}, **given}
-    return given
+    return given if names_optimizer(entry) else {AdamW.name: {}, **given}
 
 
 def _own_settings(entry: Entry) -> dict[str, dict[str, Any]]:

@@ -50,8 +50,8 @@ class Setup:
         base_name: Returns the name of the folder below these two that is of this base alone, where other bases may be
             trained into the same ones; it is asked for when something is first kept.
         is_sharded: Whether the model's parameters are spread over processes, so that all of them must compute together.
-        is_base: Whether the model is the base when parts are prepared; a sharded one that goes on with a training has
-            loaded its checkpoint by then.
+        is_base: Whether the model is the base when parts are prepared; where they are prepared late, one that goes on
+            with a training has loaded its checkpoint by then.
     """
 
     base: Mapping[str, Tensor]
@@ -113,15 +113,19 @@ class Setup:
                 yield parameter, self.base_on_device[name]
 
 
-def _made_once(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return what a file holds; whichever process comes first makes it."""
+def _made_once(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> dict[str, Tensor]:
+    """Return what a file holds; whichever process comes first makes it.
+
+    Raises:
+        UserError: There is none, and nothing to make it.
+    """
     from filelock import FileLock
     from safetensors.torch import load_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
-            _write(file, make())
+            _write(file, _maker(file, make)())
     return load_file(file)
 
 
@@ -137,16 +141,20 @@ def _made_together(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> 
 
     is_first = rank() == 0
     if not from_first(file.is_file()):
-        if make is None:
-            raise UserError(
-                f"The training cannot go on: {file}, made from the base, is not there; resume with the settings and in "
-                "the folder with which the training began, or start anew."
-            )
-        made = make()
+        made = _maker(file, make)()
         if is_first:
             file.parent.mkdir(parents=True, exist_ok=True)
             _write(file, made)
     return from_first(load_file(file) if is_first else {})
+
+
+def _maker(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> Callable[[], dict[str, Tensor]]:
+    if make is None:
+        raise UserError(
+            f"The training cannot go on: {file}, made from the base, is not there; resume with the settings and in the "
+            "folder with which the training began, or start anew."
+        )
+    return make
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers.training_args import OptimizerNames
+
 from mofo.errors import UserError
 from mofo.methods.adamw import AdamW
 from mofo.methods.hooks import MethodHooks
-from mofo.methods.method import Entry, Method, expand
+from mofo.methods.method import Entry, Method, expand, names_optimizer
 from mofo.methods.part import OptimizerPart, Part, Setup
 from mofo.trainers.end import EndCallback
 from mofo.trainers.reported import ReportedCallback
@@ -28,10 +30,11 @@ COMPARISON_ONLY = ("rows", "weights")
 
 
 def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | None = None) -> Method:
-    """Let a trainer train by a method: with its optimizer and its extras.
+    """Let a trainer train by a method.
 
-    Learning rate and weight decay are the trainer's own, as its arguments have them. A plain AdamW is the trainer's own
-    too, with its betas, epsilon and parameters that do not decay.
+    `self-distill`, which names no optimizer, is added to the one that the trainer has, whatever it is. With
+    `mofo+self-distill` the method's optimizer takes its place, with the trainer's learning rate and weight decay. A
+    plain `adamw` is the trainer's own, with its betas, epsilon and parameters that do not decay.
 
     The model as the trainer has it now is the base that extras keep to. To resume a training, therefore, make the
     trainer with the model that it began with: `trainer.train(resume_from_checkpoint=...)` loads the checkpoint.
@@ -42,23 +45,44 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
         settings: Values for every part that has a setting of that name, or for one part: `self-distill.weight`.
 
     Returns:
-        The method.
+        The method; AdamW stands for the trainer's own optimizer.
 
     Raises:
-        UserError: The method is unknown, needs rows or adapters of its own, stands for several, or does not go with
-            the trainer's sharding.
+        UserError: The method is unknown, needs rows or adapters of its own, stands for several, does not go with the
+            trainer's sharding, or names an optimizer where the trainer was given another.
 
     Examples:
         >>> trainer = SFTTrainer(model, args=args, train_dataset=dataset)
-        >>> use_method(trainer, "mofo+self-distill")
+        >>> use_method(trainer, "self-distill")
         >>> trainer.train()
     """
     method = single_method(entry, settings or {})
     own = {"learning_rate": trainer.args.learning_rate, "weight_decay": trainer.args.weight_decay}
     method = Method(method.optimizer.model_copy(update=own), method.extras)
-    is_own = is_plain_adamw(method.optimizer) and trainer.args.optim in ("adamw_torch", "adamw_torch_fused")
-    _attach(trainer, method, MethodHooks if is_own else _OwnOptimizer)
+    if names_optimizer(entry):
+        _check_no_other_optimizer(trainer, method)
+        keeps_own = is_plain_adamw(method.optimizer)
+    else:
+        keeps_own = True
+    _attach(trainer, method, MethodHooks if keeps_own else _OwnOptimizer)
     return method
+
+
+def _check_no_other_optimizer(trainer: Trainer, method: Method) -> None:
+    """Check that a trainer was not given an optimizer of its own beside the one that a method names.
+
+    Raises:
+        UserError: It was.
+    """
+    own: Any = trainer.optimizer or (trainer.optimizer_cls_and_kwargs or [None])[0]
+    if own is None and trainer.args.optim in ("adamw_torch", "adamw_torch_fused"):
+        return
+    name = OptimizerNames(trainer.args.optim).value if own is None else getattr(own, "__name__", type(own).__name__)
+    extras = "+".join(part.name for part in method.extras)
+    raise UserError(
+        f"The trainer has the optimizer {name}, and the method names {method.optimizer.name}: leave one of the two out"
+        + (f"; {extras} alone keeps the trainer's." if extras else ".")
+    )
 
 
 def is_plain_adamw(optimizer: OptimizerPart) -> bool:
@@ -119,8 +143,8 @@ def check_sharding(method: Method, *, is_sharded: bool, is_flat: bool = False) -
     if unable:
         what = "flattened parameters (DeepSpeed, FSDP1)" if is_flat else "sharded parameters (FSDP2)"
         raise UserError(
-            f"{', '.join(unable)} does not go with {what}: leave it out of the method, or use one process, "
-            "DDP (--accelerate_config multi_gpu)" + (" or FSDP2." if is_flat else ".")
+            f"{', '.join(unable)} does not go with {what}: leave it out of the method, or use "
+            + ("one process, DDP or FSDP2." if is_flat else "one process or DDP.")
         )
 
 
