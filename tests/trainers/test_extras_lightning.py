@@ -1,5 +1,10 @@
 """Extras of the workbench's methods under Lightning's trainer."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -90,6 +95,31 @@ def test_resumed_training_keeps_to_the_same_base(tiny_model, tmp_path, precision
     assert all(torch.equal(one, other) for one, other in pairs)
     with pytest.raises(UserError, match="which names its base, is not there; resume in the folder"):
         fit(tiny_model, tmp_path / "elsewhere", 4, checkpoint=checkpoint, **more)
+
+
+DDP = """
+import sys, torch
+from pathlib import Path
+from trainers.test_extras_lightning import fit
+module = fit(sys.argv[1], sys.argv[2], 3, devices=2, strategy="ddp", use_distributed_sampler=False)
+torch.save(list(module.parameters()), Path(sys.argv[2]) / f"rank{module.global_rank}.pt")
+"""
+
+
+@pytest.mark.full
+@pytest.mark.processes
+def test_processes_of_ddp_step_as_one(tiny_model, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(DDP)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, script, tiny_model, tmp_path]
+    done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    alone = fit(tiny_model, tmp_path / "alone", 3)  # both processes have its batches
+    for one, other in zip(first, alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
