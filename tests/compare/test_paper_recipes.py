@@ -47,7 +47,7 @@ def dry_run(file, tiny_model, tmp_path, **changes):
         ("fraction/recipe.yaml", (5 + 1) * 3 * 3, 32),
         ("score/recipe.yaml", 4 * 3 * 3, 32),
         ("blocks/recipe.yaml", 5 * 3 * 3, 32),
-        ("regime/recipe.yaml", 2 * 5 * 3, 600),
+        ("regime/recipe.yaml", 3 * 5 * 3, 600),
     ],
 )
 def test_recipe_reads_what_prepare_writes_and_makes_its_plan(evidence, tiny_model, file, runs, steps):
@@ -66,8 +66,8 @@ def test_recipes_of_the_papers_size_have_its_settings(evidence, tiny_model, file
     recipe, found = dry_run(file, tiny_model, tmp_path, **changes)
     assert recipe.rows_per_step == 128
     assert (recipe.epochs, recipe.schedule, recipe.settings["weight_decay"]) == (2, "cosine", 0)
-    assert len({run.method_name for run in recipe.runs()}) == 6
-    assert found.runs == (18 if "metamath" in file else 21)
+    assert len({run.method_name for run in recipe.runs()}) == 7
+    assert found.runs == (21 if "metamath" in file else 24)
 
 
 @pytest.mark.full
@@ -94,9 +94,9 @@ def test_recipes_of_the_papers_size_take_the_memory_that_is_said(file, monkeypat
 
 
 @pytest.mark.parametrize("file", ["harness/metamath.yaml", "llama/pmc.yaml"])
-def test_adamw_and_mofo_of_the_papers_size_can_be_spread_over_eight_gpus(file, monkeypatch):
+def test_methods_of_the_papers_size_can_be_spread_over_eight_gpus(file, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    changes = {"methods": ["adamw", "mofo"], "weights": "float32"}
+    changes = {"methods": ["adamw", "mofo", "self-distill"], "weights": "float32"}
     launch = EXPERIMENTS.parent / "examples" / "accelerate" / "fsdp2.yaml"
     found = read_launch(launch, make_recipe(override(read_recipe(EXPERIMENTS / file), changes)), 1)
     assert (found.processes, found.sharded) == (8, True)
