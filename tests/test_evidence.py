@@ -103,6 +103,12 @@ def test_table_of_tasks_in_sequence_is_what_its_script_prints(tasks):
     assert [line for line in page if line.startswith("|")][2:] == tasks[2:]
 
 
+def test_table_of_harness_tasks_is_what_its_script_prints():
+    page = (EXPERIMENTS / "harness" / "README.md").read_text(encoding="utf-8").splitlines()
+    script = printed("harness/table.py", EXPERIMENTS / "harness" / "results").splitlines()
+    assert [line for line in page if line.startswith("|")][2:] == script[2:]
+
+
 def test_lines_of_tasks_in_sequence_in_the_readme_come_from_committed_results(tasks):
     def row(line):
         return [cell.strip() for cell in line.strip("|").split("|")]
