@@ -27,7 +27,7 @@ class SelfDistill(Part):
     cost = "one more forward and backward pass over per_step × tokens tokens a step, in each process; the bank"
     across_processes = True
 
-    weight: float = setting(0.3, "weight λ of the divergence", label="λ", short="w", ge=0)
+    weight: float = setting(1.0, "weight λ of the divergence", label="λ", short="w", ge=0)
     form: Literal["auto", "free", "chat", "mixed"] = setting(
         "auto",
         "what the base writes: text from nothing (free), conversations (chat), half of each (mixed); auto is mixed "
