@@ -17,6 +17,8 @@ LION = {COMPARISONS[0]: "lion", COMPARISONS[1]: "lion-code", MEDICINE: "lion-med
 """The folder with Lion beside each domain, which is in its table."""
 BLEND = {COMPARISONS[0]: "blend", COMPARISONS[1]: "blend-code", MEDICINE: "blend-medicine"}
 """The folder with ends that were moved back, beside each domain."""
+WEIGHT = {COMPARISONS[0]: "weight", COMPARISONS[1]: "weight-code", MEDICINE: "weight-medicine"}
+"""The folder with a heavier term beside each domain."""
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 BESIDE_ADAMW = re.compile(r"−?\d+\.\d+ \(−?\d+\.\d+\)")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
@@ -60,6 +62,12 @@ def with_blend(domain):
     return table(domain, [name], ["adamw", "adamw+self-distill-mixed", *ends])
 
 
+def with_weight(domain):
+    """AdamW of a domain, with and without self-distillation, beside the latter with a heavier term."""
+    name = WEIGHT[domain]
+    return table(domain, [name], ["adamw", "adamw+self-distill-mixed", f"adamw+self-distill-mixed-{name}"])
+
+
 @pytest.fixture(scope="module")
 def tables():
     """All numbers with a spread that the scripts give, LoRA included and left out, as the pages say."""
@@ -68,7 +76,8 @@ def tables():
     without_lora = with_lion(MEDICINE, *full)
     beside = [with_variants(domain, names) for domain, names in BESIDE.items()]
     moved_back = [with_blend(domain) for domain in BLEND]
-    return set(MEASURED.findall("".join([*of_all, without_lora, *beside, *moved_back])))
+    heavier = [with_weight(domain) for domain in WEIGHT]
+    return set(MEASURED.findall("".join([*of_all, without_lora, *beside, *moved_back, *heavier])))
 
 
 @pytest.mark.parametrize(
