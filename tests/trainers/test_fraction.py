@@ -59,6 +59,7 @@ def test_trainer_follows_the_schedule_and_resumes_to_the_same_bits(tiny_model, t
 
 def test_schedule_is_a_setting_of_a_method(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model, tmp_path)
+    trainer.optimizer_cls_and_kwargs = None  # the method's takes its place
     method = use_method(trainer, "mofo", {"fraction": 0.2, "fraction_schedule": "cosine", "mofo.fraction_end": 0.1})
     assert method.name == "mofo-cosine"
     assert method.info.label == "MoFO (fraction cosine)"
