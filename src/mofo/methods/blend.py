@@ -72,9 +72,9 @@ class Blend(Part):
         """Yield once for each share and tilt, with the model blended; leave it as it was trained."""
         from mofo.models.line import Line
 
-        line = Line(model, setup.base)
+        line, places = Line(model, setup.base), _places(model)
         for keep, tilt in product(self.keep, self.tilt):
-            shares = {name: self.share(keep, tilt, place) for name, place in _places(model).items()}
+            shares = {name: self.share(keep, tilt, place) for name, place in places.items()}
             line.go(shares.__getitem__)
             yield {"keep": keep} if self.tilt == (0.0,) else {"keep": keep, "tilt": tilt}
         line.go(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,31 @@ if TYPE_CHECKING:
     _Trainer = Trainer
 else:
     _Trainer = object
+
+
+def add_gradients(
+    parts: Sequence[Part],
+    model: PreTrainedModel,
+    step: int,
+    setup: Setup,
+    computing: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Add the gradients of what parts add to the loss of an optimizer step, and then let them change all gradients.
+
+    Args:
+        parts: The parts.
+        model: The model, with the gradients of the task.
+        step: The step, from 0.
+        setup: What the parts may know.
+        computing: Context in which the model computes, such as autocast.
+    """
+    for part in parts:
+        with computing():
+            penalty = part.penalty(model, step, setup)
+        if penalty is not None:
+            penalty.backward()
+    for part in parts:
+        part.after_backward(model, step, setup)
 
 
 class MethodHooks(_Trainer):
@@ -62,11 +89,5 @@ class MethodHooks(_Trainer):
         """Compute the gradients of a batch, and after the last batch of a step those of the penalties."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            step = self.state.global_step
-            for part in self.method.parts:
-                penalty = part.penalty(self.trained, step, self.setup)
-                if penalty is not None:
-                    penalty.backward()
-            for part in self.method.parts:
-                part.after_backward(self.trained, step, self.setup)
+            add_gradients(self.method.parts, self.trained, self.state.global_step, self.setup)
         return loss

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import Field
 
@@ -86,9 +86,8 @@ class Setup:
         """
         if name not in self.scratch:
             file = (self.shared if shared else self.folder) / self.base_name() / f"{name}.safetensors"
-            tensors = (
-                _made_together(file, make if self.is_base else None) if self.is_sharded else _made_once(file, make)
-            )
+            made = _made_together if self.is_sharded else _made_once
+            tensors = made(file, make if self.is_base else functools.partial(_refuse_to_make, file))
             self.scratch[name] = {key: tensor.to(self.device) for key, tensor in tensors.items()}
         return self.scratch[name]  # type: ignore[no-any-return]
 
@@ -113,48 +112,38 @@ class Setup:
                 yield parameter, self.base_on_device[name]
 
 
-def _made_once(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> dict[str, Tensor]:
-    """Return what a file holds; whichever process comes first makes it.
-
-    Raises:
-        UserError: There is none, and nothing to make it.
-    """
+def _made_once(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what a file holds; whichever process comes first makes it."""
     from filelock import FileLock
     from safetensors.torch import load_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if not file.is_file():
-            _write(file, _maker(file, make)())
+            _write(file, make())
     return load_file(file)
 
 
-def _made_together(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> dict[str, Tensor]:
-    """Return what the first process's file holds; if there is none, all make it, and the first one's is kept.
-
-    Raises:
-        UserError: There is none, and nothing to make it.
-    """
+def _made_together(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what the first process's file holds; if there is none, all make it, and the first one's is kept."""
     from safetensors.torch import load_file
 
     from mofo.processes import from_first, rank
 
     is_first = rank() == 0
     if not from_first(file.is_file()):
-        made = _maker(file, make)()
+        made = make()
         if is_first:
             file.parent.mkdir(parents=True, exist_ok=True)
             _write(file, made)
     return from_first(load_file(file) if is_first else {})
 
 
-def _maker(file: Path, make: Callable[[], dict[str, Tensor]] | None) -> Callable[[], dict[str, Tensor]]:
-    if make is None:
-        raise UserError(
-            f"The training cannot go on: {file}, made from the base, is not there; resume with the settings and in the "
-            "folder with which the training began, or start anew."
-        )
-    return make
+def _refuse_to_make(file: Path) -> NoReturn:
+    raise UserError(
+        f"The training cannot go on: {file}, made from the base, is not there; resume with the settings and in the "
+        "folder with which the training began, or start anew."
+    )
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:

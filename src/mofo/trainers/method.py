@@ -59,11 +59,10 @@ def use_method(trainer: Trainer, entry: Entry, settings: Mapping[str, Any] | Non
     method = single_method(entry, settings or {})
     own = {"learning_rate": trainer.args.learning_rate, "weight_decay": trainer.args.weight_decay}
     method = Method(method.optimizer.model_copy(update=own), method.extras)
-    if names_optimizer(entry):
+    is_named = names_optimizer(entry)
+    if is_named:
         _check_no_other_optimizer(trainer, method)
-        keeps_own = is_plain_adamw(method.optimizer)
-    else:
-        keeps_own = True
+    keeps_own = not is_named or is_plain_adamw(method.optimizer)
     _attach(trainer, method, MethodHooks if keeps_own else _OwnOptimizer)
     return method
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from mofo.errors import UserError
+from mofo.methods.hooks import add_gradients
 from mofo.methods.method import Entry, names_optimizer
 from mofo.methods.part import Part, Setup
 from mofo.trainers.base_name import base_name
@@ -104,12 +105,6 @@ class ExtrasCallback(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradients of what the extras add to the loss, and let them change the gradients."""
         assert self._setup is not None, "a step before the training began"
-        model, step = self._model_of(pl_module), trainer.global_step
-        for part in self._method.extras:
-            with torch.enable_grad():
-                with trainer.precision_plugin.forward_context():
-                    penalty = part.penalty(model, step, self._setup)
-                if penalty is not None:
-                    penalty.backward()
-        for part in self._method.extras:
-            part.after_backward(model, step, self._setup)
+        model, computing = self._model_of(pl_module), trainer.precision_plugin.forward_context
+        with torch.enable_grad():
+            add_gradients(self._method.extras, model, trainer.global_step, self._setup, computing)
