@@ -3,10 +3,12 @@
 import json
 import re
 import runpy
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mofo.compare.estimate import estimate
@@ -14,9 +16,12 @@ from mofo.compare.folder import OutputFolder
 from mofo.compare.launch import read_launch
 from mofo.compare.prepare import prepare
 from mofo.compare.recipe import make_recipe, override, read_recipe
+from mofo.methods import parts
+from mofo.methods.part import Part
 from mofo.results import load_results
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+RECIPES = sorted(file for file in EXPERIMENTS.rglob("*.yaml") if "methods" in yaml.safe_load(file.read_text()))
 
 
 @pytest.fixture
@@ -38,6 +43,21 @@ def dry_run(file, tiny_model, tmp_path, **changes):
     values = override(read_recipe(EXPERIMENTS / file), {"model": tiny_model, "precision": "auto", **changes})
     recipe = make_recipe(values)
     return recipe, prepare(recipe, OutputFolder(tmp_path / "out"), overwrite=False, dry_run=True)
+
+
+@pytest.fixture
+def candidates(monkeypatch):
+    """Makes the parts of experiments/evidence/candidates known, as if that package were installed."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "evidence" / "candidates"))
+    defined = [value for value in vars(import_module("candidates")).values() if isinstance(value, type)]
+    added = [part for part in defined if issubclass(part, Part) and hasattr(part, "name") and part not in parts.OWN]
+    monkeypatch.setattr(parts, "PARTS", (*parts.OWN, *added))
+
+
+@pytest.mark.usefixtures("candidates")
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(EXPERIMENTS)))
+def test_every_recipe_can_be_read_also_those_beside_results(file):
+    assert make_recipe(read_recipe(file)).runs()
 
 
 @pytest.mark.parametrize(
