@@ -15,6 +15,7 @@ from mofo.measure.scoring import inference, reusable_cache
 from mofo.models.limits import position_limit
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mofo.data.forms import Row
@@ -24,6 +25,9 @@ TEXTS = 16
 
 TEXT_TOKENS = 128
 """Tokens of each."""
+
+BATCH = 64
+"""The most texts that are written at once: what the model keeps of them grows with their number."""
 
 ANSWERS = 16
 """The most prompts that are answered."""
@@ -49,7 +53,7 @@ def write_texts(
     seed: int = 0,
     start: list[int] | None = None,
 ) -> list[list[int]]:
-    """Sample texts from the base at temperature 1, from the start of a text, all in one batch.
+    """Sample texts from the base at temperature 1, from the start of a text.
 
     Nothing is cut off the distribution, and an end of text is an ordinary token after which the next one begins, so
     the texts are what the base believes text to be, and all are of one length.
@@ -68,20 +72,29 @@ def write_texts(
     start = text_start(base, tokenizer) if start is None else start
     tokens = min(tokens, position_limit(base.config) - len(start) + 1)  # the last token is not read
     generator = torch.Generator().manual_seed(seed)
-    written = torch.tensor(start).expand(texts, -1)
-    cache, unread = None, written
     with inference(base):
-        for _ in range(tokens):
-            # `past_key_values=None` would be an unknown argument to models that have another kind of cache.
-            past: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-            output = base(input_ids=unread.to(base.device), use_cache=True, logits_to_keep=1, **past)
-            probabilities = output.logits[:, -1].float().softmax(dim=-1).cpu()
-            drawn = torch.multinomial(probabilities, 1, generator=generator)
-            written = torch.cat([written, drawn], dim=1)
-            cache = reusable_cache(output)
-            unread = written if cache is None else drawn
-    ids: list[list[int]] = written.tolist()
+        batches = [
+            _write_batch(base, torch.tensor(start).expand(min(BATCH, texts - first), -1), tokens, generator)
+            for first in range(0, texts, BATCH)
+        ]
+    ids: list[list[int]] = torch.cat(batches).tolist()
     return ids
+
+
+def _write_batch(base: PreTrainedModel, starts: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
+    """Sample a number of tokens after each start, (texts, start); returns both, (texts, start + tokens)."""
+    written = starts
+    cache, unread = None, written
+    for _ in range(tokens):
+        # `past_key_values=None` would be an unknown argument to models that have another kind of cache.
+        past: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        output = base(input_ids=unread.to(base.device), use_cache=True, logits_to_keep=1, **past)
+        probabilities = output.logits[:, -1].float().softmax(dim=-1).cpu()
+        drawn = torch.multinomial(probabilities, 1, generator=generator)
+        written = torch.cat([written, drawn], dim=1)
+        cache = reusable_cache(output)
+        unread = written if cache is None else drawn
+    return written
 
 
 def read_prompts(file: str) -> list[Row]:
