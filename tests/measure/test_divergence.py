@@ -118,6 +118,18 @@ def test_write_texts_begins_with_the_start_token_and_has_the_asked_length(base, 
     assert len({tuple(text) for text in base_texts}) == 3
 
 
+def test_write_texts_writes_many_in_batches_that_begin_as_fewer_do(base, tokenizer, monkeypatch):
+    monkeypatch.setattr("mofo.measure.writing.BATCH", 4)
+    sizes = []
+    with monkeypatch.context() as patched:
+        forward = base.forward
+        patched.setattr(base, "forward", lambda **words: sizes.append(len(words["input_ids"])) or forward(**words))
+        texts = write_texts(base, tokenizer, texts=10, tokens=6, seed=1)
+    assert (len(texts), set(sizes)) == (10, {4, 2})
+    assert len({tuple(text) for text in texts}) == 10
+    assert texts[:4] == write_texts(base, tokenizer, texts=4, tokens=6, seed=1)
+
+
 def test_write_texts_follows_the_bases_distribution(base, tokenizer):
     first = torch.tensor([text[1] for text in write_texts(base, tokenizer, texts=20_000, tokens=1)])
     observed = first.bincount(minlength=base.config.vocab_size) / len(first)
