@@ -367,6 +367,36 @@ def test_self_distill_is_the_divergence_on_the_steps_texts(model, setup, again, 
     assert any(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("steps", "settings", "texts"),
+    [
+        (5, {}, 10),
+        (5, {"per_step": 3}, 15),
+        (5, {"every": 2}, 6),
+        (5, {"texts": 4}, 4),
+        (1000, {"tokens": 1, "top": 1}, 512),
+        (None, {"texts": 7}, 7),
+    ],
+)
+def test_self_distill_writes_as_many_texts_as_the_steps_take(model, setup, steps, settings, texts):
+    part = SelfDistill(**{"tokens": 4, "form": "free"} | settings)
+    planned = replace(setup, total_steps=steps)
+    part.prepare(model, planned)
+    bank = part._bank(planned, model)
+    assert len(bank["ids"]) == len(bank["log_p"]) == texts
+    assert len(part._bank(replace(planned, steps=1, task=1), model)["ids"]) == texts  # one bank for all tasks
+
+
+def test_no_text_comes_twice_in_a_training_and_tasks_go_through_the_bank_in_other_orders(setup):
+    part, planned = SelfDistill(), replace(setup, total_steps=9)
+    first, second = (
+        [text for turn in range(9) for text in part._rows(turn, task).tolist()]
+        for task in (planned, replace(planned, task=1))
+    )
+    assert sorted(first) == sorted(second) == list(range(18))
+    assert first != second
+
+
 def test_base_writes_conversations_from_the_users_turn_on(model, setup):
     setup.tokenizer.chat_template = f"Now {setup.tokenizer.chat_template}"
     start = setup.tokenizer.apply_chat_template([{"role": "user", "content": "X"}], tokenize=False).partition("X")[0]

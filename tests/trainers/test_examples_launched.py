@@ -224,10 +224,10 @@ def test_sharded_training_with_extras_resumes_to_the_same_bits(tiny_model, tiny_
     done = sft(tiny_model, tiny_data, folder, "fsdp2", **other, **checkpoint)
     assert done.returncode != 0
     assert "made from the base, is not there; resume with the settings" in done.stderr
-    (folder / "mofo" / "base").unlink()
+    (folder / "mofo" / "beginning.json").unlink()
     done = sft(tiny_model, tiny_data, folder, "fsdp2", **DISTILL, **checkpoint)
     assert done.returncode != 0
-    assert "which names its base, is not there" in done.stderr
+    assert "which says what it began with, is not there or damaged" in done.stderr
 
 
 @pytest.mark.processes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mofo.errors import UserError
@@ -93,8 +94,18 @@ def test_resumed_training_keeps_to_the_same_base(tiny_model, tmp_path, precision
     resumed = fit(tiny_model, tmp_path / "begun", 4, checkpoint=checkpoint, **more)
     pairs = list(zip(whole.parameters(), resumed.parameters(), strict=True))
     assert all(torch.equal(one, other) for one, other in pairs)
-    with pytest.raises(UserError, match="which names its base, is not there; resume in the folder"):
+    with pytest.raises(UserError, match="which says what it began with, is not there or damaged; resume in the folder"):
         fit(tiny_model, tmp_path / "elsewhere", 4, checkpoint=checkpoint, **more)
+
+
+def test_bank_has_a_text_for_each_place_and_stays_when_steps_are_added(tiny_model, tmp_path):
+    many = {"self-distill": {"texts": 512}}
+    fit(tiny_model, tmp_path, 2, extras=many)
+    (bank,) = (tmp_path / "mofo").rglob("self-distill-*.safetensors")
+    assert len(load_file(bank)["ids"]) == 2 * 2
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    fit(tiny_model, tmp_path, 4, extras=many, checkpoint=checkpoint)
+    assert list((tmp_path / "mofo").rglob("self-distill-*.safetensors")) == [bank]
 
 
 DDP = """

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import reasoning_gym
 from datasets import load_dataset
+from safetensors.torch import load_file
 
 from mofo.errors import UserError
 from mofo.trainers.trl.arguments import parse
@@ -134,6 +135,17 @@ def test_a_resumed_training_ends_the_same(asking, tmp_path, method):
     assert (training.objective, training.method) == ("grpo", method)
     assert training.tokens > 0
     assert {entry.reward is None for entry in log} == {entry.kl is None for entry in log} == {False}
+
+
+def test_base_writes_a_text_for_each_place_of_the_steps_that_answers_take(asking, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"{n}+1", "answer": str(n + 1)}) + "\n" for n in range(6)))
+    del asking["fraction"]
+    settings = {"method": "adamw+self-distill", "method_settings": "self-distill.tokens=8"}
+    train("grpo", flags(asking, **settings, dataset_name=rows, max_steps=-1, num_train_epochs=2))
+    folder = Path(asking["output_dir"])
+    (bank,) = (folder / "mofo").glob("*/self-distill-*.safetensors")
+    assert len(load_file(bank)["ids"]) == 2 * load_training(folder)[0].steps > 4
 
 
 def test_the_command_trains_and_its_record_says_so(asking, capfd):

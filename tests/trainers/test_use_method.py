@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 from trl import SFTTrainer
 
@@ -76,6 +77,23 @@ def test_another_base_in_the_same_folder_writes_its_own_text(make_trainer, tmp_p
         other.model.lm_head.weight.mul_(-1)
     use_method(other, "adamw+self-distill", DISTILL)
     assert len(list((tmp_path / "out" / "mofo").glob("*/self-distill-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"max_steps": -1, "num_train_epochs": 3},
+        {"max_steps": -1, "num_train_epochs": 1.5, "gradient_accumulation_steps": 2},
+        {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 3},
+    ],
+)
+def test_base_writes_a_text_for_each_place_of_the_steps_that_are_planned(make_trainer, more, tmp_path):
+    trainer = make_trainer(SFTTrainer, **more)
+    use_method(trainer, "self-distill", {"tokens": 8})
+    trainer.train()
+    (bank,) = (tmp_path / "out" / "mofo").glob("*/self-distill-*.safetensors")
+    assert len(load_file(bank)["ids"]) == 2 * trainer.state.max_steps
 
 
 def test_weights_are_hashed_once_and_only_where_something_is_kept(make_trainer, monkeypatch):

@@ -64,6 +64,7 @@ class FineTuning:
             rows=self.stage.rows,
             folder=self.folder.parts,
             shared=job.folder.shared,
+            total_steps=self.last_step,
             tasks=len(self.stages) if in_sequence else 1,
         )
         self.model: PreTrainedModel = job.model

@@ -286,7 +286,7 @@ def _timed(
 ) -> tuple[float, float]:
     """Return the seconds of a step and of all else of a run, by a short one.
 
-    What it keeps of the base, as it measured it, is made once for all rounds, and not counted.
+    What it keeps of the base is made once, by the first run of a round if not before, and not counted.
     """
     short = _round_recipe(recipe, [method], budget, TIMED_STEPS)
     results = compare(short, output / TIMING, console=console)

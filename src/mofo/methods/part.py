@@ -39,6 +39,7 @@ class Setup:
         device: Where the model computes.
         seed: The run's seed.
         steps: Optimizer steps of the task.
+        total_steps: Optimizer steps of the whole training, all tasks of a sequence together; None if nobody knows.
         batch: Rows of one optimizer step.
         rows: The rows of the task in the order of training, `batch` a step.
         folder: A folder that is this run's own and survives a kill.
@@ -64,6 +65,7 @@ class Setup:
     folder: Path
     shared: Path
     scratch: dict[str, Any] = field(default_factory=dict)
+    total_steps: int | None = None
     task: int = 0
     tasks: int = 1
     earlier: Sequence[Sequence[Example]] = ()

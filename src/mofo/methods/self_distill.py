@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from mofo.methods.base_text import Form, base_text, start_of
@@ -16,9 +17,10 @@ class SelfDistill(Part):
     """λ·KL(base ‖ tuned) per token on text that the base wrote, added to the loss.
 
     The base writes text from nothing, conversations in its chat template (the user's turn too), or half of each; the
-    last is what it does where there is a template. A few texts a step out of a bank that is written once. The base's
-    log-probabilities on them are cached, so that no second model is needed: the `top` likeliest tokens of each
-    position, and the rest as one. That divergence is a lower bound of the whole one.
+    last is what it does where there is a template. A few texts a step out of a bank that is written once, large enough
+    that no text comes twice, up to `texts`. The base's log-probabilities on them are cached, so that no second model is
+    needed: the `top` likeliest tokens of each position, and the rest as one. That divergence is a lower bound of the
+    whole one.
     """
 
     name = "self-distill"
@@ -34,7 +36,7 @@ class SelfDistill(Part):
         "where there is a chat template, and free where there is none",
         variants={"free": "on text", "chat": "on conversations", "mixed": "on text and conversations"},
     )
-    texts: int = setting(64, "texts in the bank", ge=1)
+    texts: int = setting(512, "the most texts in the bank; it has no more than the steps take", ge=1)
     tokens: int = setting(128, "tokens of each text", ge=1)
     per_step: int = setting(2, "texts of an optimizer step", ge=1)
     every: int = setting(1, "add it only in every Nth step, N times as heavy", ge=1)
@@ -60,17 +62,24 @@ class SelfDistill(Part):
         return self.weight * self.every * divergence
 
     def _rows(self, turn: int, setup: Setup) -> Tensor:
-        """Return which texts are next, (per_step,): the bank in another order each time it is gone through."""
+        """Return which texts are next, (per_step,): in another order for each task and each way through the bank."""
         import torch
 
+        size = self._size(setup)
+
+        def text(place: int) -> Tensor:
+            generator = torch.Generator().manual_seed(setup.seed + 1_000_003 * (setup.task + place // size))
+            return torch.randperm(size, generator=generator)[place % size]
+
         places = range(turn * self.per_step, (turn + 1) * self.per_step)
-        orders = {
-            place // self.texts: torch.randperm(
-                self.texts, generator=torch.Generator().manual_seed(setup.seed + 1_000_003 * (place // self.texts))
-            )
-            for place in places
-        }
-        return torch.stack([orders[place // self.texts][place % self.texts] for place in places]).to(setup.device)
+        return torch.stack([text(place) for place in places]).to(setup.device)
+
+    def _size(self, setup: Setup) -> int:
+        """Return the number of texts in the bank."""
+        if setup.total_steps is None:
+            return self.texts
+        turns = math.ceil(setup.total_steps / self.every)
+        return min(self.texts, turns * self.per_step)
 
     def _bank(self, setup: Setup, base: PreTrainedModel) -> dict[str, Tensor]:
         """Return `ids` of the texts, and of each position but the last `tokens` and `log_p` of the base.
@@ -98,7 +107,7 @@ class SelfDistill(Part):
             return {"ids": ids.cpu(), "written": written.cpu()} | cached
 
         form = "-".join(self._forms(setup))
-        return setup.once(f"self-distill-{form}-{self.texts}x{self.tokens}-top{self.top}", make, shared=True)
+        return setup.once(f"self-distill-{form}-{self._size(setup)}x{self.tokens}-top{self.top}", make, shared=True)
 
     def _forms(self, setup: Setup) -> tuple[Form, ...]:
         """Return the forms of the texts."""
@@ -110,9 +119,9 @@ class SelfDistill(Part):
         """Return the token ids of the texts, all of one length, and where what the base wrote is predicted."""
         import torch
 
-        forms = self._forms(setup)
+        forms, size = self._forms(setup), self._size(setup)
         starts = [len(start_of(form, base, setup.tokenizer)) for form in forms]
-        numbers = [self.texts] if len(forms) == 1 else [self.texts - self.texts // 2, self.texts // 2]
+        numbers = [size] if len(forms) == 1 else [size - size // 2, size // 2]
         ids, written = [], []
         for form, start, number in zip(forms, starts, numbers, strict=True):
             tokens = self.tokens + max(starts) - start

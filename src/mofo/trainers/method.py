@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,7 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         rows=[],
         folder=kept,
         shared=kept,
+        total_steps=_planned_steps(trainer),
         base_name=functools.cache(lambda: weights_digest(model)[:16]),
         is_sharded=is_fsdp2,
     )
@@ -196,6 +198,19 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
     if any(type(part).after_training is not Part.after_training for part in method.parts):
         callbacks.insert(0, EndCallback(hooked))  # before those that report, which close at the end of a training
     trainer.__class__ = type(f"Method{type(trainer).__name__}", (mixin, type(trainer)), {})
+
+
+def _planned_steps(trainer: Trainer) -> int | None:
+    """Return the optimizer steps that a trainer is to take; None if it does not know how many rows it has."""
+    args: Any = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    if not isinstance(trainer.train_dataset, Sized):
+        return None
+    passes: int = getattr(args, "num_generations", 1) * getattr(args, "num_iterations", 1)  # of a prompt, in GRPO
+    rows_per_step: int = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(len(trainer.train_dataset) * passes / rows_per_step)
+    return math.ceil(float(args.num_train_epochs) * steps_per_epoch)
 
 
 def _warn_of_checkpoint(model: Any, method: Method) -> None:

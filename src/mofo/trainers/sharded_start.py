@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from mofo.trainers.base_name import base_name
+from mofo.trainers.beginning import beginning_of
 from mofo.trainers.watch import unnoticed
 
 if TYPE_CHECKING:
@@ -40,8 +40,14 @@ class ShardedStartCallback(TrainerCallback):
         """
         trainer, model, step = self.trainer, kwargs["model"], state.global_step
         with unnoticed(model):
-            name = base_name(model, trainer.setup.folder, step)
+            began = beginning_of(model, trainer.setup.folder, step, state.max_steps)
             trainer.trained = model
-            trainer.setup = replace(trainer.setup, device=args.device, base_name=lambda: name, is_base=step == 0)
+            trainer.setup = replace(
+                trainer.setup,
+                device=args.device,
+                total_steps=began.steps,
+                base_name=lambda: began.base,
+                is_base=step == 0,
+            )
             for part in trainer.method.extras:
                 part.prepare(model, trainer.setup)

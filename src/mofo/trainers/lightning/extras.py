@@ -15,7 +15,8 @@ from mofo.errors import UserError
 from mofo.methods.hooks import add_gradients
 from mofo.methods.method import Entry, names_optimizer
 from mofo.methods.part import Part, Setup
-from mofo.trainers.base_name import base_name
+from mofo.trainers.beginning import beginning_of
+from mofo.trainers.lightning.planned import planned_steps
 from mofo.trainers.method import check_sharding, single_method
 from mofo.trainers.watch import unnoticed
 
@@ -84,18 +85,19 @@ class ExtrasCallback(Callback):
         model, step = self._model_of(pl_module), trainer.global_step
         folder = Path(trainer.default_root_dir) / "mofo"
         with unnoticed(model), trainer.precision_plugin.forward_context():
-            name = base_name(model, folder, step)
+            began = beginning_of(model, folder, step, planned_steps(trainer))
             self._setup = Setup(
                 base={},
                 tokenizer=self._tokenizer,
                 device=pl_module.device,
                 seed=self._seed,
                 steps=trainer.max_steps,
+                total_steps=began.steps,
                 batch=1,
                 rows=[],
                 folder=folder,
                 shared=folder,
-                base_name=lambda: name,
+                base_name=lambda: began.base,
                 is_sharded=isinstance(trainer.strategy, ModelParallelStrategy),
                 is_base=step == 0,
             )

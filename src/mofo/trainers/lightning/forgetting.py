@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
@@ -17,6 +15,7 @@ from mofo.errors import UserError
 from mofo.forgetting import Kept
 from mofo.results import TrainingStep
 from mofo.trainers.budget import Way
+from mofo.trainers.lightning.planned import planned_steps
 from mofo.trainers.watch import PROBES
 from mofo.trainers.watched import WatchedTraining
 
@@ -118,7 +117,7 @@ class ForgettingCallback(Callback):
         if self._training.has_ended:
             trainer.should_stop = True
         if step and _is_last(trainer, batch_idx):
-            values |= self._training.end(model, step, _planned_steps(trainer))
+            values |= self._training.end(model, step, planned_steps(trainer) or step)
         if values:
             pl_module.log_dict(values, logger=False)
             self._report(trainer, values)
@@ -128,7 +127,7 @@ class ForgettingCallback(Callback):
         for hook in self._hooks:
             hook.remove()
         step = trainer.global_step
-        self._report(trainer, self._training.end(self._model_of(pl_module), step, _planned_steps(trainer)))
+        self._report(trainer, self._training.end(self._model_of(pl_module), step, planned_steps(trainer) or step))
 
     def _brake(self, optimizer: Optimizer) -> tuple[RemovableHandle, RemovableHandle]:
         """Have the steps of an optimizer braked: within them, so that schedulers, which come after, see nothing."""
@@ -159,12 +158,3 @@ def _is_last(trainer: Trainer, batch_idx: int) -> bool:
     return (
         step == trainer.max_steps or (ends_epoch and epochs == trainer.max_epochs) or (trainer.should_stop and may_stop)
     )
-
-
-def _planned_steps(trainer: Trainer) -> int:
-    """Return the step that was to be the last; the present one where nobody can know."""
-    try:
-        steps = trainer.estimated_stepping_batches
-    except MisconfigurationException:  # another accumulation of gradients in each epoch
-        steps = math.inf
-    return int(steps) if 0 < steps < math.inf else trainer.global_step
