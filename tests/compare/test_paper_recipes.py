@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -154,6 +155,21 @@ def test_methods_figures_are_drawn_from_committed_results(tmp_path):
     assert any(end["on front"] for end in found["front"]["divergence"])
     for name in ("distance", "front"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_tells_variants_apart_at_one_rate_and_at_equal_learning(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "evidence"))
+    shutil.copy(EXPERIMENTS / "gsm8k" / "results" / "results.json", tmp_path)
+    monkeypatch.setattr("sys.argv", ["ablation.py", str(tmp_path), "--over", "fraction"])
+    runpy.run_path(str(EXPERIMENTS / "evidence" / "ablation.py"), run_name="__main__")
+    one_rate, equal_learning = capsys.readouterr().out.split("At held-out loss 0.8916")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in one_rate.splitlines() if line.startswith("|")]
+    assert rows[0] == ["", "at 2e-4", "at 3e-4"]  # MoFO at 0.05 has no others
+    assert rows[2] == ["MoFO, 0.05", "0.8887 · 0.0796 · 3.14", "0.8802 · 0.127 · 4.48"]
+    assert [row[0] for row in rows[2:]] == ["MoFO, 0.05", "MoFO, 0.15", "AdamW"]
+    assert "MoFO, 0.05" not in equal_learning  # it has one seed
+    assert "| MoFO, 0.15 | 2e-4 | 0.882 ± 0.008 |" in equal_learning
+    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_filter_figure_counts_what_moved(evidence, tiny_model, tmp_path):
