@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mofo.cli.apply import number
 from mofo.cli.measuring_flags import PROBES_HELP, add_measuring_flags, add_pair, measuring_options
-from mofo.cli.output import as_json, measuring_bars, show
+from mofo.cli.output import as_json, show
 from mofo.cli.recipe_flags import split_commas
 
 if TYPE_CHECKING:
@@ -94,11 +94,12 @@ def _share(arguments: argparse.Namespace) -> Share | None:
 def _measured(arguments: argparse.Namespace) -> Forgetting | None:
     """Return what was measured; None without data."""
     from mofo.measure.path import measure_path
+    from mofo.measure.progress import bars
 
     if not arguments.data:
         return None
     scales = SCALES if arguments.scale is None else arguments.scale
-    with measuring_bars():
+    with bars():
         return measure_path(
             arguments.base,
             arguments.tuned,

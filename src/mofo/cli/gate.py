@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mofo.cli.measuring_flags import add_measuring_flags, add_pair, add_results_flags, measuring_options
-from mofo.cli.output import as_json, measuring_bars, show, show_written
+from mofo.cli.output import as_json, show, show_written
 from mofo.cli.recipe_flags import split_commas
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and say what came out."""
     from mofo.measure.gate import EXIT_CODES, measure_gate
+    from mofo.measure.progress import bars
     from mofo.report.pair_files import check_pair_files, write_pair_files
 
     check_pair_files(arguments.output)
-    with measuring_bars():
+    with bars():
         gate = measure_gate(
             arguments.base,
             arguments.tuned,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mofo.cli.output import as_json, measuring_bars, show, show_note
+from mofo.cli.output import as_json, show, show_note
 from mofo.cli.recipe_flags import split_commas
 from mofo.cli.row_flags import add_row_flags
 
@@ -68,13 +68,14 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure the plane, draw it, and show where the models are."""
     from mofo.measure.landscape import measure_landscape
+    from mofo.measure.progress import bars
     from mofo.report.landscape import write_landscape_report
 
     def begun(missing: int, total: int) -> None:
         show_note(f"{missing} of {total} points are to be measured")
 
     try:
-        with measuring_bars():
+        with bars():
             found = measure_landscape(
                 arguments.base,
                 arguments.models,

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mofo.cli.measuring_flags import PROBES_HELP, add_measuring_flags, add_results_flags, measuring_options
-from mofo.cli.output import as_json, measuring_bars, show, show_written
+from mofo.cli.output import as_json, show, show_written
 from mofo.cli.recipe_flags import split_commas
 
 if TYPE_CHECKING:
@@ -66,13 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
     from mofo.errors import UserError
     from mofo.measure.bounds import judge, parse_bound
     from mofo.measure.pair import measure_pair
+    from mofo.measure.progress import bars
     from mofo.report.pair_files import check_pair_files, write_pair_files
 
     check_pair_files(arguments.output)
     bounds = [parse_bound(text) for text in arguments.fail_on]
     if limited := next((bound for bound in bounds if bound.sign), None):
         raise UserError(f"--fail-on takes probes without a number: mofo gate holds a model to {limited}.")
-    with measuring_bars():
+    with bars():
         results = measure_pair(
             arguments.base,
             arguments.tuned,

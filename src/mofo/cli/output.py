@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,30 +37,6 @@ def show_written(files: Sequence[Path]) -> None:
     """Print where results were written."""
     for file in files:
         show(f"Written: {file}")
-
-
-@contextmanager
-def measuring_bars() -> Iterator[None]:
-    """Draw a bar on the terminal for each probe that is taken inside, with the time that is left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    from mofo.measure.progress import watched
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, TaskID] = {}
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        def draw(probe: str, done: int, total: int) -> None:
-            if probe not in tasks:
-                tasks[probe] = bars.add_task(probe, total=total)
-            bars.update(tasks[probe], completed=done, total=total)
-            if done == total:
-                bars.remove_task(tasks.pop(probe))
-
-        with watched(draw):
-            yield
 
 
 def show_comparison(results: Results, page: Path) -> None:

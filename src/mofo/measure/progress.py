@@ -53,3 +53,29 @@ def watched(watcher: Watcher, every: float = 0.5) -> Iterator[None]:
         yield
     finally:
         _watcher.reset(token)
+
+
+@contextmanager
+def bars(*, shown: bool = True) -> Iterator[None]:
+    """Draw a bar on the terminal for each measurement that is made inside, with the time that is left.
+
+    Args:
+        shown: Whether this process draws at all.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as drawn:
+
+        def draw(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = drawn.add_task(what, total=total)
+            drawn.update(tasks[what], completed=done, total=total)
+            if done == total:
+                drawn.remove_task(tasks.pop(what))
+
+        with watched(draw):
+            yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from mofo.data.rows import load_rows
 from mofo.data.tokens import encode_rows
 from mofo.errors import UserError
 from mofo.measure.generation import sample_answers
+from mofo.measure.progress import report
 from mofo.measure.scoring import inference, reusable_cache
 from mofo.models.limits import position_limit
 
@@ -72,17 +74,20 @@ def write_texts(
     start = text_start(base, tokenizer) if start is None else start
     tokens = min(tokens, position_limit(base.config) - len(start) + 1)  # the last token is not read
     generator = torch.Generator().manual_seed(seed)
+    batches: list[Tensor] = []
     with inference(base):
-        batches = [
-            _write_batch(base, torch.tensor(start).expand(min(BATCH, texts - first), -1), tokens, generator)
-            for first in range(0, texts, BATCH)
-        ]
-    ids: list[list[int]] = torch.cat(batches).tolist()
-    return ids
+        for first in range(0, texts, BATCH):
+            starts = torch.tensor(start).expand(min(BATCH, texts - first), -1)
+            for ids in _continued(base, starts, tokens, generator):
+                written = ids[:, len(start) :].numel()
+                report("text that the base writes", first * tokens + written, texts * tokens)
+            batches.append(ids)
+    found: list[list[int]] = torch.cat(batches).tolist()
+    return found
 
 
-def _write_batch(base: PreTrainedModel, starts: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    """Sample a number of tokens after each start, (texts, start); returns both, (texts, start + tokens)."""
+def _continued(base: PreTrainedModel, starts: Tensor, tokens: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Sample tokens after starts, (texts, start); yield both after each token, (texts, start + 1) and so on."""
     written = starts
     cache, unread = None, written
     for _ in range(tokens):
@@ -94,7 +99,7 @@ def _write_batch(base: PreTrainedModel, starts: Tensor, tokens: int, generator: 
         written = torch.cat([written, drawn], dim=1)
         cache = reusable_cache(output)
         unread = written if cache is None else drawn
-    return written
+        yield written
 
 
 def read_prompts(file: str) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.training_args import OptimizerNames
 
 from mofo.errors import UserError
+from mofo.measure.progress import bars
 from mofo.methods.adamw import AdamW
 from mofo.methods.hooks import MethodHooks
 from mofo.methods.method import Entry, Method, expand, names_optimizer
@@ -188,8 +189,9 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
     if is_fsdp2 and method.extras:
         callbacks.insert(0, ShardedStartCallback(hooked))
     else:
-        for part in method.extras:
-            part.prepare(model, hooked.setup)
+        with bars(shown=trainer.is_world_process_zero()):
+            for part in method.extras:
+                part.prepare(model, hooked.setup)
     for callback in [callback for part in method.parts for callback in part.callbacks(hooked.setup)]:
         if isinstance(callback, ReportedCallback):
             callback.put_first(trainer)

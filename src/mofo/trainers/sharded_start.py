@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from mofo.measure.progress import bars
 from mofo.trainers.beginning import beginning_of
 from mofo.trainers.watch import unnoticed
 
@@ -39,7 +40,7 @@ class ShardedStartCallback(TrainerCallback):
             UserError: The training is resumed in another folder than that in which it began, or with other settings.
         """
         trainer, model, step = self.trainer, kwargs["model"], state.global_step
-        with unnoticed(model):
+        with unnoticed(model), bars(shown=state.is_world_process_zero):
             began = beginning_of(model, trainer.setup.folder, step, state.max_steps)
             trainer.trained = model
             trainer.setup = replace(

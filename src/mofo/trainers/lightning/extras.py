@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from mofo.errors import UserError
+from mofo.measure.progress import bars
 from mofo.methods.hooks import add_gradients
 from mofo.methods.method import Entry, names_optimizer
 from mofo.methods.part import Part, Setup
@@ -84,7 +85,8 @@ class ExtrasCallback(Callback):
         )
         model, step = self._model_of(pl_module), trainer.global_step
         folder = Path(trainer.default_root_dir) / "mofo"
-        with unnoticed(model), trainer.precision_plugin.forward_context():
+        drawn = bars(shown=trainer.is_global_zero)
+        with unnoticed(model), trainer.precision_plugin.forward_context(), drawn:
             began = beginning_of(model, folder, step, planned_steps(trainer))
             self._setup = Setup(
                 base={},
