@@ -6,6 +6,7 @@ import torch
 
 from mofo.errors import UserError
 from mofo.measure import check_probe_specs, make_probes, probe_states, write_texts
+from mofo.measure.progress import watched
 from mofo.measure.divergence import DivergenceProbe
 from reference.architectures import make_model
 
@@ -120,12 +121,14 @@ def test_write_texts_begins_with_the_start_token_and_has_the_asked_length(base, 
 
 def test_write_texts_writes_many_in_batches_that_begin_as_fewer_do(base, tokenizer, monkeypatch):
     monkeypatch.setattr("mofo.measure.writing.BATCH", 4)
-    sizes = []
-    with monkeypatch.context() as patched:
+    sizes, seen = [], []
+    with monkeypatch.context() as patched, watched(lambda *report: seen.append(report), every=0):
         forward = base.forward
         patched.setattr(base, "forward", lambda **words: sizes.append(len(words["input_ids"])) or forward(**words))
         texts = write_texts(base, tokenizer, texts=10, tokens=6, seed=1)
     assert (len(texts), set(sizes)) == (10, {4, 2})
+    counts = [*range(4, 49, 4), *range(50, 61, 2)]
+    assert seen == [("text that the base writes", count, 60) for count in counts]
     assert len({tuple(text) for text in texts}) == 10
     assert texts[:4] == write_texts(base, tokenizer, texts=4, tokens=6, seed=1)
 
