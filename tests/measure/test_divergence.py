@@ -6,8 +6,8 @@ import torch
 
 from mofo.errors import UserError
 from mofo.measure import check_probe_specs, make_probes, probe_states, write_texts
-from mofo.measure.progress import watched
 from mofo.measure.divergence import DivergenceProbe
+from mofo.measure.progress import watched
 from reference.architectures import make_model
 
 

@@ -40,7 +40,12 @@ class SelfDistill(Part):
     tokens: int = setting(128, "tokens of each text", ge=1)
     per_step: int = setting(2, "texts of an optimizer step", ge=1)
     every: int = setting(1, "add it only in every Nth step, N times as heavy", ge=1)
-    top: int = setting(64, "likeliest tokens of a position that are told apart; 0 for the whole vocabulary", ge=0)
+    top: int = setting(
+        64,
+        "likeliest tokens of a position that are told apart; 0 for the whole vocabulary, of which the bank then keeps "
+        "4 bytes × tokens × vocabulary a text",
+        ge=0,
+    )
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
         """Write the bank while the model is still the base."""
