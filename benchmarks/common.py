@@ -13,6 +13,7 @@ from official import Official
 import mofo
 from mofo import MoFO
 
+ROOT = Path(__file__).resolve().parents[1]
 FRACTIONS = (0.01, 0.05, 0.15)
 BASELINE = "AdamW fused"
 
@@ -116,7 +117,7 @@ def processor():
 def about_this_run():
     """What a figure depends on besides the code that is measured."""
     return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]]),
         "device": processor(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
