@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mofo.report import Comparison, load_results, to_markdown
+
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 COMPARISONS = [EXPERIMENTS / "methods" / "results", EXPERIMENTS / "evidence" / "code" / "results"]
@@ -19,6 +21,8 @@ BLEND = {COMPARISONS[0]: "blend", COMPARISONS[1]: "blend-code", MEDICINE: "blend
 """The folder with ends that were moved back, beside each domain."""
 WEIGHT = {COMPARISONS[0]: "weight", COMPARISONS[1]: "weight-code", MEDICINE: "weight-medicine"}
 """The folder with a heavier term beside each domain."""
+LONG = EXPERIMENTS / "evidence" / "long" / "results"
+"""Three times as many steps; its table is of the ends."""
 MEASURED = re.compile(r"−?\d+\.\d+ ± \d+\.\d+")
 BESIDE_ADAMW = re.compile(r"−?\d+\.\d+ \(−?\d+\.\d+\)")
 SHARE = re.compile(r"\d+ %, \d\.\d{3}")
@@ -77,7 +81,8 @@ def tables():
     beside = [with_variants(domain, names) for domain, names in BESIDE.items()]
     moved_back = [with_blend(domain) for domain in BLEND]
     heavier = [with_weight(domain) for domain in WEIGHT]
-    return set(MEASURED.findall("".join([*of_all, without_lora, *beside, *moved_back, *heavier])))
+    longer = [printed("evidence/table.py", LONG), to_markdown(Comparison(load_results(LONG)))]
+    return set(MEASURED.findall("".join([*of_all, without_lora, *beside, *moved_back, *heavier, *longer])))
 
 
 @pytest.mark.parametrize(
