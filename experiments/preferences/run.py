@@ -1,4 +1,4 @@
-"""AdamW and MoFO by preferences (DPO) and by rewards (GRPO): what is learned, and what is forgotten.
+"""AdamW, with self-distillation or without, and MoFO by preferences (DPO) and by rewards (GRPO): learned and forgotten.
 
 Usage: python experiments/preferences/run.py dpo|grpo [--data FOLDER] [--output FOLDER] [--seeds 0,1,2] [--dry-run]
 
@@ -20,8 +20,9 @@ from mofo.training import load_training
 
 HERE = Path(__file__).parent
 RATES = {
-    "dpo": {"adamw": (5e-6, 1e-5, 2e-5), "mofo": (1e-5, 2e-5, 4e-5)},
-    "grpo": {"adamw": (5e-6, 1e-5, 2e-5), "mofo": (1e-5, 2e-5, 4e-5)},
+    "adamw": (5e-6, 1e-5, 2e-5),
+    "adamw+self-distill": (5e-6, 1e-5, 2e-5),
+    "mofo": (1e-5, 2e-5, 4e-5),
 }
 COMMON = {
     "model_name_or_path": "smollm2-135m",
@@ -106,7 +107,7 @@ def main():
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     arguments = parser.parse_args()
     rows = []
-    for method, rates in RATES[arguments.objective].items():
+    for method, rates in RATES.items():
         for rate in rates:
             for seed in map(int, arguments.seeds.split(",")):
                 folder = arguments.output / f"{arguments.objective}-{method}-lr{rate:g}-s{seed}"
