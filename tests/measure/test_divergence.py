@@ -128,7 +128,7 @@ def test_write_texts_writes_many_in_batches_that_begin_as_fewer_do(base, tokeniz
         texts = write_texts(base, tokenizer, texts=10, tokens=6, seed=1)
     assert (len(texts), set(sizes)) == (10, {4, 2})
     counts = [*range(4, 49, 4), *range(50, 61, 2)]
-    assert seen == [("text that the base writes", count, 60) for count in counts]
+    assert seen == [("tokens that the base writes", count, 60) for count in counts]
     assert len({tuple(text) for text in texts}) == 10
     assert texts[:4] == write_texts(base, tokenizer, texts=4, tokens=6, seed=1)
 

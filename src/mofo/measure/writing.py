@@ -80,7 +80,7 @@ def write_texts(
             starts = torch.tensor(start).expand(min(BATCH, texts - first), -1)
             for ids in _continued(base, starts, tokens, generator):
                 written = ids[:, len(start) :].numel()
-                report("text that the base writes", first * tokens + written, texts * tokens)
+                report("tokens that the base writes", first * tokens + written, texts * tokens)
             batches.append(ids)
     found: list[list[int]] = torch.cat(batches).tolist()
     return found
