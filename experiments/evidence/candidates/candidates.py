@@ -6,15 +6,15 @@ Each is as short as it can be: what a trial on one seed needs. None resumes to t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from mofo.data.tokens import IGNORED
-from mofo.methods.base_text import base_text
+from mofo.methods.base_text import Form, base_text
 from mofo.methods.ewc import fisher
 from mofo.methods.part import OptimizerPart, Part, Setup, setting
 from mofo.results import Scalar
@@ -79,11 +79,24 @@ class InputGuard(Part):
     name = "input-guard"
     label = "input guard"
     gamma: float = setting(1.0, "γ: the smaller, the stronger", short="g", gt=0)
+    form: Literal["free", "mixed"] = setting("free", "what the base writes: text, or half of it conversations")
 
     def prepare(self, model: PreTrainedModel, setup: Setup) -> PreTrainedModel:
-        covariances = setup.once("input-covariances", lambda: input_covariances(model, setup), shared=True)
+        name = "input-covariances" if self.form == "free" else f"input-covariances-{self.form}"
+        covariances = setup.once(name, lambda: input_covariances(model, setup, self.texts(model, setup)), shared=True)
         setup.scratch[self.name] = {name: self.projection(value) for name, value in covariances.items()}
         return model
+
+    def texts(self, model: PreTrainedModel, setup: Setup) -> list[Tensor]:
+        """Return texts of the base, in batches of eight."""
+        if self.form == "free":
+            return list(base_text(model, setup, texts=TEXTS, tokens=TOKENS).split(8))
+        forms: tuple[Form, ...] = ("free", "chat")
+        return [
+            batch
+            for form in forms
+            for batch in base_text(model, setup, texts=TEXTS // 2, tokens=TOKENS, form=form).split(8)
+        ]
 
     def projection(self, covariance: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(covariance.double())
@@ -100,7 +113,7 @@ class InputGuard(Part):
         return [AroundStep(change)]
 
 
-def input_covariances(model: PreTrainedModel, setup: Setup) -> dict[str, Tensor]:
+def input_covariances(model: PreTrainedModel, setup: Setup, texts: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return E[xxᵀ] of the inputs of each linear layer of the decoder by the name of its weight."""
     layers = {
         f"{name}.weight": module
@@ -118,11 +131,11 @@ def input_covariances(model: PreTrainedModel, setup: Setup) -> dict[str, Tensor]
 
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in layers.items()]
     with torch.no_grad():
-        for text in base_text(model, setup, texts=TEXTS, tokens=TOKENS).split(8):
-            model(input_ids=text, use_cache=False)
+        for text in texts:
+            model(input_ids=text.to(setup.device), use_cache=False)
     for handle in handles:
         handle.remove()
-    return {name: value / (TEXTS * TOKENS) for name, value in sums.items()}
+    return {name: value / sum(map(Tensor.numel, texts)) for name, value in sums.items()}
 
 
 class FisherPull(Part):
