@@ -94,10 +94,11 @@ def test_numbers_with_a_spread_come_from_committed_results(page, tables):
     assert found <= tables
 
 
-def test_numbers_of_one_seed_come_from_committed_results():
-    found = cells("experiments/methods/README.md", BESIDE_ADAMW)
+@pytest.mark.parametrize("comparison", [COMPARISONS[0], EXPERIMENTS / "evidence" / "candidates" / "results"])
+def test_numbers_of_one_seed_come_from_committed_results(comparison):
+    found = cells(comparison.parent / "README.md", BESIDE_ADAMW)
     assert len(found) > 40
-    assert found <= set(BESIDE_ADAMW.findall(printed("evidence/one_seed.py", COMPARISONS[0])))
+    assert found <= set(BESIDE_ADAMW.findall(printed("evidence/one_seed.py", comparison)))
 
 
 def test_shares_that_a_rate_without_a_sweep_learns_come_from_committed_results():
