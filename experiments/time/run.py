@@ -127,10 +127,13 @@ def draw(result, file):
         where = [number + (place - 1) * 0.27 for number in range(len(sizes))]
         spread = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
         bars = axes.bar(where, middle, 0.25, yerr=spread, label=name, color=colour, error_kw={"lw": 0.8})
-        axes.bar_label(bars, [f"{value:.2g} %" for value in middle], padding=3, fontsize=8)
+        axes.bar_label(
+            bars, [f"{value:.0f} %" if value >= 10 else f"{value:.2g} %" for value in middle], padding=3, fontsize=8
+        )
     axes.set_yscale("symlog", linthresh=1)
-    axes.set_ylim(0, 400)
-    axes.set_yticks([0, 1, 10, 100], ["0", "1 %", "10 %", "100 %"])
+    axes.set_ylim(-1, 400)
+    axes.set_yticks([-1, 0, 1, 10, 100], ["−1 %", "0", "1 %", "10 %", "100 %"])
+    axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(sizes)), [f"{size} parameters" for size in sizes])
     axes.set_ylabel("longer than with AdamW")
     axes.set_title(f"A training step of {ROWS} × {LENGTH} tokens, {result['device']}", fontsize=10, loc="left")
