@@ -131,7 +131,7 @@ def draw(result, file):
             bars, [f"{value:.0f} %" if value >= 10 else f"{value:.2g} %" for value in middle], padding=3, fontsize=8
         )
     axes.set_yscale("symlog", linthresh=1)
-    axes.set_ylim(-1, 400)
+    axes.set_ylim(-1, 1500)
     axes.set_yticks([-1, 0, 1, 10, 100], ["−1 %", "0", "1 %", "10 %", "100 %"])
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(sizes)), [f"{size} parameters" for size in sizes])
