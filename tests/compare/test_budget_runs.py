@@ -99,7 +99,8 @@ def test_recipe_of_the_experiment_has_three_budgets_for_two_optimizers_in_four_w
     ways = {
         f"{optimizer}+budget{way}" for optimizer in ("adamw", "mofo") for way in ("", "-stop", "-slow", "-slow-pull")
     }
-    assert {run.method_name for run in recipe.runs()} == ways | {"adamw", "mofo"}
+    distilled = {"adamw+self-distill", "adamw+self-distill+budget"}
+    assert {run.method_name for run in recipe.runs()} == ways | distilled | {"adamw", "mofo"}
     assert {run.method.settings.get("budget.bound") for run in recipe.runs()} == {None, 0.0125, 0.025, 0.05}
-    assert found.runs == 2 * (3 * 4 + 1)
+    assert found.runs == 2 * (3 * 4 + 1) + 2
     assert not (tmp_path / "out").exists()
