@@ -183,9 +183,8 @@ def test_way_reports_each_stage(tiny_model, tuned, tiny_data):
     with watched(lambda what, done, total: seen.append(what) if done else None, every=0.0):
         measure_path(tiny_model, tuned, [0.5], probes=["divergence"], data=tiny_data)
     names = ["base", "scale 0.5", "scale 1"]
-    assert [what for what in seen if what != "tokens that the base writes"][2:] == [
-        f"{what}, {name}" for name in names for what in ("held-out loss", "divergence")
-    ]
+    stages = [what for what in seen if what != "tokens that the base writes"]
+    assert stages[2:] == [f"{what}, {name}" for name in names for what in ("held-out loss", "divergence")]
 
 
 def test_model_that_did_not_learn_has_no_knee(tiny_model, tiny_data, capsys):
