@@ -184,6 +184,7 @@ def test_way_reports_each_stage(tiny_model, tuned, tiny_data):
         measure_path(tiny_model, tuned, [0.5], probes=["divergence"], data=tiny_data)
     names = ["base", "scale 0.5", "scale 1"]
     stages = [what for what in seen if what != "tokens that the base writes"]
+    assert stages[:2] == ["loading the models", "preparing the probes"]
     assert stages[2:] == [f"{what}, {name}" for name in names for what in ("held-out loss", "divergence")]
 
 

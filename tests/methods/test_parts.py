@@ -380,15 +380,15 @@ def test_self_distill_is_the_divergence_on_the_steps_texts(model, setup, again, 
 )
 def test_self_distill_writes_as_many_texts_as_the_steps_take(model, setup, steps, settings, texts):
     part = SelfDistill(**{"tokens": 4, "form": "free"} | settings)
-    planned = replace(setup, total_steps=steps)
+    planned = replace(setup, steps=steps)
     part.prepare(model, planned)
     bank = part._bank(planned, model)
     assert len(bank["ids"]) == len(bank["log_p"]) == texts
-    assert len(part._bank(replace(planned, steps=1, task=1), model)["ids"]) == texts  # one bank for all tasks
+    assert len(part._bank(replace(planned, task=1), model)["ids"]) == texts  # one bank for all tasks
 
 
 def test_no_text_comes_twice_in_a_training_and_tasks_go_through_the_bank_in_other_orders(setup):
-    part, planned = SelfDistill(), replace(setup, total_steps=9)
+    part, planned = SelfDistill(), replace(setup, steps=9)
     first, second = (
         [text for turn in range(9) for text in part._rows(turn, task).tolist()]
         for task in (planned, replace(planned, task=1))

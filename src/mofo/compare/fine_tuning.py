@@ -59,12 +59,11 @@ class FineTuning:
             tokenizer=job.tokenizer,
             device=job.device,
             seed=self.run.seed,
-            steps=self.stage.steps,
+            steps=self.last_step,
             batch=job.recipe.rows_per_step,
             rows=self.stage.rows,
             folder=self.folder.parts,
             shared=job.folder.shared,
-            total_steps=self.last_step,
             tasks=len(self.stages) if in_sequence else 1,
         )
         self.model: PreTrainedModel = job.model
@@ -95,9 +94,7 @@ class FineTuning:
         self.tokens.append(self.tokens[-1] + _tokens(self.examples))
         self.number += 1
         earlier = [] if self.start else [stage.rows for stage in self.stages[: self.number]]
-        self.setup = replace(
-            self.setup, task=self.number, steps=self.stage.steps, rows=self.stage.rows, earlier=earlier
-        )
+        self.setup = replace(self.setup, task=self.number, rows=self.stage.rows, earlier=earlier)
         if self.start:
             for name, parameter in self.model.named_parameters():
                 parameter.detach().copy_(self.start[name])
@@ -213,7 +210,7 @@ class FineTuning:
         )
         arguments = TrainingArguments(
             output_dir=str(self._checkpoints(self.number)),
-            max_steps=setup.steps,
+            max_steps=stage.steps,
             per_device_train_batch_size=recipe.batch_size // world_size(),
             gradient_accumulation_steps=recipe.gradient_accumulation,
             train_sampling_strategy="sequential",  # the order is ours: see batch_order

@@ -38,8 +38,7 @@ class Setup:
         tokenizer: The base's tokenizer.
         device: Where the model computes.
         seed: The run's seed.
-        steps: Optimizer steps of the task.
-        total_steps: Optimizer steps of the whole training, all tasks of a sequence together; None if nobody knows.
+        steps: Optimizer steps of the whole training, all tasks of a sequence together; None if nobody knows.
         batch: Rows of one optimizer step.
         rows: The rows of the task in the order of training, `batch` a step.
         folder: A folder that is this run's own and survives a kill.
@@ -59,13 +58,12 @@ class Setup:
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     seed: int
-    steps: int
+    steps: int | None
     batch: int
     rows: Sequence[Example]
     folder: Path
     shared: Path
     scratch: dict[str, Any] = field(default_factory=dict)
-    total_steps: int | None = None
     task: int = 0
     tasks: int = 1
     earlier: Sequence[Sequence[Example]] = ()

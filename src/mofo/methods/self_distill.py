@@ -81,9 +81,9 @@ class SelfDistill(Part):
 
     def _size(self, setup: Setup) -> int:
         """Return the number of texts in the bank."""
-        if setup.total_steps is None:
+        if setup.steps is None:
             return self.texts
-        turns = math.ceil(setup.total_steps / self.every)
+        turns = math.ceil(setup.steps / self.every)
         return min(self.texts, turns * self.per_step)
 
     def _bank(self, setup: Setup, base: PreTrainedModel) -> dict[str, Tensor]:

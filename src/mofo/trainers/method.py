@@ -175,12 +175,11 @@ def _attach(trainer: Trainer, method: Method, mixin: type) -> None:
         tokenizer=trainer.processing_class,  # type: ignore[arg-type]
         device=model.device,
         seed=trainer.args.seed,
-        steps=trainer.args.max_steps,
+        steps=_planned_steps(trainer),
         batch=trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps,
         rows=[],
         folder=kept,
         shared=kept,
-        total_steps=_planned_steps(trainer),
         base_name=functools.cache(lambda: weights_digest(model)[:16]),
         is_sharded=is_fsdp2,
     )

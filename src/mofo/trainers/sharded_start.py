@@ -46,7 +46,7 @@ class ShardedStartCallback(TrainerCallback):
             trainer.setup = replace(
                 trainer.setup,
                 device=args.device,
-                total_steps=began.steps,
+                steps=began.steps,
                 base_name=lambda: began.base,
                 is_base=step == 0,
             )
